@@ -1,0 +1,1 @@
+"""One folder per question: its README, script and committed small results."""

@@ -1,0 +1,37 @@
+"""Exceptions of the package.
+
+Everything a user can mend is an `InputError`; the command line turns it into exit code 2 and prints nothing but its message.
+"""
+
+from __future__ import annotations
+
+
+class HM3Error(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class InputError(HM3Error):
+    """Bad input: names the thing that is wrong and the way out.
+
+    Args:
+        what: One sentence that names the offending thing and its value.
+        remedy: One sentence that says how to mend it.
+    """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        self.what = what
+        self.remedy = remedy
+        super().__init__(f"{what}\n  -> {remedy}" if remedy else what)
+
+
+class BudgetExhausted(HM3Error):
+    """A searcher asked for more new candidates than its budget has left; nothing was evaluated."""
+
+    def __init__(self, asked: int, remaining: int) -> None:
+        self.asked = asked
+        self.remaining = remaining
+        super().__init__(f"{asked} new candidates asked for, {remaining} evaluations left in the budget")
+
+
+class IntegrityError(HM3Error):
+    """Something that was written does not read back as it should (export self-check, store)."""

@@ -1,0 +1,49 @@
+"""The embedded default sources: `zoo:NAME` names a model that is shipped inside the package."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from hm3rl.errors import InputError
+
+ZOO_PREFIX = "zoo:"
+
+
+def zoo_folder(name: str) -> Path:
+    """Find a packaged model.
+
+    Args:
+        name: Name of the model inside the zoo, e.g. "base" or "math".
+
+    Returns:
+        Its folder on disk.
+
+    Raises:
+        InputError: The zoo has no such model.
+    """
+    root = files("hm3rl.models") / "zoo_data"
+    present = sorted(e.name for e in root.iterdir() if e.is_dir()) if root.is_dir() else []
+    if name not in present:
+        raise InputError(
+            f"the zoo has no model {name!r}",
+            f"models of the zoo: {', '.join(present) or 'none (the package data is incomplete)'}",
+        )
+    # Wheels are unpacked on installation, so the resource is a real folder that stays.
+    with as_file(root / name) as folder:
+        return Path(folder)
+
+
+def resolve_source(name: str | Path) -> Path:
+    """Turn a source as the user names it into a folder.
+
+    Args:
+        name: A folder, or "zoo:NAME".
+
+    Returns:
+        The folder, absolute; it is not checked here that it exists.
+    """
+    text = str(name)
+    if text.startswith(ZOO_PREFIX):
+        return zoo_folder(text.removeprefix(ZOO_PREFIX))
+    return Path(text).expanduser().resolve()

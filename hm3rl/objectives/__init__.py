@@ -1,0 +1,1 @@
+"""Numbers only: preferences, scalarisations, the archive of non-dominated candidates, indicators. No torch in here."""

@@ -1,0 +1,126 @@
+"""Preferences: points lambda on the probability simplex, one weight for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import comb
+
+import numpy as np
+
+from hm3rl.errors import InputError
+
+FloatArray = np.ndarray
+
+
+def sample_dirichlet(n: int, k: int, rng: np.random.Generator) -> FloatArray:
+    """Draw preferences uniformly from the simplex, lambda ~ Dirichlet(1, ..., 1) (HM3, section 2).
+
+    Args:
+        n: How many.
+        k: Number of objectives.
+        rng: Source of randomness.
+
+    Returns:
+        Array of shape (n, k); rows are non-negative and sum to 1.
+    """
+    return rng.dirichlet(np.ones(k), size=n)
+
+
+def simplex_lattice(k: int, h: int) -> FloatArray:
+    """All points of the simplex whose coordinates are multiples of 1/h (Das and Dennis, 1998).
+
+    Args:
+        k: Number of objectives, at least 1.
+        h: Divisions of each axis, at least 1.
+
+    Returns:
+        Array of shape (C(h+k-1, k-1), k), in lexicographic order, descending in the first coordinate.
+    """
+    if k < 1 or h < 1:
+        raise ValueError(f"simplex_lattice needs k >= 1 and h >= 1, got k={k}, h={h}")
+    rows: list[tuple[int, ...]] = []
+
+    def fill(prefix: tuple[int, ...], left: int) -> None:
+        if len(prefix) == k - 1:
+            rows.append((*prefix, left))
+            return
+        for value in range(left, -1, -1):
+            fill((*prefix, value), left - value)
+
+    fill((), h)
+    assert len(rows) == comb(h + k - 1, k - 1)
+    return np.asarray(rows, dtype=np.float64) / h
+
+
+def snap_to_lattice(preference: Sequence[float] | FloatArray, h: int) -> FloatArray:
+    """The lattice point nearest to a preference, by largest remainders, so that it still sums to 1.
+
+    Args:
+        preference: Shape (k,), on the simplex.
+        h: Divisions of each axis.
+
+    Returns:
+        Array of shape (k,), multiples of 1/h that sum to 1.
+    """
+    scaled = np.asarray(preference, dtype=np.float64) * h
+    floor = np.floor(scaled + 1e-9)
+    missing = round(h - floor.sum())
+    # Largest remainders first; ties go to the lower index, so that the result never depends on sorting.
+    order = np.argsort(-(scaled - floor), kind="stable")
+    floor[order[:missing]] += 1
+    return floor / h
+
+
+def parse_preference(weights: Mapping[str, float], objectives: Sequence[str]) -> FloatArray:
+    """Turn named weights into a point of the simplex; objectives that are not named get weight 0.
+
+    Args:
+        weights: Non-negative weight by objective, for example {"translation": 2, "math": 1}.
+        objectives: The objectives, in the order of the score vectors.
+
+    Returns:
+        Array of shape (K,) that sums to 1.
+
+    Raises:
+        InputError: An unknown name, a weight that is negative or not finite, or a sum of zero.
+    """
+    known = ", ".join(objectives)
+    unknown = [name for name in weights if name not in objectives]
+    if unknown:
+        raise InputError(f"preference names no task of this run: {', '.join(unknown)}", f"the tasks are: {known}")
+    vector = np.array([float(weights.get(name, 0.0)) for name in objectives])
+    for name, value in zip(objectives, vector, strict=True):
+        if not np.isfinite(value) or value < 0:
+            raise InputError(f"preference {name}={value} is not a non-negative number", "use weights such as math=2 code=1")
+    total = vector.sum()
+    if total == 0:
+        raise InputError("the preference sums to zero", f"give at least one of {known} a positive weight")
+    return vector / total
+
+
+def parse_preference_text(tokens: Sequence[str], objectives: Sequence[str]) -> FloatArray:
+    """Parse `math=2 code=1` as given on a command line.
+
+    Args:
+        tokens: Words of the form name=number; commas between them are allowed.
+        objectives: The objectives, in the order of the score vectors.
+
+    Returns:
+        Array of shape (K,) that sums to 1.
+
+    Raises:
+        InputError: A word that is not name=number, a name given twice, or anything `parse_preference` refuses.
+    """
+    weights: dict[str, float] = {}
+    for word in [part for token in tokens for part in token.replace(",", " ").split()]:
+        name, separator, number = word.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise InputError(f"cannot read {word!r} as a preference", f"write task=weight, for example {objectives[0]}=2")
+        if name in weights:
+            raise InputError(f"preference for {name} is given twice", "give each task once")
+        weights[name] = value
+    return parse_preference(weights, objectives)

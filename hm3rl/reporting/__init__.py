@@ -1,0 +1,1 @@
+"""What people look at: run loggers, the front as a table, figures."""

@@ -1,0 +1,197 @@
+"""Run folders: what lies where, who may write, and what is noted about the machine."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from hm3rl.errors import InputError
+
+PACKAGES = (
+    "hm3rl",
+    "torch",
+    "numpy",
+    "transformers",
+    "safetensors",
+    "gymnasium",
+    "stable-baselines3",
+    "sb3-contrib",
+    "moocore",
+    "hydra-core",
+)
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config(self) -> Path:
+        """Resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine, source hashes, command."""
+        return self.path / "environment.json"
+
+    @property
+    def store(self) -> Path:
+        """Stored evaluations."""
+        return self.path / "evaluations.sqlite"
+
+    @property
+    def archive(self) -> Path:
+        """Every candidate of the run, one JSON object a line, in the order charged."""
+        return self.path / "archive.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """One row for each evaluation: charged, phase, scores, hypervolume."""
+        return self.path / "evaluations.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """Scalars of the algorithms, long form: charged, name, value."""
+        return self.path / "metrics.csv"
+
+    @property
+    def front(self) -> Path:
+        """The front, search and test scores."""
+        return self.path / "front.csv"
+
+    @property
+    def leaderboard(self) -> Path:
+        """The front and the sources as a readable table."""
+        return self.path / "leaderboard.md"
+
+    @property
+    def summary(self) -> Path:
+        """Figures of a finished run: hypervolumes, seconds, counts."""
+        return self.path / "summary.json"
+
+    @property
+    def agent(self) -> Path:
+        """Trained networks."""
+        return self.path / "agent.zip"
+
+    @property
+    def models(self) -> Path:
+        """Exported checkpoints."""
+        return self.path / "models"
+
+    @property
+    def log(self) -> Path:
+        """Log in plain text."""
+        return self.path / "run.log"
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """Open a run that was started before.
+
+        Raises:
+            InputError: The folder is not a run folder.
+        """
+        folder = cls(path)
+        if not folder.path.is_dir():
+            raise InputError(f"no such run folder: {path}", "give the folder a search printed")
+        if not folder.config.is_file():
+            raise InputError(
+                f"{path} is not a run folder: it has no config.yaml",
+                "give the folder a search printed; it holds config.yaml and evaluations.sqlite",
+            )
+        return folder
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Write JSON so that a reader never sees half a file."""
+        write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file through a temporary neighbour and an atomic rename."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV file through a temporary neighbour and an atomic rename."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+class RunLock:
+    """Only one process may write a run folder; the lock dies with its process, however it dies.
+
+    Args:
+        folder: The run folder, which must exist.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._stream: IO[str] | None = None
+
+    def __enter__(self) -> RunLock:
+        stream = (self.folder.path / ".lock").open("w")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise InputError(
+                f"another process is writing {self.folder.path}",
+                "wait for it, stop it, or give this run another name= or seed=",
+            ) from None
+        self._stream = stream
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def describe_environment(source_hashes: Mapping[str, str]) -> dict[str, Any]:
+    """What a reader needs to repeat the run.
+
+    Args:
+        source_hashes: Content hash of each source model.
+
+    Returns:
+        JSON-ready mapping: command, versions, machine, sources.
+    """
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": {"system": platform.system(), "arch": platform.machine(), "cores": os.cpu_count()},
+        "sources": dict(source_hashes),
+    }

@@ -1,0 +1,1 @@
+"""Searchers, all through `Searcher.search(problem, budget) -> Archive`, under the same rules."""

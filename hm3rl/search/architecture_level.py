@@ -1,0 +1,93 @@
+"""The architecture level's side of the bridge between a problem and the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hm3rl.agents.outcome import Outcome
+from hm3rl.envs.space import PathSpace
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.descriptors import layer_descriptors
+from hm3rl.paths.layer_path import LayerPath
+
+DESCRIPTOR_SEED = 0
+
+
+def path_space(problem: MergeProblem, names: Sequence[str]) -> PathSpace:
+    """Describe to the agent what it may choose from.
+
+    Args:
+        problem: Its members include `names`.
+        names: Members offered, in a fixed order.
+
+    Returns:
+        Members, legal successions, the context features of each member and the descriptor of each
+        layer.
+    """
+    members = problem.members
+    return PathSpace.build(
+        names=tuple(names),
+        num_layers=members.num_layers,
+        limits=problem.limits,
+        context=np.stack([members.recipe_features(name) for name in names]),
+        descriptors=layer_descriptors(members, names, seed=DESCRIPTOR_SEED),
+        can_follow=members.can_follow,
+    )
+
+
+def to_candidate(problem: MergeProblem, path: LayerPath) -> Candidate:
+    """The candidate a path stands for: the path with the recipes it refers to."""
+    return Candidate.of(path, problem.members.recipes)
+
+
+def path_scorer(problem: MergeProblem, phase: str) -> Callable[[list[LayerPath]], list[Outcome]]:
+    """A function that scores paths for the agent and charges the problem's budget.
+
+    Args:
+        problem: The problem.
+        phase: Name under which the evaluations are logged.
+
+    Returns:
+        Maps paths to outcomes, in order.
+    """
+
+    def score(paths: list[LayerPath]) -> list[Outcome]:
+        candidates = [to_candidate(problem, path) for path in paths]
+        return [
+            Outcome(
+                vector=np.asarray(evaluation.vector) / problem.z_star,
+                nll=np.asarray(evaluation.nll),
+                ok=evaluation.status == "ok",
+            )
+            for evaluation in problem.evaluate(candidates, phase)
+        ]
+
+    return score
+
+
+def known_outcomes(
+    problem: MergeProblem, names: Sequence[str]
+) -> tuple[list[LayerPath], list[Outcome]]:
+    """What is known for nothing: the members' own paths, which were scored before.
+
+    Args:
+        problem: The problem.
+        names: Members whose own path has a score.
+
+    Returns:
+        Paths and outcomes.
+    """
+    paths = [LayerPath.whole(name, problem.pool.num_layers) for name in names]
+    evaluations = problem.known([to_candidate(problem, path) for path in paths])
+    outcomes = [
+        Outcome(
+            vector=np.asarray(e.vector) / problem.z_star,
+            nll=np.asarray(e.nll),
+            ok=e.status == "ok",
+        )
+        for e in evaluations
+    ]
+    return paths, outcomes

@@ -1,0 +1,134 @@
+"""From a configuration to a problem and a searcher; everything a user can get wrong fails here,
+before any long work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from hm3rl.errors import InputError
+from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.events import RunLogger
+from hm3rl.merging.operators import OPERATORS
+from hm3rl.models.pool import ModelPool
+from hm3rl.objectives.scalarisation import SCALARISATIONS
+from hm3rl.paths.limits import PathLimits
+from hm3rl.paths.members import MemberSet
+from hm3rl.search.base import Searcher
+from hm3rl.search.hm3 import HM3
+from hm3rl.search.parameter_only import ParameterOnly
+from hm3rl.search.random_search import RandomSearch
+from hm3rl.settings import RunSettings
+from hm3rl.tasks.build import build_tasks
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
+    "hm3": lambda s: HM3(s.search, s.agent, s.seed),
+    "architecture_only": lambda s: HM3(s.search, s.agent, s.seed, parameter_level=False),
+    "no_offline": lambda s: HM3(s.search, s.agent, s.seed, offline_phase=False),
+    "parameter_only": lambda s: ParameterOnly(s.search, s.seed),
+    "random": lambda s: RandomSearch(s.search, s.seed),
+}
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"unknown {what} {value!r}", f"one of {', '.join(known)}")
+
+
+def check_settings(settings: RunSettings) -> None:
+    """Refuse what cannot work, without loading anything.
+
+    Raises:
+        InputError: Names the key and the way out.
+    """
+    _one_of("search.name", settings.search.name, tuple(SEARCHERS))
+    _one_of("pool.dtype", settings.pool.dtype, tuple(DTYPES))
+    _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
+    _one_of("agent.scalarisation", settings.agent.scalarisation, SCALARISATIONS)
+    _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))
+    for operator in settings.search.parameter.operators:
+        _one_of("search.parameter.operators entry", operator, tuple(OPERATORS))
+    if not settings.pool.experts:
+        raise InputError("pool.experts is empty", "name at least one expert: pool.experts.NAME=DIR")
+    if not settings.tasks:
+        raise InputError("no tasks", "choose a task group, for example tasks=zoo")
+    if settings.pool.device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"pool.device={settings.pool.device}, but torch sees no CUDA device",
+            "use pool.device=cpu, or install a CUDA build of torch",
+        )
+    p, o = settings.search.parameter_share, settings.search.offline_share
+    if not (p > 0 and o > 0 and p + o < 1):
+        raise InputError(
+            f"search.parameter_share={p} and search.offline_share={o} leave no share for a phase",
+            "give positive shares whose sum is below 1",
+        )
+    phases = SEARCHERS[settings.search.name](settings).phases
+    if settings.budget < phases:
+        raise InputError(
+            f"budget={settings.budget} is below the {phases} phases of {settings.search.name}",
+            f"give budget={phases} at least; 100 and more are useful",
+        )
+    unknown = [name for name in settings.export.prefer if name not in settings.tasks]
+    if unknown:
+        raise InputError(
+            f"export.prefer names no task of this run: {', '.join(unknown)}",
+            f"the tasks are {', '.join(settings.tasks)}",
+        )
+
+
+def load_pool(settings: RunSettings) -> ModelPool:
+    """Load and check the source models of a configuration."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return ModelPool.load(
+        settings.pool.base,
+        settings.pool.experts,
+        dtype=DTYPES[settings.pool.dtype],
+        device=settings.pool.device,
+    )
+
+
+def build_evaluator(
+    settings: RunSettings, members: MemberSet, store: EvaluationStore
+) -> Evaluator:
+    """The evaluator of a configuration."""
+    tasks = build_tasks(settings.tasks, settings.evaluation, members.pool.tokenizer)
+    return Evaluator(members, tasks, store, batch_size=settings.evaluation.batch_size)
+
+
+def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) -> MergeProblem:
+    """Pool, members, tasks, evaluator and budget of a configuration.
+
+    Args:
+        settings: The run.
+        store_path: SQLite file of stored evaluations (used unless the configuration names one).
+        logger: Hears every evaluation.
+
+    Returns:
+        The problem; `prepare()` has not been called yet.
+    """
+    check_settings(settings)
+    pool = load_pool(settings)
+    members = MemberSet(pool)
+    depth = pool.num_layers
+    limits = PathLimits(
+        min_length=settings.paths.min_length or depth,
+        max_length=settings.paths.max_length or depth,
+        stem=settings.paths.stem,
+        actions=settings.paths.actions,
+    )
+    store = EvaluationStore(settings.evaluation.store or store_path)
+    evaluator = build_evaluator(settings, members, store)
+    return MergeProblem(members, evaluator, limits, budget=settings.budget, logger=logger)
+
+
+def build_searcher(settings: RunSettings) -> Searcher:
+    """The searcher of a configuration."""
+    return SEARCHERS[settings.search.name](settings)

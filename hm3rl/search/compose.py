@@ -1,0 +1,128 @@
+"""From Hydra overrides to a `RunSettings`, and back from a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hm3rl.errors import InputError
+from hm3rl.runs import RunFolder
+from hm3rl.settings import RunSettings, config_folder, register
+
+
+def to_settings(config: DictConfig) -> RunSettings:
+    """Turn a composed configuration into dataclasses.
+
+    Raises:
+        InputError: A mandatory value is missing, or a value does not fit its type.
+    """
+    try:
+        return cast(RunSettings, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        raise InputError(
+            f"the configuration is not complete: {str(error).splitlines()[0]}",
+            "set the key on the command line: key=value",
+        ) from None
+
+
+def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> RunSettings:
+    """Compose the configuration from Hydra overrides.
+
+    Args:
+        overrides: Such as `["experiment=tiny", "budget=50"]`.
+        folder: Folder with config.yaml; default the package's.
+
+    Returns:
+        The settings.
+
+    Raises:
+        InputError: An unknown key or group, or a value of the wrong type.
+    """
+    register()
+    where = config_folder() if folder is None else folder.resolve()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(where)):
+            config = compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(
+            f"the configuration does not compose: {_reason(error)}",
+            "check the key's spelling; the keys stand in hm3rl/settings.py, the groups in configs/",
+        ) from None
+    return to_settings(config)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost message of a chain: Hydra wraps the one that names the key."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if error.__cause__ is not None and "Key" in str(error.__cause__):
+        lines = [line.strip() for line in str(error.__cause__).splitlines() if line.strip()]
+    return "; ".join(lines[:2])
+
+
+def settings_of_run(folder: RunFolder) -> RunSettings:
+    """Read the resolved configuration of a run folder.
+
+    Raises:
+        InputError: The file cannot be read as a configuration of this version.
+    """
+    try:
+        loaded = OmegaConf.load(folder.config)
+        return to_settings(
+            cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), loaded))
+        )
+    except (OmegaConfBaseException, OSError) as error:
+        raise InputError(
+            f"cannot read {folder.config}: {str(error).splitlines()[0]}",
+            "the run was written by another version of hm3rl; use that one",
+        ) from None
+
+
+def resume_settings(overrides: Sequence[str]) -> tuple[RunSettings, RunFolder] | None:
+    """Settings of a run to be resumed.
+
+    Args:
+        overrides: Hydra overrides that may contain `resume=RUN`.
+
+    Returns:
+        The run's own settings, with another budget if asked for, and its folder; None if nothing is
+        to be resumed.
+
+    Raises:
+        InputError: Anything but `resume` and `budget` is overridden, or there is no such run.
+    """
+    given = dict(word.partition("=")[::2] for word in overrides)
+    if not given.get("resume"):
+        return None
+    others = [key for key in given if key not in ("resume", "budget")]
+    if others:
+        raise InputError(
+            f"resume= continues a run as it was; it cannot change {', '.join(others)}",
+            "drop the other overrides (only budget= may change), or start a new run",
+        )
+    folder = RunFolder.existing(given["resume"])
+    settings = settings_of_run(folder)
+    if "budget" in given:
+        try:
+            settings.budget = int(given["budget"])
+        except ValueError:
+            raise InputError(
+                f"budget={given['budget']} is not a whole number", "give budget=300"
+            ) from None
+    settings.output = str(folder.path)
+    return settings, folder
+
+
+def to_yaml(settings: RunSettings) -> str:
+    """The settings as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(settings))
+
+
+def to_dict(settings: RunSettings) -> dict[str, Any]:
+    """The settings as plain containers."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(settings)))

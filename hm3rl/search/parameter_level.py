@@ -1,0 +1,182 @@
+"""The parameter level: search over merge recipes, and the choice of those that join the pool.
+
+HM3 makes one DARE-TIES merge per preference (section 3, equation (5)). Here operator, weights,
+density and scale are searched: a share of the evaluations is drawn at random, then recipes on the
+front are varied, each time the best one under a random preference, so that all of the front is
+improved. `hm3` and its ablation `parameter_only` use this same sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.objectives.indicators import hypervolume
+from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.objectives.scalarisation import tchebycheff
+from hm3rl.paths.candidate import Candidate
+from hm3rl.settings import ParameterSettings
+
+BATCH = 10
+DECIMALS = 4
+USES_DENSITY = frozenset({"ties", "dare_linear", "dare_ties", "hm3_eq5"})
+
+
+class RecipeSampler:
+    """Draws and varies merge recipes.
+
+    Args:
+        experts: Names of the experts.
+        settings: Operators and ranges.
+        rng: Source of randomness.
+    """
+
+    def __init__(
+        self, experts: Sequence[str], settings: ParameterSettings, rng: np.random.Generator
+    ) -> None:
+        self.experts = tuple(experts)
+        self.settings = settings
+        self.rng = rng
+
+    def draw(self) -> MergeRecipe:
+        """A recipe at random: operator, weights ~ Dirichlet(1), scale and density uniform."""
+        low, high = self.settings.scale_min, self.settings.scale_max
+        return self._recipe(
+            operator=str(self.rng.choice(self.settings.operators)),
+            weights=self.rng.dirichlet(np.ones(len(self.experts))),
+            scale=self.rng.uniform(low, high),
+            density=self.rng.uniform(self.settings.density_min, self.settings.density_max),
+        )
+
+    def vary(self, parent: MergeRecipe, step: float = 0.25) -> MergeRecipe:
+        """A neighbour: weights by log-normal factors, scale and density by Gaussian steps.
+
+        Args:
+            parent: The recipe to vary.
+            step: Standard deviation, relative to each range; of the log for weights.
+
+        Returns:
+            A recipe within the ranges; the operator changes once in ten times.
+        """
+        s = self.settings
+        weights = np.array([weight for _, weight in parent.weights]) + 0.01
+        weights = weights * np.exp(self.rng.normal(0.0, 1.5 * step, size=len(weights)))
+        operator = parent.operator
+        if self.rng.random() < 0.1:
+            operator = str(self.rng.choice(s.operators))
+        density = parent.density if parent.operator in USES_DENSITY else s.density_max
+        return self._recipe(
+            operator=operator,
+            weights=weights / weights.sum(),
+            scale=parent.scale + self.rng.normal(0.0, step * (s.scale_max - s.scale_min) / 2),
+            density=density + self.rng.normal(0.0, step * (s.density_max - s.density_min) / 2),
+        )
+
+    def _recipe(
+        self, operator: str, weights: np.ndarray, scale: float, density: float
+    ) -> MergeRecipe:
+        s = self.settings
+        # Rounded, so that a recipe written down in YAML is the recipe that was scored.
+        kept = round(float(np.clip(density, s.density_min, s.density_max)), DECIMALS)
+        return MergeRecipe(
+            operator=operator,
+            weights=tuple(
+                (name, round(float(w), DECIMALS))
+                for name, w in zip(self.experts, weights, strict=True)
+            ),
+            scale=round(float(np.clip(scale, s.scale_min, s.scale_max)), DECIMALS),
+            density=kept if operator in USES_DENSITY else 1.0,
+            seed=0,
+        )
+
+
+def search_recipes(
+    problem: MergeProblem,
+    budget: int,
+    settings: ParameterSettings,
+    rng: np.random.Generator,
+    phase: str,
+    vary: bool = True,
+) -> list[MergeRecipe]:
+    """Spend a budget on merged models of the sources' depth.
+
+    Args:
+        problem: Prepared problem.
+        budget: Evaluations to charge.
+        settings: What is searched.
+        rng: Source of randomness.
+        phase: Name under which the evaluations are logged.
+        vary: Whether elites are varied after the warm-up; without it all draws are random.
+
+    Returns:
+        The recipes that got a score, in the order charged.
+    """
+    sampler = RecipeSampler(problem.pool.expert_names, settings, rng)
+    scored: list[MergeRecipe] = []
+    vectors: list[np.ndarray] = []
+    known: set[str] = set()
+    warm_up = round(budget * settings.warm_up) if vary else budget
+    spent = 0
+    while spent < budget:
+        batch: list[MergeRecipe] = []
+        while len(batch) < min(BATCH, budget - spent):
+            if spent + len(batch) < warm_up or not vectors:
+                recipe = sampler.draw()
+            else:
+                preference = sample_dirichlet(1, len(problem.objectives), rng)[0]
+                best = int(np.argmax(tchebycheff(np.array(vectors), preference)))
+                recipe = sampler.vary(scored[best])
+            candidate = Candidate.whole(recipe, problem.pool.num_layers)
+            if recipe.key not in known and not problem.seen(candidate):
+                known.add(recipe.key)
+                batch.append(recipe)
+        candidates = [Candidate.whole(recipe, problem.pool.num_layers) for recipe in batch]
+        for recipe, evaluation in zip(batch, problem.evaluate(candidates, phase), strict=True):
+            if evaluation.status == "ok":
+                scored.append(recipe)
+                vectors.append(np.asarray(evaluation.vector) / problem.z_star)
+        spent += len(batch)
+    return scored
+
+
+def select_members(
+    problem: MergeProblem, recipes: Sequence[MergeRecipe], count: int
+) -> list[MergeRecipe]:
+    """Choose the merged models that become members of the pool.
+
+    Greedily by what each adds to the hypervolume of those chosen so far, the sources included at
+    half their scores: at full score an expert would hide the merges nearest to it, which are the
+    layers that paths around that expert need. Ties go to the higher mean score.
+
+    Args:
+        problem: The problem whose archive holds the recipes' scores.
+        recipes: Recipes that were scored.
+        count: How many to choose at most.
+
+    Returns:
+        The chosen recipes, best first.
+    """
+    depth = problem.pool.num_layers
+    points = {
+        recipe: problem.archive.vector(problem.key(Candidate.whole(recipe, depth)))
+        / problem.z_star
+        for recipe in recipes
+    }
+    sources = [
+        problem.archive.vector(problem.key(Candidate.whole(name, depth))) / problem.z_star / 2
+        for name in problem.pool.expert_names
+    ]
+    chosen: list[MergeRecipe] = []
+    taken = list(sources)
+    while points and len(chosen) < count:
+        gains = {
+            recipe: (hypervolume(np.array([*taken, point])), float(point.mean()))
+            for recipe, point in points.items()
+        }
+        best = max(gains, key=lambda recipe: gains[recipe])
+        taken.append(points.pop(best))
+        chosen.append(best)
+    return chosen

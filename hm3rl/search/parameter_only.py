@@ -1,0 +1,35 @@
+"""Ablation `parameter_only`: the whole budget for merged weights (HM3 Table 6, no arch. level)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.objectives.archive import Archive
+from hm3rl.search.parameter_level import search_recipes
+from hm3rl.settings import SearchSettings
+
+
+class ParameterOnly:
+    """Searches recipes with the sampler of HM3's parameter level and nothing else.
+
+    Args:
+        settings: The searcher's settings.
+        seed: Seed of the search.
+    """
+
+    name = "parameter_only"
+    phases = 1
+
+    def __init__(self, settings: SearchSettings, seed: int) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.agent: MergeAgent | None = None
+
+    def search(self, problem: MergeProblem, budget: int) -> Archive:
+        """Spend the budget; see `Searcher.search`."""
+        rng = np.random.default_rng(self.seed)
+        problem.logger.phase("parameter", budget)
+        search_recipes(problem, budget, self.settings.parameter, rng, "parameter")
+        return problem.archive

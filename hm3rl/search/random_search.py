@@ -1,0 +1,61 @@
+"""Baseline `random`: HM3's space and split of the budget, without learning anything.
+
+Recipes are drawn at random for the parameter level's share; the best of them join the experts, as
+in HM3; the rest of the budget goes to uniformly random legal paths through those members.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.objectives.archive import Archive
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.search.architecture_level import path_scorer, path_space
+from hm3rl.search.parameter_level import BATCH, search_recipes, select_members
+from hm3rl.settings import SearchSettings
+
+
+class RandomSearch:
+    """Random recipes, then random paths.
+
+    Args:
+        settings: The searcher's settings; shares as in HM3.
+        seed: Seed of the search.
+    """
+
+    name = "random"
+    phases = 2
+
+    def __init__(self, settings: SearchSettings, seed: int) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.agent: MergeAgent | None = None
+
+    def search(self, problem: MergeProblem, budget: int) -> Archive:
+        """Spend the budget; see `Searcher.search`."""
+        rng = np.random.default_rng(self.seed)
+        parameter = max(round(budget * self.settings.parameter_share), 1)
+        problem.logger.phase("parameter", parameter)
+        recipes = search_recipes(
+            problem, parameter, self.settings.parameter, rng, "parameter", vary=False
+        )
+        chosen = select_members(problem, recipes, self.settings.parameter.members)
+        merged = [problem.members.add(recipe) for recipe in chosen]
+        space = path_space(problem, [*problem.pool.expert_names, *merged])
+        problem.logger.phase("random paths", budget - parameter)
+        score = path_scorer(problem, "random paths")
+        known: set[LayerPath] = set()
+        spent = parameter
+        while spent < budget:
+            batch: list[LayerPath] = []
+            while len(batch) < min(BATCH, budget - spent):
+                path = space.random_path(rng)
+                if path not in known:
+                    known.add(path)
+                    batch.append(path)
+            before = problem.charged
+            score(batch)
+            spent += problem.charged - before
+        return problem.archive

@@ -1,0 +1,331 @@
+"""The configuration of a run as dataclasses, registered with Hydra, and where the config files lie.
+
+Every key a user may set is a field here, so a typo fails when the configuration is composed, with
+the name of the key. Defaults in `configs/` repeat nothing that stands here unless it differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from hm3rl.errors import InputError
+
+
+@dataclass
+class PoolSettings:
+    """The source models.
+
+    Attributes:
+        base: Folder of the base model, or `zoo:base`.
+        experts: Folder of each expert by name; the names are used in paths and preferences.
+        dtype: Precision of weights and computation: float32, bfloat16 or float16.
+        device: `cpu`, `cuda` or `cuda:N`.
+    """
+
+    base: str = MISSING
+    experts: dict[str, str] = field(default_factory=dict)
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+@dataclass
+class TaskSettings:
+    """One task, that is one objective.
+
+    Attributes:
+        kind: `translation`, `math` or `code` (the tiny zoo's own), or `jsonl`.
+        path: File with one JSON object a line (prompt, reference, optionally tests), for `jsonl`.
+        metric: `exact_match`, `chrf` or `pass_at_1`, for `jsonl`.
+        max_new_tokens: Longest answer, in tokens; 0 takes the task's own.
+        chat_template: Whether prompts go through the tokenizer's chat template, for `jsonl`.
+        search_items: Items of the search split that are used; 0 takes the task's own number.
+        test_items: Items of the test split that are used; 0 takes the task's own number.
+    """
+
+    kind: str = MISSING
+    path: str = ""
+    metric: str = "exact_match"
+    max_new_tokens: int = 0
+    chat_template: bool = False
+    search_items: int = 0
+    test_items: int = 0
+
+
+@dataclass
+class PathSettings:
+    """Which inference paths are legal.
+
+    Attributes:
+        min_length: Fewest layers; 0 means the sources' depth.
+        max_length: Most layers; 0 means the sources' depth.
+        actions: `any` layer at any depth (repeats, skips, jumps back), or `same_depth` only.
+        stem: `free` (whoever is chosen first lends the embedding and a tied head) or a member.
+    """
+
+    min_length: int = 0
+    max_length: int = 0
+    actions: str = "same_depth"
+    stem: str = "free"
+
+
+@dataclass
+class EvaluationSettings:
+    """How candidates are scored.
+
+    Attributes:
+        batch_size: Items in one forward pass; halved and retried when memory runs out.
+        store: SQLite file of stored evaluations; empty: the run folder's own. A store shared by
+            several runs saves time, never budget.
+        program_workers: Processes that execute generated programs.
+        program_seconds: CPU seconds one generated program may take.
+        program_memory_mb: Address space one generated program may take.
+    """
+
+    batch_size: int = 256
+    store: str = ""
+    program_workers: int = 1
+    program_seconds: float = 1.0
+    program_memory_mb: int = 512
+
+
+@dataclass
+class ParameterSettings:
+    """The parameter level: what is searched there.
+
+    Attributes:
+        operators: Merge operators to choose from.
+        scale_min: Smallest scale of the merged task vector.
+        scale_max: Largest scale of the merged task vector.
+        density_min: Smallest share of a task vector that is kept (TIES, DARE).
+        density_max: Largest share of a task vector that is kept.
+        warm_up: Share of the level's budget drawn at random before elites are varied.
+        members: How many of the best merged models join the pool for the architecture level.
+    """
+
+    operators: list[str] = field(default_factory=lambda: ["task_arithmetic", "ties", "dare_ties"])
+    scale_min: float = 0.6
+    scale_max: float = 3.0
+    density_min: float = 0.2
+    density_max: float = 0.9
+    warm_up: float = 0.5
+    members: int = 6
+
+
+@dataclass
+class SearchSettings:
+    """The searcher.
+
+    Attributes:
+        name: `hm3`, `parameter_only`, `architecture_only`, `no_offline` or `random`.
+        parameter_share: Share of the budget for the parameter level (HM3).
+        offline_share: Share of the budget for the offline phase (HM3); the rest is online.
+        parameter: The parameter level.
+    """
+
+    name: str = "hm3"
+    parameter_share: float = 0.2
+    offline_share: float = 0.4
+    parameter: ParameterSettings = field(default_factory=ParameterSettings)
+
+
+@dataclass
+class OutcomeSettings:
+    """The outcome model F-hat: a Gaussian process over complete paths.
+
+    Attributes:
+        fit_steps: Gradient steps on the marginal likelihood at the first fit.
+        refit_steps: The same at later fits, which start from the last hyper-parameters.
+        likelihood: Whether the tasks' negative log-likelihoods help to predict the scores.
+    """
+
+    fit_steps: int = 60
+    refit_steps: int = 12
+    likelihood: bool = True
+
+
+@dataclass
+class ScreeningSettings:
+    """How F-hat decides what is really evaluated in the online phase.
+
+    Attributes:
+        enabled: Off: every online path is a plain rollout of the policy.
+        acquisition: `hypervolume` (expected improvement of the archive's hypervolume) or `utility`
+            (scalarised upper confidence bound under sampled preferences).
+        proposals: Paths that compete for one batch.
+        samples: Posterior samples of F-hat.
+        explore_share: Share of each batch that is unscreened rollouts of the policy (PPO's data).
+    """
+
+    enabled: bool = True
+    acquisition: str = "hypervolume"
+    proposals: int = 1500
+    samples: int = 64
+    explore_share: float = 0.125
+
+
+@dataclass
+class AgentSettings:
+    """The preference-conditioned agent.
+
+    Attributes:
+        scalarisation: `weighted_sum` or `tchebycheff`.
+        length_cost: beta_1, subtracted for each layer of the path after scalarisation.
+        reward: `terminal`, or `spread` (R/T on every step, as in the paper).
+        critic: `vector` (K values, linear utilities only) or `scalar`.
+        conditioning: `concat` or `film`: how networks take the preference.
+        embedding: Width of the layer and action embeddings.
+        hidden: Width of the path encoder (GRU) and of the heads.
+        gamma: Discount; 1 because the reward is terminal (see method.md section 3).
+        gae_lambda: GAE's lambda.
+        learning_rate: PPO's step size.
+        clip_range: PPO's clip.
+        entropy: PPO's entropy bonus.
+        value_weight: PPO's value loss weight.
+        target_kl: PPO stops an update beyond 1.5 times this KL divergence.
+        epochs: PPO epochs for one rollout.
+        rollouts: Paths in one PPO rollout.
+        anchor: What holds PPO near its training data after each update: `replay`, `kl` or `none`.
+        pretrain_rate: Step size of regression (offline, replay anchor).
+        pretrain_steps: Most gradient steps of the offline phase.
+        replay_steps: Gradient steps of regression after each online batch.
+        patience: Checks without improvement on held-out trajectories that end the offline phase.
+        regression: `advantage` (advantage-weighted) or `cloning` (behaviour cloning).
+        weighting: `trajectory` or `step`: what one advantage belongs to.
+        temperature: Of the advantage weights, in units of the utilities' spread.
+        hindsight: Whether trajectories are relabelled with other preferences.
+        imagined: Paths improved under F-hat that join the replay after each fit, as
+            demonstrations; 0: none.
+        batch: Evaluations in one batch.
+        outcome: F-hat.
+        screening: What is really evaluated.
+    """
+
+    scalarisation: str = "weighted_sum"
+    length_cost: float = 0.0
+    reward: str = "terminal"
+    critic: str = "vector"
+    conditioning: str = "concat"
+    embedding: int = 32
+    hidden: int = 64
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    learning_rate: float = 3e-4
+    clip_range: float = 0.2
+    entropy: float = 0.01
+    value_weight: float = 0.5
+    target_kl: float = 0.03
+    epochs: int = 4
+    rollouts: int = 8
+    anchor: str = "replay"
+    pretrain_rate: float = 1e-3
+    pretrain_steps: int = 600
+    replay_steps: int = 20
+    patience: int = 5
+    regression: str = "advantage"
+    weighting: str = "trajectory"
+    temperature: float = 0.3
+    hindsight: bool = True
+    imagined: int = 64
+    batch: int = 8
+    outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
+    screening: ScreeningSettings = field(default_factory=ScreeningSettings)
+
+
+@dataclass
+class LoggingSettings:
+    """Who listens to a run, besides its folder.
+
+    Attributes:
+        wandb: `auto` (online with a key, else offline), `online`, `offline` or `disabled`.
+        project: wandb project.
+        entity: wandb entity; empty: the account's default.
+        group: wandb group; empty: the run's name.
+        tags: wandb tags.
+        progress: Whether to draw a progress bar when the output is a terminal.
+    """
+
+    wandb: str = "disabled"
+    project: str = "hm3rl"
+    entity: str = ""
+    group: str = ""
+    tags: list[str] = field(default_factory=list)
+    progress: bool = True
+
+
+@dataclass
+class ExportSettings:
+    """What a search leaves behind besides scores.
+
+    Attributes:
+        prefer: After the search, export the model picked for this preference (weight by task);
+            empty: export nothing.
+    """
+
+    prefer: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class RunSettings:
+    """One run.
+
+    Attributes:
+        name: Name of the run; its folder is `root/name/seedN`.
+        root: Folder of runs.
+        output: The run's folder itself; empty: from root, name and seed.
+        resume: Folder of a killed run to continue; only `budget` may change.
+        seed: Seed of everything random.
+        budget: Distinct candidates the run may ask to be scored.
+        threads: Threads of torch; 0 leaves torch's default.
+        pool: Source models.
+        tasks: Tasks by name, in the order of the score vectors.
+        paths: Legal paths.
+        evaluation: How candidates are scored.
+        search: Searcher.
+        agent: The agent.
+        logging: Loggers.
+        export: What is exported at the end.
+    """
+
+    name: str = "run"
+    root: str = "runs"
+    output: str = ""
+    resume: str = ""
+    seed: int = 0
+    budget: int = 300
+    threads: int = 0
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    tasks: dict[str, TaskSettings] = field(default_factory=dict)
+    paths: PathSettings = field(default_factory=PathSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+
+
+def register() -> None:
+    """Register the dataclass schema under the name `schema` (config.yaml starts from it)."""
+    ConfigStore.instance().store(name="schema", node=RunSettings)
+
+
+def config_folder() -> Path:
+    """Where the config tree lies: inside an installed wheel, or beside the package in a checkout.
+
+    Returns:
+        Folder that holds `config.yaml`.
+
+    Raises:
+        InputError: Neither place has it: the installation is broken.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise InputError(
+        f"no config.yaml in {package / 'configs'} nor in {package.parent / 'configs'}",
+        "reinstall hm3rl: pip install --force-reinstall hm3rl",
+    )

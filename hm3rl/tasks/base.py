@@ -1,0 +1,120 @@
+"""What a task is: items in fixed splits, a metric per item, and what one generation must produce.
+
+A task owns its items and knows how to score decoded generations. It never runs a model: the
+evaluation room does, and the code task is handed a `ProgramRunner` to execute programs with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Split = Literal["train", "search", "test"]
+
+SEARCH_PERCENT = 15
+"""Share of all prompts, in percent, whose scores a search may see."""
+
+HELD_OUT_PERCENT = 50
+"""Share of all prompts, in percent, never trained on (search and test together)."""
+
+
+def split_of(task: str, prompt: str) -> Split:
+    """Return the split a prompt belongs to, decided by its hash alone.
+
+    Args:
+        task: Name of the task.
+        prompt: The full prompt text.
+
+    Returns:
+        "search" for 15 % of all prompts, "test" for 35 %, "train" for the rest.
+    """
+    digest = hashlib.sha256(f"{task}\0{prompt}".encode()).hexdigest()
+    bucket = int(digest[:8], 16) % 100
+    if bucket < SEARCH_PERCENT:
+        return "search"
+    return "test" if bucket < HELD_OUT_PERCENT else "train"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question with its reference answer.
+
+    Attributes:
+        task: Name of the task the item belongs to.
+        prompt: Full text given to the model, already in the model's prompt format.
+        reference: Answer text; the model must produce it and then the end-of-sequence token.
+        payload: Metric data; for code, pairs (call expression, expected repr) used as unit tests.
+    """
+
+    task: str
+    prompt: str
+    reference: str
+    payload: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """First 16 hex digits of the SHA-256 of everything the item holds."""
+        text = "\0".join((self.task, self.prompt, self.reference, repr(self.payload)))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Task(ABC):
+    """A scored skill with disjoint search and test items.
+
+    Attributes:
+        name: Name used in preferences, tables and stores.
+        metric: Name of the metric, e.g. "exact_match", "pass_at_1" or "chrf".
+        direction: Whether higher or lower scores are better.
+        max_new_tokens: Decoding limit that every reference, with its end token, stays within.
+        exact_implies_one: A greedy output equal to the reference scores 1.
+        exact_only: Anything but the reference scores 0, so one teacher-forced pass decides.
+        version: Changes whenever items or scoring change; part of every cache key.
+    """
+
+    name: str
+    metric: str
+    direction: Literal["maximise", "minimise"] = "maximise"
+    max_new_tokens: int
+    exact_implies_one: bool
+    exact_only: bool
+    version: str
+
+    @abstractmethod
+    def items(self, split: Split) -> tuple[Item, ...]:
+        """Return the items of a split, always the same ones in the same order."""
+
+    @abstractmethod
+    def score(self, items: Sequence[Item], outputs: Sequence[str]) -> list[float]:
+        """Score decoded greedy generations.
+
+        Args:
+            items: The items that were asked.
+            outputs: One generation per item, special tokens removed.
+
+        Returns:
+            One score in [0, 1] per item.
+        """
+
+    def secondary(self, items: Sequence[Item], outputs: Sequence[str]) -> dict[str, list[float]]:
+        """Return further metrics reported beside the score, per item and in [0, 1]."""
+        return {}
+
+
+class ProgramRunner(Protocol):
+    """Executes generated programs against unit tests, in limited processes."""
+
+    def run(
+        self, programs: Sequence[str], tests: Sequence[tuple[tuple[str, str], ...]]
+    ) -> list[float]:
+        """Run each program against its tests.
+
+        Args:
+            programs: Python sources.
+            tests: Per program, pairs (expression to evaluate, expected repr).
+
+        Returns:
+            Per program 1.0 if all its tests pass, else 0.0.
+        """
