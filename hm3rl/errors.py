@@ -1,6 +1,7 @@
 """Exceptions of the package.
 
-Everything a user can mend is an `InputError`; the command line turns it into exit code 2 and prints nothing but its message.
+Everything a user can mend is an `InputError`; the command line turns it into exit code 2 and prints
+nothing but its message.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class BudgetExhausted(HM3Error):
     def __init__(self, asked: int, remaining: int) -> None:
         self.asked = asked
         self.remaining = remaining
-        super().__init__(f"{asked} new candidates asked for, {remaining} evaluations left in the budget")
+        super().__init__(
+            f"{asked} new candidates asked for, {remaining} evaluations left in the budget"
+        )
 
 
 class IntegrityError(HM3Error):

@@ -1,6 +1,7 @@
 """What algorithms tell the outside: the `RunLogger` protocol and the logger that hears nothing.
 
-Algorithms call a logger and never know whether wandb, a CSV file, a progress bar or nobody listens. The x-axis of every curve is `charged`, the number of
+Algorithms call a logger and never know whether wandb, a CSV file, a progress bar or nobody listens.
+The x-axis of every curve is `charged`, the number of
 evaluations charged to the budget so far.
 """
 
@@ -16,8 +17,10 @@ class EvaluationEvent:
     """One candidate got its scores.
 
     Attributes:
-        charged: Evaluations charged so far, this one included (sources are free and do not raise it).
-        phase: Name of the phase that asked for it ("sources", "parameter", "offline", "online", "random", ...).
+        charged: Evaluations charged so far, this one included (sources are free and do not raise
+            it).
+        phase: Name of the phase that asked for it ("sources", "parameter", "offline", "online",
+            "random", ...).
         key: Content hash of the candidate.
         text: The candidate's path in text form.
         candidate: The candidate as a JSON-ready mapping, enough to rebuild it.
@@ -50,7 +53,7 @@ class RunLogger(Protocol):
         """The run begins; `config` is the resolved configuration."""
 
     def phase(self, name: str, budget: int) -> None:
-        """A phase begins that may spend up to `budget` evaluations (0: none, e.g. network training)."""
+        """A phase begins that may spend up to `budget` evaluations (0: it spends none)."""
 
     def evaluation(self, event: EvaluationEvent) -> None:
         """A candidate was scored."""

@@ -192,6 +192,10 @@ def describe_environment(source_hashes: Mapping[str, str]) -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions,
         "python": platform.python_version(),
-        "machine": {"system": platform.system(), "arch": platform.machine(), "cores": os.cpu_count()},
+        "machine": {
+            "system": platform.system(),
+            "arch": platform.machine(),
+            "cores": os.cpu_count(),
+        },
         "sources": dict(source_hashes),
     }

@@ -22,6 +22,9 @@ PreferenceSampler = Callable[[np.random.Generator], np.ndarray]
 
 Observation = dict[str, np.ndarray]
 
+FEATURE_BOUND = 1e6
+"""Bound of features in the observation space; they are of order one, the checkers want it finite."""
+
 
 def observation_space(space: PathSpace, objectives: int) -> spaces.Dict:
     """Observations of a path space.
@@ -31,7 +34,7 @@ def observation_space(space: PathSpace, objectives: int) -> spaces.Dict:
     """
 
     def floats(size: int) -> spaces.Box:
-        return spaces.Box(-np.inf, np.inf, shape=(size,), dtype=np.float32)
+        return spaces.Box(-FEATURE_BOUND, FEATURE_BOUND, shape=(size,), dtype=np.float32)
 
     return spaces.Dict(
         {

@@ -46,11 +46,6 @@ class PathSpace:
                 raise ValueError(f"{name} must have a shape that begins with {shape}, got {found}")
         if not self.can_follow.diagonal().all():
             raise ValueError("a member's layers must be able to follow one another")
-        if not 1 <= self.limits.min_length <= self.limits.max_length:
-            raise InputError(
-                f"path lengths {self.limits.min_length} to {self.limits.max_length} admit no path",
-                "give 1 <= min_length <= max_length",
-            )
         if self.limits.stem != "free" and self.limits.stem not in self.members:
             raise InputError(
                 f"the stem {self.limits.stem!r} is not a member",
@@ -196,6 +191,33 @@ class PathSpace:
         if not actions or actions[-1] != self.stop:
             return False
         return all(self.mask(actions[:i])[action] for i, action in enumerate(actions))
+
+    def legal_rows(self, tokens: np.ndarray) -> np.ndarray:
+        """Which padded rows are complete legal paths; `is_legal` for many rows at once.
+
+        Args:
+            tokens: Integers of shape (n, horizon), each row stem, layers, STOP, padding.
+
+        Returns:
+            Boolean array of shape (n,).
+        """
+        m = len(self.members)
+        body = tokens[:, 1:]
+        layer = (body >= m) & (body < self.stop)
+        length = layer.sum(axis=1)
+        place = np.arange(body.shape[1])[None, :]
+        form = np.where(
+            place < length[:, None], layer, body == np.where(place == length[:, None], self.stop, self.pad)
+        ).all(axis=1)
+        stem = (tokens[:, 0] >= 0) & (tokens[:, 0] < m)
+        if self.limits.stem != "free":
+            stem &= tokens[:, 0] == self.members.index(self.limits.stem)
+        member = self.token_member[tokens]
+        follows = self.can_follow[member[:, :-1], member[:, 1:]] | ~layer
+        exists = np.append(np.ones(m, dtype=bool), self._exists)[np.where(layer, body, 0)]
+        depth = self.token_layer[body] == place if self.same_depth else np.ones_like(layer)
+        within = (length >= self.min_length) & (length <= self.max_length)
+        return form & stem & within & (follows & exists & (depth | ~layer)).all(axis=1)
 
     def offers(self, path: LayerPath) -> bool:
         """Whether a path can be walked in this space."""

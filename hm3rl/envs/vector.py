@@ -67,11 +67,10 @@ class MergePathVecEnv(VecEnv):
         """Apply them; scalar rewards of shape (num_envs,), vectors in the infos."""
         space, n = self.env.space, self.num_envs
         for i, action in enumerate(int(a) for a in self._actions):
-            if self._illegal[i] or (self._tokens[i] and self._tokens[i][-1] == space.stop):
-                continue
-            if not space.mask(self._tokens[i])[action]:
-                self._illegal[i] = True
-            self._tokens[i].append(action)
+            if self._tokens[i] and self._tokens[i][-1] == space.stop:
+                continue  # ended, waits for the others
+            self._illegal[i] = not space.mask(self._tokens[i])[action]
+            self._tokens[i].append(space.stop if self._illegal[i] else action)
         self._step += 1
         infos: list[dict[str, Any]] = [
             {"vector_reward": np.zeros(self.env.reward_dim), "TimeLimit.truncated": False}
@@ -102,7 +101,7 @@ class MergePathVecEnv(VecEnv):
 
     def _observations(self) -> Observation:
         rows = [
-            observe(self.env.space, tokens[: self.env.space.horizon], preference)
+            observe(self.env.space, tokens, preference)
             for tokens, preference in zip(self._tokens, self._preferences, strict=True)
         ]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

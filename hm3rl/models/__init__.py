@@ -1,7 +1,4 @@
-"""Sources: loading, hashing, compatibility, and the immutable `ModelPool`."""
+"""Sources: loading, hashing, compatibility, the immutable `ModelPool`, the tiny zoo.
 
-from __future__ import annotations
-
-from hm3rl.models.pool import BASE, ModelPool
-
-__all__ = ["BASE", "ModelPool"]
+Nothing is imported here, so that modules which only need hashes stay free of torch.
+"""

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -84,7 +85,9 @@ def _shards(label: str, index: Path) -> list[Path]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted({index.parent / str(name) for name in weight_map.values()})
     except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{label}: {index} is not a shard index ({error})", "download it again") from error
+        raise InputError(
+            f"{label}: {index} is not a shard index ({error})", "download it again"
+        ) from error
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise InputError(
@@ -151,14 +154,17 @@ def load_model(label: str, folder: Path, dtype: torch.dtype, device: str) -> Pre
     """
     try:
         with quiet_transformers():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(folder),
                 dtype=dtype,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported below, with the tensor's name
                 output_loading_info=True,
             )
+            model: PreTrainedModel = loaded[0]
+            report: dict[str, Any] = loaded[1]
     except Exception as error:
         raise InputError(
             f"{label}: {folder} cannot be loaded ({_first_line(error)})",
@@ -173,7 +179,8 @@ def load_model(label: str, folder: Path, dtype: torch.dtype, device: str) -> Pre
                 "save the model again with `save_pretrained`",
             )
     check_finite(label, model)
-    return model.to(device).eval().requires_grad_(False)
+    placed: PreTrainedModel = torch.nn.Module.to(model, device)  # type: ignore[assignment]
+    return placed.eval().requires_grad_(False)
 
 
 def check_finite(label: str, model: PreTrainedModel) -> None:
@@ -186,7 +193,7 @@ def check_finite(label: str, model: PreTrainedModel) -> None:
         if not bool(torch.isfinite(parameter).all()):
             raise InputError(
                 f"{label}: tensor {name} holds NaN or infinite weights",
-                "the training of this model diverged or the file is damaged; use another checkpoint",
+                "its training diverged or the file is damaged; use another checkpoint",
             )
 
 

@@ -43,9 +43,7 @@ def shallow_copy(module: M) -> M:
     return copied
 
 
-def deep_shallow_copy(
-    module: M, tensors: Mapping[int, torch.Tensor] | None = None
-) -> M:
+def deep_shallow_copy(module: M, tensors: Mapping[int, torch.Tensor] | None = None) -> M:
     """Copy a whole module tree over shared tensors, exchanging some of them.
 
     Args:

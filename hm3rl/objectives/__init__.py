@@ -1,1 +1,1 @@
-"""Numbers only: preferences, scalarisations, the archive of non-dominated candidates, indicators. No torch in here."""
+"""Numbers only, no torch: preferences, scalarisations, indicators, the archive."""

@@ -1,4 +1,4 @@
-"""The archive: everything a run has scored, keys and vectors only, and what of it is non-dominated."""
+"""The archive: keys and vectors of everything a run has scored, and its non-dominated part."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hm3rl.objectives.indicators import hypervolume, non_dominated
+from hm3rl.objectives.indicators import hypervolume
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
 
 
@@ -15,14 +15,17 @@ class Archive:
 
     Args:
         objectives: Names of the objectives, in the order of the vectors.
-        z_star: Normalising scores z*, shape (K,), all positive: the best source expert on each task.
+        z_star: Normalising scores z*, shape (K,), all positive: the best source expert on each
+            task.
     """
 
     def __init__(self, objectives: Sequence[str], z_star: Sequence[float] | np.ndarray) -> None:
         self.objectives = tuple(objectives)
         self.z_star = np.asarray(z_star, dtype=np.float64)
         if self.z_star.shape != (len(self.objectives),) or not (self.z_star > 0).all():
-            raise ValueError(f"z_star must be {len(self.objectives)} positive numbers, got {self.z_star}")
+            raise ValueError(
+                f"z_star must be {len(self.objectives)} positive numbers, got {self.z_star}"
+            )
         self._rows: dict[str, np.ndarray] = {}
         self._front: dict[str, np.ndarray] = {}
         self._hypervolume = 0.0
@@ -66,7 +69,9 @@ class Archive:
             return False
         vector = np.asarray(scores, dtype=np.float64)
         if vector.shape != self.z_star.shape or not np.isfinite(vector).all():
-            raise ValueError(f"scores of {key} must be {len(self.z_star)} finite numbers, got {vector}")
+            raise ValueError(
+                f"scores of {key} must be {len(self.z_star)} finite numbers, got {vector}"
+            )
         self._rows[key] = vector
         point = vector / self.z_star
         if any((other >= point).all() for other in self._front.values()):
@@ -77,7 +82,7 @@ class Archive:
         return True
 
     def front_keys(self) -> tuple[str, ...]:
-        """Keys of the non-dominated candidates, in the order of arrival; of equal vectors the first."""
+        """Keys of the non-dominated candidates in order of arrival; of equal vectors the first."""
         return tuple(self._front)
 
     def front(self) -> np.ndarray:
@@ -85,7 +90,7 @@ class Archive:
         return np.array(list(self._front.values())).reshape(len(self._front), len(self.objectives))
 
     def hypervolume(self) -> float:
-        """Hypervolume of the front of f / z*, reference 0, no clipping: values above 1 are possible."""
+        """Hypervolume of the front of f / z*, reference 0, not clipped: it may exceed 1."""
         return self._hypervolume
 
     def best(self, preference: np.ndarray, kind: Scalarisation = "weighted_sum") -> str:
@@ -102,12 +107,3 @@ class Archive:
             raise ValueError("the archive is empty")
         utilities = scalarise(self.normalised, np.asarray(preference), kind)
         return self.keys[int(np.argmax(utilities))]
-
-    def filtered(self) -> Archive:
-        """An archive with the non-dominated candidates only."""
-        out = Archive(self.objectives, self.z_star)
-        keep = non_dominated(self.normalised)
-        for key, vector, kept in zip(self.keys, self.vectors, keep, strict=True):
-            if kept:
-                out.add(key, vector)
-        return out

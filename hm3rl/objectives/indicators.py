@@ -1,6 +1,7 @@
 """Indicators of a set of candidates, all for objectives to be maximised.
 
-A hypervolume says nothing without its normalisation and reference point: in this package points are f / z* (z* = the best source expert on each task) and the reference is 0.
+A hypervolume says nothing without its normalisation and reference point: in this package points are
+f / z* (z* = the best source expert on each task) and the reference is 0.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def hypervolume(points: np.ndarray, reference: np.ndarray | None = None) -> floa
 
     Args:
         points: Shape (N, K), to be maximised. N may be 0.
-        reference: Shape (K,); default 0. Points that do not exceed it in every objective add nothing.
+        reference: Shape (K,); default 0. Points that do not exceed it in every objective add
+            nothing.
 
     Returns:
         The volume, in the product of the objectives' units.
@@ -31,7 +33,9 @@ def hypervolume(points: np.ndarray, reference: np.ndarray | None = None) -> floa
     if np.size(points) == 0:
         return 0.0
     array = _as_points(points)
-    floor = np.zeros(array.shape[1]) if reference is None else np.asarray(reference, dtype=np.float64)
+    floor = (
+        np.zeros(array.shape[1]) if reference is None else np.asarray(reference, dtype=np.float64)
+    )
     above = array[(array > floor).all(axis=1)]
     if len(above) == 0:
         return 0.0
@@ -54,7 +58,9 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     return np.asarray(moocore.is_nondominated(-_as_points(points), keep_weakly=False), dtype=bool)
 
 
-def hypervolume_contributions(points: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+def hypervolume_contributions(
+    points: np.ndarray, reference: np.ndarray | None = None
+) -> np.ndarray:
     """What the hypervolume would lose without each point.
 
     Args:
@@ -66,11 +72,15 @@ def hypervolume_contributions(points: np.ndarray, reference: np.ndarray | None =
     """
     array = _as_points(points)
     total = hypervolume(array, reference)
-    return np.array([total - hypervolume(np.delete(array, i, axis=0), reference) for i in range(len(array))])
+    return np.array(
+        [total - hypervolume(np.delete(array, i, axis=0), reference) for i in range(len(array))]
+    )
 
 
-def expected_utility(points: np.ndarray, preferences: np.ndarray, kind: Scalarisation = "weighted_sum") -> float:
-    """Expected utility metric: mean over preferences of the best utility in the set (Zintgraf et al., 2015).
+def expected_utility(
+    points: np.ndarray, preferences: np.ndarray, kind: Scalarisation = "weighted_sum"
+) -> float:
+    """Mean over preferences of the best utility in the set (EUM; Zintgraf et al., 2015).
 
     Args:
         points: Normalised scores, shape (N, K).

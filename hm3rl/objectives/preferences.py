@@ -34,7 +34,8 @@ def simplex_lattice(k: int, h: int) -> FloatArray:
         h: Divisions of each axis, at least 1.
 
     Returns:
-        Array of shape (C(h+k-1, k-1), k), in lexicographic order, descending in the first coordinate.
+        Array of shape (C(h+k-1, k-1), k), in lexicographic order, descending in the first
+        coordinate.
     """
     if k < 1 or h < 1:
         raise ValueError(f"simplex_lattice needs k >= 1 and h >= 1, got k={k}, h={h}")
@@ -65,7 +66,8 @@ def snap_to_lattice(preference: Sequence[float] | FloatArray, h: int) -> FloatAr
     scaled = np.asarray(preference, dtype=np.float64) * h
     floor = np.floor(scaled + 1e-9)
     missing = round(h - floor.sum())
-    # Largest remainders first; ties go to the lower index, so that the result never depends on sorting.
+    # Largest remainders first; ties go to the lower index, so that the result never depends on
+    # sorting.
     order = np.argsort(-(scaled - floor), kind="stable")
     floor[order[:missing]] += 1
     return floor / h
@@ -87,14 +89,21 @@ def parse_preference(weights: Mapping[str, float], objectives: Sequence[str]) ->
     known = ", ".join(objectives)
     unknown = [name for name in weights if name not in objectives]
     if unknown:
-        raise InputError(f"preference names no task of this run: {', '.join(unknown)}", f"the tasks are: {known}")
+        raise InputError(
+            f"preference names no task of this run: {', '.join(unknown)}", f"the tasks are: {known}"
+        )
     vector = np.array([float(weights.get(name, 0.0)) for name in objectives])
     for name, value in zip(objectives, vector, strict=True):
         if not np.isfinite(value) or value < 0:
-            raise InputError(f"preference {name}={value} is not a non-negative number", "use weights such as math=2 code=1")
+            raise InputError(
+                f"preference {name}={value} is not a non-negative number",
+                "use weights such as math=2 code=1",
+            )
     total = vector.sum()
     if total == 0:
-        raise InputError("the preference sums to zero", f"give at least one of {known} a positive weight")
+        raise InputError(
+            "the preference sums to zero", f"give at least one of {known} a positive weight"
+        )
     return vector / total
 
 
@@ -109,7 +118,8 @@ def parse_preference_text(tokens: Sequence[str], objectives: Sequence[str]) -> F
         Array of shape (K,) that sums to 1.
 
     Raises:
-        InputError: A word that is not name=number, a name given twice, or anything `parse_preference` refuses.
+        InputError: A word that is not name=number, a name given twice, or anything
+        `parse_preference` refuses.
     """
     weights: dict[str, float] = {}
     for word in [part for token in tokens for part in token.replace(",", " ").split()]:
@@ -119,7 +129,10 @@ def parse_preference_text(tokens: Sequence[str], objectives: Sequence[str]) -> F
         except ValueError:
             separator = ""
         if not separator:
-            raise InputError(f"cannot read {word!r} as a preference", f"write task=weight, for example {objectives[0]}=2")
+            raise InputError(
+                f"cannot read {word!r} as a preference",
+                f"write task=weight, for example {objectives[0]}=2",
+            )
         if name in weights:
             raise InputError(f"preference for {name} is given twice", "give each task once")
         weights[name] = value

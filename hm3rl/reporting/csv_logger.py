@@ -32,8 +32,10 @@ class CsvLogger:
         self._rows = csv.writer(self._evaluations, lineterminator="\n")
         self._values = csv.writer(self._metrics, lineterminator="\n")
         self._rows.writerow(
-            ["charged", "phase", "key", *self._objectives, "hypervolume", "on_front", "seconds"]
-            + ["cached", "failed", "path"]
+            [
+                *("charged", "phase", "key", *self._objectives, "hypervolume"),
+                *("on_front", "seconds", "cached", "failed", "path"),
+            ]
         )
         self._values.writerow(["charged", "name", "value"])
 

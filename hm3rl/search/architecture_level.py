@@ -28,13 +28,13 @@ def path_space(problem: MergeProblem, names: Sequence[str]) -> PathSpace:
         layer.
     """
     members = problem.members
-    return PathSpace.build(
-        names=tuple(names),
-        num_layers=members.num_layers,
+    return PathSpace(
+        members=tuple(names),
+        num_layers=tuple(members.num_layers(name) for name in names),
         limits=problem.limits,
         context=np.stack([members.recipe_features(name) for name in names]),
         descriptors=layer_descriptors(members, names, seed=DESCRIPTOR_SEED),
-        can_follow=members.can_follow,
+        can_follow=np.array([[members.can_follow(a, b) for b in names] for a in names]),
     )
 
 

@@ -1,5 +1,7 @@
-"""From a configuration to a problem and a searcher; everything a user can get wrong fails here,
-before any long work."""
+"""From a configuration to a problem and a searcher.
+
+Everything a user can get wrong fails here, before any long work.
+"""
 
 from __future__ import annotations
 
@@ -95,9 +97,7 @@ def load_pool(settings: RunSettings) -> ModelPool:
     )
 
 
-def build_evaluator(
-    settings: RunSettings, members: MemberSet, store: EvaluationStore
-) -> Evaluator:
+def build_evaluator(settings: RunSettings, members: MemberSet, store: EvaluationStore) -> Evaluator:
     """The evaluator of a configuration."""
     tasks = build_tasks(settings.tasks, settings.evaluation, members.pool.tokenizer)
     return Evaluator(members, tasks, store, batch_size=settings.evaluation.batch_size)

@@ -58,11 +58,12 @@ def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Ru
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost message of a chain: Hydra wraps the one that names the key."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if error.__cause__ is not None and "Key" in str(error.__cause__):
-        lines = [line.strip() for line in str(error.__cause__).splitlines() if line.strip()]
-    return "; ".join(lines[:2])
+    """The message that names the key: Hydra wraps it, so the innermost cause comes first."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    lines = [line.strip() for line in str(causes[-1]).splitlines() if line.strip()]
+    return "; ".join(lines[:3])
 
 
 def settings_of_run(folder: RunFolder) -> RunSettings:

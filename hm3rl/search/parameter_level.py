@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hm3rl.evaluation.problem import MergeProblem
-from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import tchebycheff
@@ -22,7 +22,6 @@ from hm3rl.settings import ParameterSettings
 
 BATCH = 10
 DECIMALS = 4
-USES_DENSITY = frozenset({"ties", "dare_linear", "dare_ties", "hm3_eq5"})
 
 
 class RecipeSampler:
@@ -62,12 +61,14 @@ class RecipeSampler:
             A recipe within the ranges; the operator changes once in ten times.
         """
         s = self.settings
-        weights = np.array([weight for _, weight in parent.weights]) + 0.01
+        # An expert of weight zero gets a little back, or it could never return.
+        given = dict(parent.weights)
+        weights = np.array([given.get(name, 0.0) for name in self.experts]) + 0.01
         weights = weights * np.exp(self.rng.normal(0.0, 1.5 * step, size=len(weights)))
         operator = parent.operator
         if self.rng.random() < 0.1:
             operator = str(self.rng.choice(s.operators))
-        density = parent.density if parent.operator in USES_DENSITY else s.density_max
+        density = parent.density if OPERATOR_TRAITS[parent.operator].density else s.density_max
         return self._recipe(
             operator=operator,
             weights=weights / weights.sum(),
@@ -80,7 +81,6 @@ class RecipeSampler:
     ) -> MergeRecipe:
         s = self.settings
         # Rounded, so that a recipe written down in YAML is the recipe that was scored.
-        kept = round(float(np.clip(density, s.density_min, s.density_max)), DECIMALS)
         return MergeRecipe(
             operator=operator,
             weights=tuple(
@@ -88,8 +88,7 @@ class RecipeSampler:
                 for name, w in zip(self.experts, weights, strict=True)
             ),
             scale=round(float(np.clip(scale, s.scale_min, s.scale_max)), DECIMALS),
-            density=kept if operator in USES_DENSITY else 1.0,
-            seed=0,
+            density=round(float(np.clip(density, s.density_min, s.density_max)), DECIMALS),
         )
 
 
@@ -161,8 +160,7 @@ def select_members(
     """
     depth = problem.pool.num_layers
     points = {
-        recipe: problem.archive.vector(problem.key(Candidate.whole(recipe, depth)))
-        / problem.z_star
+        recipe: problem.archive.vector(problem.key(Candidate.whole(recipe, depth))) / problem.z_star
         for recipe in recipes
     }
     sources = [

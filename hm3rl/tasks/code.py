@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from hm3rl.tasks.base import Item, ProgramRunner
 from hm3rl.tasks.synthetic_text import Level, SyntheticTask, normalise
@@ -15,18 +16,36 @@ from hm3rl.tasks.synthetic_text import Level, SyntheticTask, normalise
 INPUTS = (-1000, -97, -38, -11, -5, -2, -1, 0, 1, 2, 3, 6, 10, 17, 41, 99, 1234)
 """Values of x on which a program must agree with the reference."""
 
-_ADD_SUBTRACT: dict[str, str] = {"add": "{} + {}", "subtract": "{} - {}"}
-_TIMES_MODULO: dict[str, str] = {"times": "{} * {}", "modulo": "{} % {}"}
-_OTHERS: dict[str, str] = {
-    "divide": "{} // {}",
-    "from": "{1} - {0}",
-    "atmost": "min ( {} , {} )",
-    "atleast": "max ( {} , {} )",
-}
-_UNARY: dict[str, str] = {"square": "{} ** 2", "absolute": "abs ( {} )", "negate": "- {}"}
 
-INSTRUCTIONS: dict[str, str] = {**_ADD_SUBTRACT, **_TIMES_MODULO, **_OTHERS, **_UNARY}
-"""Instruction word -> Python template of (expression so far, operand)."""
+class Instruction(NamedTuple):
+    """What an instruction writes and what it computes.
+
+    Attributes:
+        template: Python text of (expression so far, operand).
+        apply: Value of (value so far, operand).
+        unary: Takes no operand.
+        enclosed: The template itself keeps the expression so far apart, e.g. as an argument.
+    """
+
+    template: str
+    apply: Callable[[int, int], int]
+    unary: bool = False
+    enclosed: bool = False
+
+
+INSTRUCTIONS: dict[str, Instruction] = {
+    "add": Instruction("{} + {}", lambda v, k: v + k),
+    "subtract": Instruction("{} - {}", lambda v, k: v - k),
+    "times": Instruction("{} * {}", lambda v, k: v * k),
+    "modulo": Instruction("{} % {}", lambda v, k: v % k),
+    "divide": Instruction("{} // {}", lambda v, k: v // k),
+    "from": Instruction("{1} - {0}", lambda v, k: k - v),
+    "atmost": Instruction("min ( {} , {} )", min, enclosed=True),
+    "atleast": Instruction("max ( {} , {} )", max, enclosed=True),
+    "square": Instruction("{} ** 2", lambda v, k: v**2, unary=True),
+    "absolute": Instruction("abs ( {} )", lambda v, k: abs(v), unary=True, enclosed=True),
+    "negate": Instruction("- {}", lambda v, k: -v, unary=True),
+}
 
 EASY = ("add", "subtract", "times", "modulo", "atmost", "square", "negate")
 """Instructions of the easy level."""
@@ -64,14 +83,15 @@ class CodeTask(SyntheticTask):
     def draw(self, rng: random.Random, level: Level) -> Item:
         """Draw a chain of two or three instructions with one-digit operands."""
         names = EASY if level == "easy" else tuple(INSTRUCTIONS)
-        chain = [(rng.choice(names), str(rng.randrange(2, 10))) for _ in range(rng.choice((2, 3)))]
-        spoken = " then ".join(name if name in _UNARY else f"{name} {k}" for name, k in chain)
+        chain = [(rng.choice(names), rng.randrange(2, 10)) for _ in range(rng.choice((2, 3)))]
+        spoken = " then ".join(n if INSTRUCTIONS[n].unary else f"{n} {k}" for n, k in chain)
         expression = "x"
         for name, operand in chain:
-            wrapped = expression if expression == "x" else f"( {expression} )"
-            inner = expression if "( {}" in INSTRUCTIONS[name] else wrapped
-            expression = INSTRUCTIONS[name].format(inner, operand)
-        return Item(self.name, f"python {spoken} =", expression, _unit_tests(expression))
+            instruction = INSTRUCTIONS[name]
+            if expression != "x" and not instruction.enclosed:
+                expression = f"( {expression} )"
+            expression = instruction.template.format(expression, operand)
+        return Item(self.name, f"python {spoken} =", expression, _unit_tests(chain))
 
     def score(self, items: Sequence[Item], outputs: Sequence[str]) -> list[float]:
         """Execute each generated program on its unit tests; 1 if all pass, else 0.
@@ -95,9 +115,12 @@ def program(output: str) -> str:
     return f"def f(x):\n    return {normalise(output)}\n"
 
 
-def _unit_tests(expression: str) -> tuple[tuple[str, str], ...]:
-    """Return (call, expected repr) pairs of a reference expression."""
-    function: Callable[[int], int] = eval(
-        f"lambda x: {expression}", {"min": min, "max": max, "abs": abs}
-    )
-    return tuple((f"f({x})", repr(function(x))) for x in INPUTS)
+def _unit_tests(chain: Sequence[tuple[str, int]]) -> tuple[tuple[str, str], ...]:
+    """Return (call, expected repr) pairs of an instruction chain."""
+    tests = []
+    for x in INPUTS:
+        value = x
+        for name, operand in chain:
+            value = INSTRUCTIONS[name].apply(value, operand)
+        tests.append((f"f({x})", repr(value)))
+    return tuple(tests)

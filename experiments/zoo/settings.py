@@ -1,0 +1,85 @@
+"""Every number that decides what the tiny zoo becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from transformers import LlamaConfig
+
+from experiments.zoo.training import Schedule
+from hm3rl.tasks.code import CodeTask
+from hm3rl.tasks.math import MathTask
+from hm3rl.tasks.synthetic_text import Level, SyntheticTask
+from hm3rl.tasks.translation import TranslationTask
+
+NAMES = ("base", "translation", "math", "code")
+"""The four models; the experts are named after their tasks."""
+
+
+def zoo_tasks() -> dict[str, SyntheticTask]:
+    """Return the three tasks by name, without a program runner."""
+    tasks = (TranslationTask(), MathTask(), CodeTask())
+    return {task.name: task for task in tasks}
+
+
+@dataclass(frozen=True)
+class ZooSettings:
+    """The knobs, explained in this folder's README.
+
+    Attributes:
+        seed: Seed of the weights; data and sampling seeds are derived from it.
+        hidden: Width of the residual stream.
+        intermediate: Width of the feed-forward layers.
+        layers: Depth.
+        heads: Attention heads.
+        full_share: Per task, how much of its base text comes from the full grammar; the rest is easy.
+        replay: Share of the base's mixture in an expert's training text.
+        base: Schedule of the base.
+        expert: Schedule of every expert.
+        pool_size: Training items generated per task and level.
+    """
+
+    seed: int = 0
+    hidden: int = 64
+    intermediate: int = 192
+    layers: int = 8
+    heads: int = 4
+    full_share: Mapping[str, float] = field(
+        default_factory=lambda: {"translation": 0.01, "math": 0.012, "code": 0.004}
+    )
+    replay: float = 0.35
+    base: Schedule = Schedule(steps=1200, rows=144, learning_rate=3e-3, warmup=100, average=0.98)
+    expert: Schedule = Schedule(steps=400, rows=96, learning_rate=7e-4, warmup=20, average=0.98)
+    pool_size: int = 60_000
+
+    def llama(self, vocabulary: int) -> LlamaConfig:
+        """Return the architecture for a vocabulary of the given size."""
+        return LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=64,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+
+    def base_shares(self) -> dict[tuple[str, Level], float]:
+        """Return the base's mixture: equal parts per task, mostly easy."""
+        shares: dict[tuple[str, Level], float] = {}
+        for name, full in self.full_share.items():
+            shares[(name, "easy")] = (1.0 - full) / len(self.full_share)
+            shares[(name, "full")] = full / len(self.full_share)
+        return shares
+
+    def expert_shares(self, name: str) -> dict[tuple[str, Level], float]:
+        """Return an expert's mixture: its full task, and a replay of the base's mixture."""
+        shares = {part: share * self.replay for part, share in self.base_shares().items()}
+        shares[(name, "full")] += 1.0 - self.replay
+        return shares

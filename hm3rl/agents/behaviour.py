@@ -1,0 +1,85 @@
+"""Behaviour paths of the offline phase: mixtures by preference, mutations and crossovers of the best."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hm3rl.agents.knowledge import Knowledge
+from hm3rl.agents.moves import crossover, mixtures, mutate
+from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+
+SHARPNESS = 0.1
+"""Temperature, in units of f / z*, of the members' weights under a preference."""
+
+
+def member_weights(
+    knowledge: Knowledge, preferences: np.ndarray, kind: Scalarisation
+) -> np.ndarray:
+    """How much of each member a mixture under a preference takes.
+
+    A member counts by the utility of its own path, which generalises the paper's draw in proportion
+    to the preference to merged members; members whose own path is unknown count as average ones.
+
+    Args:
+        knowledge: Evaluated paths.
+        preferences: Shape (n, K).
+        kind: Utility.
+
+    Returns:
+        Probabilities, shape (n, M).
+    """
+    space = knowledge.space
+    own = np.full((len(preferences), len(space.members)), np.nan)
+    for member in range(len(space.members)):
+        row = space.whole(member) if space.num_layers[member] <= space.max_length else None
+        if row is not None and knowledge.knows(row) and knowledge.outcome(row).ok:
+            own[:, member] = scalarise(knowledge.outcome(row).vector, preferences, kind)
+    known = np.isfinite(own)
+    average = own[:, known[0]].mean(axis=1) if known[0].any() else np.zeros(len(preferences))
+    own = np.where(known, own, average[:, None])
+    weights = np.exp((own - own.max(axis=1, keepdims=True)) / SHARPNESS)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def elites(knowledge: Knowledge, preferences: np.ndarray, kind: Scalarisation) -> np.ndarray:
+    """The best known path under each preference, rows of shape (n, horizon)."""
+    utilities = scalarise(knowledge.vectors[None], preferences[:, None, :], kind)
+    return knowledge.tokens[utilities.argmax(axis=1)]
+
+
+def variations(
+    knowledge: Knowledge,
+    preferences: np.ndarray,
+    kind: Scalarisation,
+    rng: np.random.Generator,
+    mixing: float = 0.34,
+) -> np.ndarray:
+    """One behaviour path for each preference.
+
+    Args:
+        knowledge: Evaluated paths; may be empty.
+        preferences: Shape (n, K).
+        kind: Utility by which elites are chosen.
+        rng: Source of randomness.
+        mixing: Share of fresh mixtures; the rest are mutations (1 to 3 moves) and crossovers.
+
+    Returns:
+        Legal rows, not necessarily distinct or new, shape (at most n, horizon).
+    """
+    space = knowledge.space
+    weights = member_weights(knowledge, preferences, kind)
+    weights = 0.75 * weights + 0.25 / weights.shape[1]
+    fresh = rng.random(len(preferences)) < mixing
+    if len(knowledge.vectors) == 0:
+        fresh[:] = True
+    rows = [*mixtures(space, weights[fresh], float(rng.uniform(0.2, 0.8)), rng)]
+    if not fresh.all():
+        best = elites(knowledge, preferences[~fresh], kind)
+        others = elites(knowledge, rng.permutation(preferences[~fresh]), kind)
+        for first, second in zip(best, others, strict=True):
+            if rng.random() < 0.4 and (first != second).any():
+                child = crossover(space, first, second, rng)
+                rows.append(mutate(space, child, rng) if rng.random() < 0.3 else child)
+            else:
+                rows.append(mutate(space, first, rng, times=int(rng.integers(1, 4))))
+    return np.array(rows, dtype=np.int64).reshape(len(rows), space.horizon)

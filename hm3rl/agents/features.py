@@ -1,0 +1,106 @@
+"""What the outcome model sees of a complete path: counts of layers, recipes by depth, transitions.
+
+Everything is a function of the path and its members alone, never of a policy. Depth means the
+index of a layer in its source, so that paths with repeats and skips have features of the same
+length as plain ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hm3rl.envs.space import PathSpace
+
+
+class PathFeatures(NamedTuple):
+    """Blocks of features of n paths, each an array of shape (n, ...).
+
+    Attributes:
+        choice: How often each member's layer stands in the path, and who is the stem (one-hot).
+        recipe: Sum of the used members' recipe features and layer descriptors, by depth, scaled.
+        transition: Changes of member by depth, jumps, and length.
+    """
+
+    choice: np.ndarray
+    recipe: np.ndarray
+    transition: np.ndarray
+
+    def rows(self, index: np.ndarray) -> PathFeatures:
+        """Some of the paths."""
+        return PathFeatures(*(block[index] for block in self))
+
+    def stacked(self, other: PathFeatures) -> PathFeatures:
+        """These paths followed by others."""
+        return PathFeatures(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    """Columns with mean 0 and standard deviation 1 over the first axis; constant ones become 0."""
+    centred = values - values.mean(axis=0)
+    spread = centred.std(axis=0)
+    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-9)
+
+
+class FeatureMap:
+    """Turns token rows of a space into `PathFeatures`.
+
+    Args:
+        space: The path space.
+    """
+
+    def __init__(self, space: PathSpace) -> None:
+        self.space = space
+        m, depth = len(space.members), space.depth
+        context = _standardised(space.context.astype(np.float64))
+        context /= np.sqrt(max(1, context.shape[1]))
+        layers = _standardised(space.descriptors.astype(np.float64))
+        layers /= np.sqrt(max(1, layers.shape[2]))
+        described = np.concatenate(
+            [np.repeat(context[:, None], depth, axis=1), layers], axis=2
+        )
+        self._layers = described.reshape(m * depth, -1)
+        self._stems = np.concatenate([context, layers.mean(axis=1)], axis=1)
+
+    def __call__(self, tokens: np.ndarray) -> PathFeatures:
+        """Features of complete paths.
+
+        Args:
+            tokens: Token rows, integers of shape (n, horizon).
+        """
+        space = self.space
+        n, m, depth = len(tokens), len(space.members), space.depth
+        stem = tokens[:, 0]
+        body = tokens[:, 1:]
+        used = (body >= m) & (body < space.stop)
+        counts = np.zeros((n, m * depth))
+        rows, columns = np.nonzero(used)
+        np.add.at(counts, (rows, body[rows, columns] - m), 1.0)
+        choice = np.concatenate([counts, np.eye(m)[stem]], axis=1)
+
+        per_layer = counts.reshape(n, m, depth)
+        recipe = np.einsum("nml,mlf->nlf", per_layer, self._layers.reshape(m, depth, -1))
+        recipe = np.concatenate([recipe.reshape(n, -1), self._stems[stem]], axis=1)
+
+        member = np.where(used, space.token_member[body], -1)
+        layer = np.where(used, space.token_layer[body], 0)
+        both = used[:, 1:] & used[:, :-1]
+        switch = both & (member[:, 1:] != member[:, :-1])
+        move = np.where(both, layer[:, 1:] - layer[:, :-1], 1)
+        at = np.zeros((n, depth))
+        rows, columns = np.nonzero(switch)
+        np.add.at(at, (rows, layer[rows, columns + 1]), 1.0)
+        length = used.sum(axis=1)
+        overall = np.stack(
+            [
+                switch.sum(axis=1),
+                (move == 0).sum(axis=1),
+                (move > 1).sum(axis=1),
+                (move < 0).sum(axis=1),
+                length - depth,
+                member[:, 0] != stem,
+            ],
+            axis=1,
+        )
+        return PathFeatures(choice, recipe, np.concatenate([at, overall], axis=1).astype(float))

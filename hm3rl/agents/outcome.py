@@ -1,0 +1,84 @@
+"""F-hat: the outcome of a complete path, predicted from few evaluations, independent of any policy.
+
+One Gaussian process for each task's score over z*, one for each task's negative log-likelihood. See
+`agents.gp` for the kernel and `agents.features` for what it sees.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hm3rl.agents.features import FeatureMap, PathFeatures
+from hm3rl.agents.gp import PathGP
+from hm3rl.agents.knowledge import Knowledge
+from hm3rl.envs.space import PathSpace
+from hm3rl.settings import OutcomeSettings
+
+REFIT_GROWTH = 1.15
+"""Hyper-parameters are adapted again when there are so many times as many paths as before."""
+
+JITTER = 1e-9
+
+
+class OutcomeModel:
+    """Predicts vectors f / z* of complete paths.
+
+    Args:
+        space: The path space.
+        objectives: K.
+        settings: Gradient steps of the fits.
+    """
+
+    def __init__(self, space: PathSpace, objectives: int, settings: OutcomeSettings) -> None:
+        self.space = space
+        self.objectives = objectives
+        self.settings = settings
+        self.features = FeatureMap(space)
+        self.scores = PathGP(objectives)
+        self._adapted_at = 0
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Condition on all successful evaluations; needs at least two."""
+        tokens, vectors = knowledge.tokens, knowledge.vectors
+        steps = 0
+        if self._adapted_at == 0:
+            steps = self.settings.fit_steps
+        elif len(tokens) >= REFIT_GROWTH * self._adapted_at:
+            steps = self.settings.refit_steps
+        if steps:
+            self._adapted_at = len(tokens)
+        self.scores.fit(self.features(tokens), vectors, steps)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has been fitted."""
+        return self._adapted_at > 0
+
+    def mean(self, tokens: np.ndarray) -> np.ndarray:
+        """Expected f / z*, shape (n, K)."""
+        return self.scores.mean(self.features(tokens))
+
+    def predict(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Expected f / z* and its standard deviation, both of shape (n, K)."""
+        mean, variance = self.scores.marginal(self.features(tokens))
+        return mean, np.sqrt(np.maximum(variance, 0.0))
+
+    def samples(self, tokens: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Joint posterior samples of f / z*.
+
+        Args:
+            tokens: Rows of n paths.
+            count: S.
+            rng: Source of randomness.
+
+        Returns:
+            Shape (S, n, K).
+        """
+        features: PathFeatures = self.features(tokens)
+        mean, covariance = self.scores.posterior(features)
+        out = np.empty((count, *mean.shape))
+        for k in range(self.objectives):
+            values, vectors = np.linalg.eigh(covariance[k])
+            root = vectors * np.sqrt(np.maximum(values, JITTER))
+            out[:, :, k] = mean[:, k] + rng.standard_normal((count, len(mean))) @ root.T
+        return out

@@ -1,0 +1,231 @@
+"""The actor-critic network: one policy and three values, all conditioned on the preference.
+
+Actions are scored by the dot product of a query (from the state and the preference) with the key of
+the action's own embedding, plus a learned weight for how the action relates to the last layer. The
+values are V(S, c, lambda), K-dimensional, the baseline of PPO with linear utilities, and
+V_u(S, c, lambda'), scalar, the baseline of advantage-weighted regression and of PPO with any other
+utility (method.md, section 4). The third value, F-hat of complete paths, is `agents.outcome`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from sb3_contrib.common.maskable.distributions import MaskableDistribution
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from hm3rl.agents.encoder import RELATIONS, PathEncoder, PathShape, relation_table
+
+
+class Heads(NamedTuple):
+    """What the networks say of a batch of states.
+
+    Attributes:
+        logits: Action scores before masking, shape (..., actions).
+        values: V, shape (..., K).
+        utility: V_u, shape (...).
+    """
+
+    logits: Tensor
+    values: Tensor
+    utility: Tensor
+
+
+class Conditioned(nn.Module):
+    """A two-layer network of a state and a preference.
+
+    Args:
+        state: Width of the state.
+        objectives: K.
+        hidden: Width inside and outside.
+        mode: `concat` puts the preference beside the state; `film` scales and shifts the hidden
+            units by it (Perez et al., 2018).
+    """
+
+    def __init__(self, state: int, objectives: int, hidden: int, mode: str) -> None:
+        super().__init__()
+        self.film = mode == "film"
+        self.first = nn.Linear(state + (0 if self.film else objectives), hidden)
+        self.modulation = nn.Linear(objectives, 2 * hidden) if self.film else None
+        self.second = nn.Linear(hidden, hidden)
+
+    def forward(self, state: Tensor, preference: Tensor) -> Tensor:
+        """Features of shape (..., hidden)."""
+        if self.modulation is None:
+            inner = self.first(torch.cat([state, preference], dim=-1))
+        else:
+            scale, shift = self.modulation(preference).chunk(2, dim=-1)
+            inner = self.first(state) * (1.0 + scale) + shift
+        return torch.relu(self.second(torch.relu(inner)))
+
+
+class PathPolicy(MaskableActorCriticPolicy):
+    """Masked categorical policy over the actions of `MergePathEnv`, with vector and scalar critics.
+
+    Args:
+        observation_space: Of `MergePathEnv`.
+        action_space: Of `MergePathEnv`.
+        lr_schedule: Step size schedule.
+        shape: Sizes of the path space.
+        embedding: Width of the embeddings.
+        hidden: Width of the GRU and the heads.
+        conditioning: `concat` or `film`.
+        critic: Which critic `forward` and `evaluate_actions` return, for the PPO that trains it:
+            `vector` (K columns) or `scalar` (one column, V_u).
+        **kwargs: Passed on to Stable-Baselines3.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        shape: PathShape,
+        embedding: int = 32,
+        hidden: int = 64,
+        conditioning: str = "concat",
+        critic: str = "vector",
+        **kwargs: Any,
+    ) -> None:
+        self.shape = PathShape(*shape)
+        self.embedding, self.hidden = embedding, hidden
+        self.conditioning, self.critic = conditioning, critic
+        self.objectives = int(observation_space["preference"].shape[0])  # type: ignore[index]
+        kwargs["features_extractor_class"] = PathEncoder
+        kwargs["features_extractor_kwargs"] = {
+            "shape": self.shape,
+            "embedding": embedding,
+            "hidden": hidden,
+        }
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        width, hidden, k = self.features_dim, self.hidden, self.objectives
+        self.actor = Conditioned(width, k, hidden, self.conditioning)
+        self.query = nn.Linear(hidden, self.embedding)
+        self.relation = nn.Linear(hidden, RELATIONS)
+        self.key = nn.Linear(3 * self.embedding, self.embedding)
+        self.vector_critic = Conditioned(width, k, hidden, self.conditioning)
+        self.vector_value = nn.Linear(hidden, k)
+        self.utility_critic = Conditioned(width, k, hidden, self.conditioning)
+        self.utility_value = nn.Linear(hidden, 1)
+        with torch.no_grad():
+            # A policy that starts near uniform explores; small last layers make it so.
+            self.query.weight.mul_(0.1)
+            self.relation.weight.mul_(0.1)
+        self.register_buffer("relations", relation_table(self.shape), persistent=False)
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        for unused in ("features_extractor_class", "features_extractor_kwargs"):
+            data.pop(unused)
+        data.update(
+            shape=tuple(self.shape),
+            embedding=self.embedding,
+            hidden=self.hidden,
+            conditioning=self.conditioning,
+            critic=self.critic,
+        )
+        return data
+
+    @property
+    def encoder(self) -> PathEncoder:
+        """The state encoder."""
+        assert isinstance(self.features_extractor, PathEncoder)
+        return self.features_extractor
+
+    def _heads(self, states: Tensor, table: Tensor, last: Tensor, preference: Tensor) -> Heads:
+        """Heads of states (B, T, S); `last` are the last tokens (B, T), padding before the first."""
+        preference = preference[:, None].expand(*states.shape[:2], preference.shape[-1])
+        acting = self.actor(states, preference)
+        keys = self.key(table[:, :-1])
+        query = self.query(acting) / self.embedding**0.5
+        relations = torch.einsum("btar,btr->bta", self.relations[last], self.relation(acting))
+        logits = query @ keys.transpose(1, 2) + relations
+        values = self.vector_value(self.vector_critic(states, preference))
+        utility = self.utility_value(self.utility_critic(states, preference)).squeeze(-1)
+        return Heads(logits, values, utility)
+
+    def observed(self, obs: PyTorchObs) -> Heads:
+        """Heads of a batch of observations (Stable-Baselines3's form), shapes (B, ...)."""
+        data = preprocess_obs(obs, self.observation_space, normalize_images=False)
+        assert isinstance(data, dict)
+        path, at = data["path"].long(), data["length"].long().reshape(-1)
+        table = self.encoder.tokens(data["context"], data["descriptors"])
+        rows = torch.arange(len(at), device=at.device)
+        states = self.encoder.states(table, path)[rows, at][:, None]
+        last = torch.where(at > 0, path[rows, (at - 1).clamp(min=0)], self.shape.stop + 1)
+        heads = self._heads(states, table, last[:, None], data["preference"])
+        return Heads(*(part.squeeze(1) for part in heads))
+
+    def sequences(
+        self, path: Tensor, context: Tensor, descriptors: Tensor, preference: Tensor
+    ) -> Heads:
+        """Heads before each token of whole paths, in one pass of the GRU.
+
+        Args:
+            path: Token rows, integers of shape (B, horizon).
+            context: Shape (1, M*R), shared by all rows.
+            descriptors: Shape (1, M*L*D).
+            preference: Shape (B, K).
+
+        Returns:
+            Heads of shapes (B, horizon, ...).
+        """
+        table = self.encoder.tokens(context, descriptors)
+        states = self.encoder.states(table, path)[:, :-1]
+        first = torch.full_like(path[:, :1], self.shape.stop + 1)
+        last = torch.cat([first, path[:, :-1]], dim=1)
+        return self._heads(states, table, last, preference)
+
+    def _values(self, heads: Heads) -> Tensor:
+        return heads.values if self.critic == "vector" else heads.utility[:, None]
+
+    def _distribution(
+        self, heads: Heads, masks: np.ndarray | Tensor | None
+    ) -> MaskableDistribution:
+        distribution = self.action_dist.proba_distribution(action_logits=heads.logits)
+        if masks is not None:
+            distribution.apply_masking(masks)  # type: ignore[arg-type]
+        return distribution
+
+    def forward(  # type: ignore[override]
+        self,
+        obs: PyTorchObs,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions (B,), values (B, K or 1) and log-probabilities (B,)."""
+        heads = self.observed(obs)
+        distribution = self._distribution(heads, action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self._values(heads), distribution.log_prob(actions)
+
+    def evaluate_actions(  # type: ignore[override]
+        self, obs: PyTorchObs, actions: Tensor, action_masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values (B, K or 1), log-probabilities (B,) and entropies (B,) of given actions."""
+        heads = self.observed(obs)
+        distribution = self._distribution(heads, action_masks)
+        return self._values(heads), distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(
+        self, obs: PyTorchObs, action_masks: np.ndarray | None = None
+    ) -> MaskableDistribution:
+        """The masked action distribution."""
+        return self._distribution(self.observed(obs), action_masks)
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """Values, shape (B, K or 1)."""
+        return self._values(self.observed(obs))

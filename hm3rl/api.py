@@ -1,0 +1,262 @@
+"""The Python API: what the command line does, as functions.
+
+from hm3rl import api
+
+result = api.search("experiment=tiny", "budget=60")
+run = api.open_run(result.folder.path)
+choice = api.pick(run, {"math": 2, "code": 1})
+report = api.export(run, choice.candidate, "my-model")
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+from rich.console import Console
+
+from hm3rl.errors import InputError
+from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.events import RunLogger
+from hm3rl.export.checkpoint import ExportReport, export_candidate
+from hm3rl.models.pool import ModelPool
+from hm3rl.objectives.preferences import parse_preference
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.members import MemberSet
+from hm3rl.reporting.csv_logger import CsvLogger
+from hm3rl.reporting.figures import plot_front, plot_hypervolume, read_evaluations
+from hm3rl.reporting.leaderboard import write_leaderboard
+from hm3rl.reporting.progress import ProgressLogger
+from hm3rl.runs import RunFolder
+from hm3rl.search.build import DTYPES, check_settings
+from hm3rl.search.compose import compose_settings, resume_settings, to_settings
+from hm3rl.search.finished import FinishedRun
+from hm3rl.search.job import SearchResult, run_search
+from hm3rl.search.pick import Choice
+from hm3rl.search.pick import pick as pick_choice
+from hm3rl.settings import RunSettings, config_folder, register
+from hm3rl.tasks.build import build_tasks
+
+SMALL_AGENT_RUN = 30
+"""Below this budget a search works but says little; used by `check` for a hint."""
+
+
+def settings(*overrides: str, config_dir: str | Path | None = None) -> RunSettings:
+    """Compose the settings of a run from Hydra overrides.
+
+    Args:
+        *overrides: Such as `"experiment=tiny"` or `"budget=50"`.
+        config_dir: A folder of one's own config files, searched before the package's.
+
+    Returns:
+        The settings, ready for `search`.
+
+    Raises:
+        InputError: The configuration does not compose.
+    """
+    return compose_settings([*overrides, *_search_path(config_dir)])
+
+
+def _search_path(config_dir: str | Path | None) -> list[str]:
+    if config_dir is None:
+        return []
+    folder = Path(config_dir).resolve()
+    if not folder.is_dir():
+        raise InputError(f"no such config folder: {config_dir}", "give a folder `hm3rl init` made")
+    return [f"hydra.searchpath=[file://{folder}]"]
+
+
+def search(
+    *overrides: str,
+    config_dir: str | Path | None = None,
+    console: Console | None = None,
+) -> SearchResult:
+    """Run a search, or continue one with `resume=RUN`.
+
+    Args:
+        *overrides: Hydra overrides.
+        config_dir: A folder of one's own config files.
+        console: Where progress is shown; None: nowhere.
+
+    Returns:
+        The result; all of it is in `result.folder` too.
+
+    Raises:
+        InputError: Bad input; nothing was run.
+    """
+    resumed = resume_settings(overrides)
+    chosen = resumed[0] if resumed else settings(*overrides, config_dir=config_dir)
+    return search_with(chosen, console=console, resumed=resumed is not None)
+
+
+def search_with(
+    chosen: RunSettings, console: Console | None = None, resumed: bool = False
+) -> SearchResult:
+    """Run a search from settings; see `search`."""
+    check_settings(chosen)
+
+    def loggers(folder: RunFolder, run: RunSettings) -> Sequence[RunLogger]:
+        listeners: list[RunLogger] = [CsvLogger(folder, list(run.tasks))]
+        if console is not None and run.logging.progress:
+            listeners.append(ProgressLogger(run.budget, console))
+        if run.logging.wandb != "disabled":
+            # Imported here: a second and a half that a run without wandb need not pay.
+            from hm3rl.reporting.wandb_logger import WandbLogger
+
+            listeners.append(WandbLogger(folder, run.logging, run.name, run.search.name))
+        return listeners
+
+    result = run_search(chosen, loggers, resumed)
+    run = FinishedRun(result.folder.path)
+    write_pictures(run)
+    write_leaderboard(run.folder, run.front_rows(), run.summary, run.summary["sources"])
+    if chosen.export.prefer:
+        choice = pick(run, chosen.export.prefer)
+        target = run.folder.models / "picked"
+        if not target.exists():
+            export(run, choice.candidate, target, evaluation=choice.evaluation)
+    return result
+
+
+def write_pictures(run: FinishedRun) -> None:
+    """Draw pareto.png and hypervolume.png of a finished run."""
+    rows = read_evaluations(run.folder.evaluations)
+    sources = {name: scores["search"] for name, scores in run.summary["sources"].items()}
+    front = [row["key"] for row in run.front_rows()]
+    plot_front(rows, run.objectives, front, sources, run.folder.path / "pareto.png")
+    plot_hypervolume(
+        rows,
+        run.folder.path / "hypervolume.png",
+        run.summary["hypervolume"]["sources_search"],
+    )
+
+
+def open_run(path: str | Path) -> FinishedRun:
+    """Open the folder of a finished search."""
+    return FinishedRun(path)
+
+
+def pick(
+    run: FinishedRun,
+    preference: Mapping[str, float],
+    budget: int = 0,
+    evaluate: bool = True,
+) -> Choice:
+    """The model for a preference.
+
+    Args:
+        run: A finished run.
+        preference: Weight by task; tasks not named get 0.
+        budget: Further evaluations to refine the choice with.
+        evaluate: Whether anything is scored; without, the decoded path is returned as it is.
+
+    Returns:
+        The choice.
+
+    Raises:
+        InputError: The preference names no task, or sums to zero.
+    """
+    return pick_choice(run, parse_preference(preference, run.objectives), budget, evaluate)
+
+
+def export(
+    run: FinishedRun,
+    candidate: Candidate,
+    to: str | Path,
+    evaluation: Evaluation | None = None,
+) -> ExportReport:
+    """Write a candidate as a plain Hugging Face checkpoint and check it by loading it again.
+
+    Args:
+        run: The run it belongs to.
+        candidate: The candidate.
+        to: Folder to write; must not exist.
+        evaluation: Scores for the model card.
+
+    Returns:
+        What was written and how far the reloaded model's logits are off.
+
+    Raises:
+        InputError: The folder exists.
+        IntegrityError: The written model does not behave as the candidate does.
+    """
+    for recipe in candidate.recipes:
+        run.problem.members.add(recipe)
+    return export_candidate(
+        candidate,
+        run.problem.members,
+        Path(to),
+        evaluation=evaluation,
+        objectives=run.objectives,
+        seed=run.settings.seed,
+    )
+
+
+def evaluate(model: str | Path, chosen: RunSettings, split: str = "search") -> Evaluation:
+    """Score any checkpoint on the tasks of a configuration.
+
+    Args:
+        model: Folder of the checkpoint, or `zoo:NAME`.
+        chosen: Tasks, evaluation, precision and device are taken from it.
+        split: `search` or `test`.
+
+    Returns:
+        The evaluation.
+    """
+    check_settings(chosen)
+    # The model stands as base and only expert of a pool of its own: no merge is made of it.
+    pool = ModelPool.load(model, {"model": model}, DTYPES[chosen.pool.dtype], chosen.pool.device)
+    members = MemberSet(pool)
+    tasks = build_tasks(chosen.tasks, chosen.evaluation, pool.tokenizer)
+    evaluator = Evaluator(
+        members,
+        tasks,
+        EvaluationStore(chosen.evaluation.store or ":memory:"),
+        batch_size=chosen.evaluation.batch_size,
+    )
+    try:
+        candidate = Candidate.whole("model", pool.num_layers)
+        (result,) = evaluator.evaluate([candidate], split=split, secondary=True)  # type: ignore[arg-type]
+    finally:
+        evaluator.close()
+    return result
+
+
+def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> None:
+    """Run a Hydra multirun; each job is a search in a folder of its own.
+
+    The configuration is composed once with the first value of each swept key, so that a typo is an
+    `InputError` before any job starts. A job that fails does not stop the others.
+    """
+    words = [*overrides, *_search_path(config_dir)]
+    parsed = OverridesParser.create().parse_overrides(words)
+    first = [
+        f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}"
+        if o.is_sweep_override()
+        else o.input_line or ""
+        for o in parsed
+    ]
+    plain = [w for w in first if not w.startswith(("hydra.", "hydra/")) or "searchpath" in w]
+    check_settings(compose_settings(plain))
+    register()
+    sys.argv = ["hm3rl", "--multirun", *words]
+    decorated: Any = hydra.main(
+        version_base="1.3", config_path=str(config_folder()), config_name="config"
+    )(sweep_job)
+    decorated()
+
+
+def sweep_job(config: DictConfig) -> float:
+    """One job of a sweep; returns the search split's hypervolume, for sweepers that optimise."""
+    chosen = to_settings(config)
+    chosen.output = HydraConfig.get().runtime.output_dir
+    result = search_with(chosen)
+    return float(result.summary["hypervolume"]["search"])

@@ -1,0 +1,236 @@
+"""The command line: one small function for each verb, no logic.
+
+Exit codes: 0 done, 2 bad input (the message says what and how to mend it), 1 failure, 130
+interrupted with everything saved. Nothing heavy is imported before a verb runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from hm3rl import __version__
+from hm3rl.errors import InputError
+
+app = typer.Typer(
+    help="Multi-objective model merging: a front of merged models, one for every preference.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+    typer.Argument(help="Hydra overrides, for example experiment=tiny budget=50"),
+]
+ConfigDir = Annotated[
+    Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
+    typer.Option("--config-dir", help="Folder of your own config files (see hm3rl init)"),
+]
+Run = Annotated[Path, typer.Argument(help="Folder of a finished search")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn errors into the exit codes of the module's docstring."""
+    try:
+        yield
+    except InputError as error:
+        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        err.print("interrupted; every finished evaluation is saved", markup=False)
+        raise typer.Exit(130) from None
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hm3rl {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
+    ] = False,
+) -> None:
+    """Multi-objective model merging."""
+
+
+@app.command()
+def check(overrides: Overrides = None, config_dir: ConfigDir = None, as_json: Json = False) -> None:
+    """Are the sources compatible; memory, disk, evaluations, time. Nothing is searched."""
+    with exit_codes():
+        from hm3rl import api
+        from hm3rl.reporting.checks import check_report
+
+        report = check_report(api.settings(*(overrides or []), config_dir=config_dir))
+        if as_json:
+            typer.echo(json.dumps(report, indent=2))
+        else:
+            for name, value in report.items():
+                out.print(f"{name:<22} {value}", markup=False)
+
+
+@app.command()
+def search(
+    overrides: Overrides = None,
+    multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Sweep: seed=0,1,2")] = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Search for the front; resume=RUN continues a killed run; -m sweeps."""
+    signal.signal(signal.SIGTERM, _terminate)
+    with exit_codes():
+        from hm3rl import api
+
+        words = overrides or []
+        if multirun:
+            api.sweep(words, config_dir)
+            return
+        result = api.search(*words, config_dir=config_dir, console=err)
+        from hm3rl.reporting.terminal import print_search
+
+        print_search(out, result)
+
+
+@app.command()
+def front(run: Run, as_json: Json = False) -> None:
+    """The front of a run as a table, search and test split, ± standard error."""
+    with exit_codes():
+        from hm3rl import api
+        from hm3rl.reporting.leaderboard import rich_table
+
+        opened = api.open_run(run)
+        rows = opened.front_rows()
+        if as_json:
+            typer.echo(json.dumps({"summary": opened.summary, "front": rows}, indent=2))
+        else:
+            out.print(rich_table(rows, opened.objectives, opened.summary["sources"]))
+
+
+@app.command()
+def pick(
+    run: Run,
+    prefer: Annotated[list[str], typer.Option("--prefer", help="math=2, repeated or in quotes")],
+    more: Annotated[
+        Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Argument(help="further weights: --prefer math=2 code=1"),
+    ] = None,
+    budget: Annotated[int, typer.Option(min=0, help="Evaluations to refine the choice")] = 0,
+    no_eval: Annotated[bool, typer.Option("--no-eval", help="Decode only, score nothing")] = False,
+    export: Annotated[
+        Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option(help="Write the model to this folder"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The model for a preference: the policy's, or the best of the front."""
+    with exit_codes():
+        from hm3rl import api
+        from hm3rl.objectives.preferences import parse_preference_text
+        from hm3rl.reporting.terminal import choice_as_dict, print_choice
+
+        opened = api.open_run(run)
+        weights = parse_preference_text([*prefer, *(more or [])], opened.objectives)
+        preference = dict(zip(opened.objectives, map(float, weights), strict=True))
+        choice = api.pick(opened, preference, budget=budget, evaluate=not no_eval)
+        if as_json:
+            typer.echo(json.dumps(choice_as_dict(choice, opened.objectives), indent=2))
+        else:
+            print_choice(out, choice, opened.objectives)
+        if export is not None:
+            report = api.export(opened, choice.candidate, export, evaluation=choice.evaluation)
+            err.print(str(report), markup=False, soft_wrap=True)
+
+
+@app.command("export")
+def export_command(
+    run: Run,
+    model: Annotated[
+        Optional[str],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Argument(help="M03 as in front.csv, or the beginning of a key"),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every model of the front")] = False,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write")] = Path("exported"),
+) -> None:
+    """Write models of a run as plain Hugging Face checkpoints, checked by reloading them."""
+    with exit_codes():
+        from hm3rl import api
+
+        opened = api.open_run(run)
+        if (model is None) == (not everything):
+            raise InputError("say which model to export", "give a name such as M00, or --all")
+        names = [row["name"] for row in opened.front_rows()] if everything else [str(model)]
+        for name in names:
+            candidate = opened.candidate(opened.find(name))
+            target = to / name if everything else to
+            (evaluation,) = opened.problem.known([candidate])
+            report = api.export(opened, candidate, target, evaluation=evaluation)
+            out.print(str(report), markup=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or zoo:math")],
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="search or test")] = "search",
+    config_dir: ConfigDir = None,
+    as_json: Json = False,
+) -> None:
+    """Score any checkpoint on the tasks."""
+    with exit_codes():
+        from hm3rl import api
+        from hm3rl.reporting.terminal import evaluation_as_dict, print_evaluation
+
+        settings = api.settings(*(overrides or []), config_dir=config_dir)
+        result = api.evaluate(model, settings, split)
+        if as_json:
+            typer.echo(json.dumps(evaluation_as_dict(result, list(settings.tasks)), indent=2))
+        else:
+            print_evaluation(out, result, list(settings.tasks))
+        if result.status != "ok":
+            raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="Folder for the config, made if missing")],
+    base: Annotated[str, typer.Option("--base", help="Folder of the base model")],
+    expert: Annotated[list[str], typer.Option("--expert", help="NAME=FOLDER, repeated")],
+    task: Annotated[list[str], typer.Option("--task", help="NAME=FILE.jsonl[:metric], repeated")],
+    name: Annotated[str, typer.Option(help="Name of the experiment")] = "mine",
+) -> None:
+    """Write a config for one's own models and data (JSONL: prompt, reference)."""
+    with exit_codes():
+        from hm3rl.search.init import write_config
+
+        path = write_config(directory, name, base, expert, task)
+        out.print(f"wrote {path}", markup=False)
+        out.print(f"next: hm3rl check --config-dir {directory} experiment={name}", markup=False)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    app(prog_name="hm3rl")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""Parameter level: recipes, operators, cached task vectors, merged weights in memory."""
+
+from __future__ import annotations
+
+from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+
+__all__ = ["OPERATOR_TRAITS", "MergeRecipe"]

@@ -1,0 +1,133 @@
+"""`Candidate`: everything needed to rebuild a model from the sources, with a content key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hm3rl.errors import InputError
+from hm3rl.merging.recipe import MERGED_PREFIX, MergeRecipe
+from hm3rl.models.hashing import short_hash
+from hm3rl.paths.layer_path import LayerPath
+
+STEM_HEAD = "stem"
+"""Value of `Candidate.head`: the head comes with the stem."""
+
+ALIGNMENTS = ("none",)
+"""Kinds of alignment between stitched layers."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to be scored or exported.
+
+    Attributes:
+        path: The layers, and the member that lends the stem.
+        recipes: Recipes of exactly the merged members the path or head refers to, by name.
+        head: "stem", or the member whose output head is used (an untied head then).
+        alignment: Kind of alignment between stitched layers.
+    """
+
+    path: LayerPath
+    recipes: tuple[MergeRecipe, ...] = ()
+    head: str = STEM_HEAD
+    alignment: str = "none"
+
+    def __post_init__(self) -> None:
+        """Sort the recipes and check that they are the ones referred to."""
+        if self.alignment not in ALIGNMENTS:
+            raise InputError(
+                f"unknown alignment {self.alignment!r}", f"one of {', '.join(ALIGNMENTS)}"
+            )
+        recipes = tuple(sorted(set(self.recipes), key=lambda recipe: recipe.name))
+        head = STEM_HEAD if self.head == self.path.stem else self.head
+        object.__setattr__(self, "recipes", recipes)
+        object.__setattr__(self, "head", head)
+        given = tuple(recipe.name for recipe in recipes)
+        wanted = tuple(sorted(n for n in self.members if n.startswith(MERGED_PREFIX)))
+        if given != wanted:
+            raise InputError(
+                f"the candidate {self.path} refers to the merged members {wanted or 'none'} "
+                f"but carries recipes of {given or 'none'}",
+                "build it with Candidate.of(path, recipes)",
+            )
+
+    @classmethod
+    def of(
+        cls,
+        path: LayerPath,
+        recipes: Iterable[MergeRecipe] = (),
+        head: str = STEM_HEAD,
+        alignment: str = "none",
+    ) -> Candidate:
+        """Build a candidate, keeping of `recipes` only those that are referred to."""
+        used = {*path.members, head}
+        kept = tuple(recipe for recipe in recipes if recipe.name in used)
+        return cls(path, kept, head, alignment)
+
+    @classmethod
+    def whole(cls, member: str | MergeRecipe, num_layers: int) -> Candidate:
+        """Build the candidate that is one whole source or one whole merge."""
+        if isinstance(member, MergeRecipe):
+            return cls(LayerPath.whole(member.name, num_layers), (member,))
+        return cls(LayerPath.whole(member, num_layers))
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Every member used, each once, the stem's first."""
+        head = () if self.head == STEM_HEAD else (self.head,)
+        return tuple(dict.fromkeys((*self.path.members, *head)))
+
+    def key(self, hashes: Mapping[str, str]) -> str:
+        """Hash the candidate's content: sources, recipes, path, stem, head, alignment.
+
+        The base counts whenever a merged member is used, because every merge starts from it.
+
+        Args:
+            hashes: Content hash by source name (`ModelPool.hashes`).
+
+        Returns:
+            16 hexadecimal digits.
+
+        Raises:
+            InputError: The candidate uses a source that `hashes` does not have.
+        """
+        sources = {name for name in self.members if not name.startswith(MERGED_PREFIX)}
+        for recipe in self.recipes:
+            sources.update(("base", *recipe.experts))
+        unknown = sorted(sources - hashes.keys())
+        if unknown:
+            raise InputError(
+                f"the candidate {self.path} uses {unknown[0]!r}, which is no source of the pool",
+                f"sources: {', '.join(hashes)}",
+            )
+        plain = self.to_dict()
+        plain["sources"] = {name: hashes[name] for name in sorted(sources)}
+        return short_hash(plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the candidate as plain data."""
+        return {
+            "path": str(self.path),
+            "recipes": {recipe.name: recipe.to_dict() for recipe in self.recipes},
+            "head": self.head,
+            "alignment": self.alignment,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Candidate:
+        """Rebuild a candidate from `to_dict`.
+
+        Raises:
+            InputError: The data are incomplete or contradict themselves.
+        """
+        if "path" not in plain:
+            raise InputError("the candidate has no path", "see recipe.yaml of an exported model")
+        recipes = tuple(MergeRecipe.from_dict(r) for r in dict(plain.get("recipes", {})).values())
+        return cls(
+            LayerPath.parse(str(plain["path"])),
+            recipes,
+            str(plain.get("head", STEM_HEAD)),
+            str(plain.get("alignment", "none")),
+        )

@@ -1,0 +1,115 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.reporting.leaderboard import rich_table
+from hm3rl.search.finished import FinishedRun
+from hm3rl.search.job import SearchResult
+from hm3rl.search.pick import Choice
+
+
+def print_search(console: Console, result: SearchResult) -> None:
+    """The front, where the pictures are, and the next command."""
+    run = FinishedRun(result.folder.path)
+    summary = run.summary
+    volumes, spent = summary["hypervolume"], summary["seconds"]
+    console.print(rich_table(run.front_rows(), run.objectives, summary["sources"]))
+    console.print(
+        f"\nhypervolume of f / z*, reference 0: {volumes['search']:.3f} search, "
+        f"{volumes['test']:.3f} test; the experts alone {volumes['sources_search']:.3f}\n"
+        f"{summary['charged']} evaluations in {spent['search']:.0f} s (models "
+        f"{spent['model']:.0f} s, programs {spent['programs']:.0f} s, agent "
+        f"{spent['agent']:.0f} s); {summary['failed']} failed\n",
+        markup=False,
+    )
+    path = run.folder.path
+    console.print(f"pictures: {path}/pareto.png, {path}/hypervolume.png", markup=False)
+    picked = run.folder.models / "picked"
+    if picked.is_dir():
+        weights = " ".join(f"{k}={v:g}" for k, v in run.settings.export.prefer.items())
+        console.print(f"model for {weights}: {picked}", markup=False)
+    first = " ".join(f"{name}={2 if i == 0 else 1}" for i, name in enumerate(run.objectives[:2]))
+    console.print(
+        f"next: hm3rl pick {path} --prefer {first} --export my-model", markup=False, soft_wrap=True
+    )
+
+
+def choice_as_dict(choice: Choice, objectives: Sequence[str]) -> dict[str, Any]:
+    """A choice as a JSON-ready mapping."""
+    return {
+        "origin": choice.origin,
+        "path": str(choice.candidate.path),
+        "recipes": {recipe.name: recipe.to_dict() for recipe in choice.candidate.recipes},
+        "key": choice.key,
+        "utility": choice.utility,
+        "decoded": choice.decoded,
+        "decoded_utility": choice.decoded_utility,
+        "front_utility": choice.front_utility,
+        "evaluation": (
+            evaluation_as_dict(choice.evaluation, objectives) if choice.evaluation else None
+        ),
+    }
+
+
+def print_choice(console: Console, choice: Choice, objectives: Sequence[str]) -> None:
+    """The chosen model: its path, recipes and scores."""
+    console.print(f"chosen from  the {choice.origin}", markup=False)
+    console.print(f"path         {choice.candidate.path}", markup=False, soft_wrap=True)
+    for recipe in choice.candidate.recipes:
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in recipe.weights)
+        console.print(
+            f"  {recipe.name}  {recipe.operator}: {weights}; scale {recipe.scale:.2f}, "
+            f"density {recipe.density:.2f}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if choice.utility is None:
+        console.print("scores       not evaluated (--no-eval)", markup=False)
+        return
+    if choice.evaluation is not None:
+        print_evaluation(console, choice.evaluation, objectives)
+    console.print(f"utility      {choice.utility:.4f} (search split, f / z*)", markup=False)
+    if choice.decoded_utility is not None:
+        console.print(
+            f"             policy's own path {choice.decoded_utility:.4f}, best of the front "
+            f"{choice.front_utility:.4f}",
+            markup=False,
+        )
+
+
+def evaluation_as_dict(evaluation: Evaluation, objectives: Sequence[str]) -> dict[str, Any]:
+    """An evaluation as a JSON-ready mapping, without the scores of single items."""
+    return {
+        "split": evaluation.split,
+        "status": evaluation.status,
+        "error": evaluation.error,
+        "scores": dict(zip(objectives, map(float, evaluation.scores), strict=True)),
+        "standard_errors": dict(
+            zip(objectives, map(float, evaluation.standard_errors), strict=True)
+        ),
+        "nll": dict(zip(objectives, map(float, evaluation.nll), strict=True)),
+        "secondary": {k: float(np.mean(v)) for k, v in evaluation.secondary.items()},
+        "seconds": dict(evaluation.seconds),
+    }
+
+
+def print_evaluation(console: Console, evaluation: Evaluation, objectives: Sequence[str]) -> None:
+    """Scores ± standard error of one evaluation."""
+    if evaluation.status != "ok":
+        console.print(f"failed       {evaluation.error}", markup=False, soft_wrap=True)
+        return
+    for i, name in enumerate(objectives):
+        console.print(
+            f"{name:<12} {evaluation.scores[i]:.3f} ± {evaluation.standard_errors[i]:.3f} "
+            f"({evaluation.split} split; nll {evaluation.nll[i]:.3f})",
+            markup=False,
+        )
+    for name, values in evaluation.secondary.items():
+        console.print(f"{name:<12} {float(np.mean(values)):.3f}", markup=False)

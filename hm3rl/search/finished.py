@@ -1,0 +1,89 @@
+"""A run that was searched before: its settings, its archive, and its problem when one is needed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.errors import InputError
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.events import NullLogger
+from hm3rl.objectives.archive import Archive
+from hm3rl.paths.candidate import Candidate
+from hm3rl.runs import RunFolder
+from hm3rl.search.build import build_problem
+from hm3rl.search.compose import settings_of_run
+
+
+class FinishedRun:
+    """Opens the folder of a finished search.
+
+    Args:
+        path: The run folder.
+
+    Raises:
+        InputError: Not a run folder, or the search has not finished.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = RunFolder.existing(path)
+        if not self.folder.summary.is_file():
+            raise InputError(
+                f"the search in {path} has not finished",
+                f"continue it: hm3rl search resume={path}",
+            )
+        self.settings = settings_of_run(self.folder)
+        self.summary: dict[str, Any] = json.loads(self.folder.summary.read_text())
+        self.objectives: tuple[str, ...] = tuple(self.summary["objectives"])
+        self.archive = Archive(self.objectives, self.summary["z_star"]["search"])
+        self._candidates: dict[str, Candidate] = {}
+        with self.folder.archive.open(encoding="utf-8") as lines:
+            for line in map(json.loads, lines):
+                if not line["failed"]:
+                    self._candidates[line["key"]] = Candidate.from_dict(line["candidate"])
+                    self.archive.add(line["key"], [line["scores"][n] for n in self.objectives])
+
+    def candidate(self, key: str) -> Candidate:
+        """The candidate with a key."""
+        return self._candidates[key]
+
+    def find(self, text: str) -> str:
+        """The key of a model named as in front.csv (`M03`) or by the beginning of its key.
+
+        Raises:
+            InputError: No model of the run has that name, or several have.
+        """
+        named = {row["name"]: row["key"] for row in self.front_rows()}
+        if text in named:
+            return named[text]
+        hits = [key for key in self._candidates if key.startswith(text)]
+        if len(hits) == 1:
+            return hits[0]
+        raise InputError(
+            f"{'several models' if hits else 'no model'} of this run answer to {text!r}",
+            f"use a name of {self.folder.front}, for example {next(iter(named), 'M00')}",
+        )
+
+    def front_rows(self) -> list[dict[str, str]]:
+        """The rows of front.csv."""
+        with self.folder.front.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    @cached_property
+    def problem(self) -> MergeProblem:
+        """Pool, tasks and evaluator of the run; its own scores come from the store."""
+        problem = build_problem(self.settings, self.folder.store, NullLogger())
+        problem.prepare()
+        for candidate in self._candidates.values():
+            for recipe in candidate.recipes:
+                problem.members.add(recipe)
+        return problem
+
+    @cached_property
+    def agent(self) -> MergeAgent | None:
+        """The trained networks, or None if the searcher has none."""
+        return MergeAgent.load(self.folder.agent) if self.folder.agent.is_file() else None

@@ -1,0 +1,102 @@
+"""`hm3rl init`: a config file for one's own models and data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from hm3rl.errors import InputError
+from hm3rl.runs import write_text
+
+METRICS = ("exact_match", "chrf", "pass_at_1")
+
+
+def split_pairs(words: Sequence[str], what: str) -> dict[str, str]:
+    """Read `NAME=VALUE` words.
+
+    Raises:
+        InputError: A word without a name or a value, or a name given twice.
+    """
+    pairs: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not name or not value:
+            raise InputError(f"cannot read {what} {word!r}", f"write {what} NAME=VALUE")
+        if name in pairs:
+            raise InputError(f"{what} {name} is given twice", "give every name once")
+        pairs[name] = value
+    return pairs
+
+
+def write_config(
+    directory: Path, name: str, base: str, experts: Sequence[str], tasks: Sequence[str]
+) -> Path:
+    """Write `directory/experiment/NAME.yaml`.
+
+    Args:
+        directory: Folder of the user's own config files; made if missing.
+        name: Name of the experiment.
+        base: Folder of the base model.
+        experts: `NAME=FOLDER` for each expert.
+        tasks: `NAME=FILE.jsonl` or `NAME=FILE.jsonl:metric` for each task.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: A folder or file is missing, an unknown metric, or the config exists already.
+    """
+    folders = split_pairs(experts, "--expert")
+    for label, folder in {"--base": base, **folders}.items():
+        if not folder.startswith("zoo:") and not Path(folder).is_dir():
+            raise InputError(f"{label}: no such folder: {folder}", "give a checkpoint folder")
+    entries: dict[str, dict[str, object]] = {}
+    for task, value in split_pairs(tasks, "--task").items():
+        path, colon, metric = value.rpartition(":")
+        if not colon or metric not in METRICS:
+            if colon and not Path(value).is_file():
+                raise InputError(f"unknown metric {metric!r}", f"one of {', '.join(METRICS)}")
+            path, metric = value, "exact_match"
+        if not Path(path).is_file():
+            raise InputError(f"--task {task}: no such file: {path}", "give a JSONL file")
+        entries[task] = {
+            "kind": "jsonl",
+            "path": str(Path(path).resolve()),
+            "metric": metric,
+            "max_new_tokens": 64,
+            "chat_template": False,
+        }
+    if not folders or not entries:
+        raise InputError("no expert or no task given", "give --expert and --task at least once")
+    target = directory / "experiment" / f"{name}.yaml"
+    if target.exists():
+        raise InputError(f"{target} exists", "give another --name, or delete the file")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    absolute = {
+        label: folder if folder.startswith("zoo:") else str(Path(folder).resolve())
+        for label, folder in {"": base, **folders}.items()
+    }
+    body = yaml.safe_dump(
+        {
+            "name": name,
+            "budget": 100,
+            "pool": {
+                "base": absolute.pop(""),
+                "experts": absolute,
+                "dtype": "bfloat16",
+                "device": "cpu",
+            },
+            "tasks": entries,
+        },
+        sort_keys=False,
+    )
+    head = (
+        "# @package _global_\n"
+        f"# hm3rl search --config-dir {directory} experiment={name}\n"
+        "# One objective for each task; each item belongs to train, search or test by its hash.\n"
+        "defaults:\n  - override /pool: own\n  - override /tasks: own\n\n"
+    )
+    write_text(target, head + body)
+    return target

@@ -1,0 +1,291 @@
+"""One search in one run folder: what `hm3rl search` does, without the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hm3rl.errors import InputError
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.events import LoggerGroup, RunLogger
+from hm3rl.objectives.archive import Archive
+from hm3rl.paths.candidate import Candidate
+from hm3rl.runs import RunFolder, RunLock, describe_environment, write_csv, write_text
+from hm3rl.search.base import Searcher
+from hm3rl.search.build import build_problem, build_searcher, check_settings
+from hm3rl.search.compose import to_dict, to_yaml
+from hm3rl.settings import RunSettings
+
+MakeLoggers = Callable[[RunFolder, RunSettings], Sequence[RunLogger]]
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """One model of the front.
+
+    Attributes:
+        name: Short name in the run: `M00`, `M01`, ...
+        key: Content hash of the candidate.
+        candidate: What rebuilds it.
+        search: Evaluation on the search split.
+        test: Evaluation on the test split.
+        on_test_front: Whether it stays non-dominated on the test split.
+    """
+
+    name: str
+    key: str
+    candidate: Candidate
+    search: Evaluation
+    test: Evaluation
+    on_test_front: bool
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a finished search leaves in memory.
+
+    Attributes:
+        folder: The run folder.
+        problem: The problem, with its archive.
+        searcher: The searcher, with its agent if it has one.
+        front: The front, best mean first.
+        summary: Contents of summary.json.
+    """
+
+    folder: RunFolder
+    problem: MergeProblem
+    searcher: Searcher
+    front: list[FrontRow]
+    summary: dict[str, Any]
+
+
+def open_folder(settings: RunSettings, resumed: bool) -> RunFolder:
+    """The folder of a run; a new run never writes into one that is there.
+
+    Args:
+        settings: The run.
+        resumed: Whether the run continues in the folder `settings.output`.
+
+    Returns:
+        An existing folder.
+
+    Raises:
+        InputError: `output` names a folder that holds a run already, or cannot be made.
+    """
+    if settings.output:
+        folder = RunFolder(settings.output)
+        if folder.config.exists() and not resumed:
+            raise InputError(
+                f"{folder.path} holds a run already",
+                f"continue it with resume={folder.path}, or give another output=",
+            )
+    else:
+        stem = Path(settings.root) / f"{settings.name}-seed{settings.seed}"
+        folder = RunFolder(stem)
+        number = 2
+        while folder.config.exists():
+            folder = RunFolder(stem.with_name(f"{stem.name}-{number}"))
+            number += 1
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the run folder {folder.path}: {error.strerror}", "give another output="
+        ) from None
+    return folder
+
+
+def run_search(
+    settings: RunSettings, make_loggers: MakeLoggers, resumed: bool = False
+) -> SearchResult:
+    """Run a search, or continue a killed one, and write its folder.
+
+    Args:
+        settings: The run.
+        make_loggers: Gives the listeners once the folder exists.
+        resumed: Whether `settings.output` holds the run to be continued.
+
+    Returns:
+        The result; everything it says is in the folder too.
+
+    Raises:
+        InputError: Bad input; nothing was run.
+    """
+    check_settings(settings)
+    folder = open_folder(settings, resumed)
+    with RunLock(folder):
+        begun = time.perf_counter()
+        loggers: list[RunLogger] = []
+        logger = LoggerGroup(loggers)
+        problem = build_problem(settings, folder.store, logger)
+        settings.output = str(folder.path)
+        write_text(folder.config, to_yaml(settings))
+        folder.write_json(folder.environment, describe_environment(problem.pool.hashes))
+        logger.loggers = tuple(make_loggers(folder, settings))
+        status = "failed"
+        try:
+            logger.start(to_dict(settings))
+            logger.phase("sources", 0)
+            problem.prepare()
+            searcher = build_searcher(settings)
+            searched = time.perf_counter()
+            searcher.search(problem, settings.budget)
+            search_seconds = time.perf_counter() - searched
+            if searcher.agent is not None:
+                searcher.agent.save(folder.agent)
+            logger.phase("test scores of the front", 0)
+            front, test, tested_sources = rescore_front(problem)
+            summary = summarise(settings, problem, searcher, front, test, tested_sources)
+            summary["seconds"] = seconds(problem, searcher, search_seconds)
+            summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
+            columns, rows = front_table(problem, front)
+            write_csv(folder.front, columns, rows)
+            logger.table("front", columns, rows)
+            folder.write_json(folder.summary, summary)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            logger.finish(status)
+            problem.close()
+    return SearchResult(folder, problem, searcher, front, summary)
+
+
+def rescore_front(
+    problem: MergeProblem,
+) -> tuple[list[FrontRow], Archive, dict[str, Evaluation]]:
+    """Score the front of the search split on the test split, once, and filter again.
+
+    Args:
+        problem: After the search.
+
+    Returns:
+        The front, best mean first; the archive of its test scores, the experts' own points
+        included, normalised by the experts' best test scores; the experts' test evaluations.
+
+    Raises:
+        InputError: No expert scores above zero on the test items of a task.
+    """
+    keys = problem.archive.front_keys()
+    candidates = [problem.candidate(key) for key in keys]
+    sources = [Candidate.whole(name, problem.pool.num_layers) for name in problem.pool.expert_names]
+    tested = problem.rescore([*sources, *candidates], split="test", secondary=True)
+    own = np.array([evaluation.vector for evaluation in tested[: len(sources)]])
+    z_test = own.max(axis=0)
+    for task, value in zip(problem.objectives, z_test, strict=True):
+        if value <= 0:
+            raise InputError(
+                f"no expert scores above zero on the test items of {task}",
+                "give the task more test items, or drop it",
+            )
+    test = Archive(problem.objectives, z_test)
+    for candidate, evaluation in zip([*sources, *candidates], tested, strict=True):
+        if evaluation.status == "ok":
+            test.add(problem.key(candidate), evaluation.vector)
+    stays = set(test.front_keys())
+    order = sorted(range(len(keys)), key=lambda i: -float((problem.archive.vector(keys[i])).mean()))
+    rows = [
+        FrontRow(
+            name=f"M{number:02d}",
+            key=keys[i],
+            candidate=candidates[i],
+            search=problem.known([candidates[i]])[0],
+            test=tested[len(sources) + i],
+            on_test_front=keys[i] in stays,
+        )
+        for number, i in enumerate(order)
+    ]
+    return rows, test, dict(zip(problem.pool.expert_names, tested, strict=False))
+
+
+def front_table(
+    problem: MergeProblem, front: Sequence[FrontRow]
+) -> tuple[list[str], list[list[Any]]]:
+    """The front as columns and rows: scores and standard errors on both splits, path, key."""
+    columns = ["name"]
+    for split in ("search", "test"):
+        columns += [f"{split}_{task}" for task in problem.objectives]
+        columns += [f"{split}_{task}_se" for task in problem.objectives]
+    secondary = sorted({name for row in front for name in row.test.secondary})
+    columns += [f"test_{name}" for name in secondary]
+    columns += ["on_test_front", "length", "path", "key"]
+    rows: list[list[Any]] = []
+    for row in front:
+        cells: list[Any] = [row.name]
+        for evaluation in (row.search, row.test):
+            cells += [f"{value:.4f}" for value in evaluation.vector]
+            cells += [f"{value:.4f}" for value in evaluation.standard_errors]
+        cells += [f"{float(np.mean(row.test.secondary[name])):.4f}" for name in secondary]
+        path = row.candidate.path
+        cells += [int(row.on_test_front), len(path.refs), str(path), row.key]
+        rows.append(cells)
+    return columns, rows
+
+
+def summarise(
+    settings: RunSettings,
+    problem: MergeProblem,
+    searcher: Searcher,
+    front: Sequence[FrontRow],
+    test: Archive,
+    tested_sources: Mapping[str, Evaluation],
+) -> dict[str, Any]:
+    """The figures of a run, each with its normalisation and reference point."""
+    sources = Archive(problem.objectives, problem.z_star)
+    scores: dict[str, dict[str, list[float]]] = {}
+    for name, tested in tested_sources.items():
+        key = problem.key(Candidate.whole(name, problem.pool.num_layers))
+        sources.add(key, problem.archive.vector(key))
+        scores[name] = {
+            "search": [float(value) for value in problem.archive.vector(key)],
+            "test": [float(value) for value in tested.vector],
+        }
+    return {
+        "name": settings.name,
+        "searcher": searcher.name,
+        "seed": settings.seed,
+        "budget": settings.budget,
+        "charged": problem.charged,
+        "failed": problem.failed,
+        "objectives": list(problem.objectives),
+        "hypervolume": {
+            "search": problem.archive.hypervolume(),
+            "test": test.hypervolume(),
+            "sources_search": sources.hypervolume(),
+            "normalisation": "f / z*, z* = best source expert on each task, same split",
+            "reference": 0.0,
+        },
+        "z_star": {
+            "search": [float(z) for z in problem.z_star],
+            "test": [float(z) for z in test.z_star],
+        },
+        "sources": scores,
+        "front": {"search": len(front), "test": sum(row.on_test_front for row in front)},
+    }
+
+
+def seconds(problem: MergeProblem, searcher: Searcher, search_seconds: float) -> dict[str, Any]:
+    """Where the time of the search went.
+
+    `model` and `programs` are the evaluator's own clocks; `agent` is the agent's phases less the
+    evaluations in them; `other` is the rest, stated also for each evaluation.
+    """
+    spent = problem.seconds()
+    agent = float(getattr(searcher, "agent_seconds", 0.0))
+    model, programs = spent.get("model", 0.0), spent.get("programs", 0.0)
+    other = max(search_seconds - agent - model - programs, 0.0)
+    return {
+        "search": round(search_seconds, 3),
+        "model": round(model, 3),
+        "programs": round(programs, 3),
+        "agent": round(agent, 3),
+        "other": round(other, 3),
+        "other_ms_per_evaluation": round(1000 * other / max(problem.charged, 1), 3),
+    }

@@ -1,0 +1,132 @@
+"""A preference in, a model out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hm3rl.errors import InputError
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.objectives.scalarisation import scalarise
+from hm3rl.paths.candidate import Candidate
+from hm3rl.search.architecture_level import path_scorer, to_candidate
+from hm3rl.search.finished import FinishedRun
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model chosen for a preference.
+
+    Attributes:
+        candidate: What rebuilds it.
+        key: Its content hash.
+        origin: `policy` (decoded by the agent) or `front` (best of what was evaluated).
+        utility: Its utility on the search split, or None if it was not evaluated.
+        evaluation: Its scores on the search split, or None.
+        decoded: The path the policy decoded, in text form, or None without an agent.
+        decoded_utility: Its utility, or None if it was not evaluated.
+        front_utility: Utility of the best evaluated model.
+    """
+
+    candidate: Candidate
+    key: str
+    origin: str
+    utility: float | None
+    evaluation: Evaluation | None
+    decoded: str | None
+    decoded_utility: float | None
+    front_utility: float
+
+
+def pick(
+    run: FinishedRun, preference: np.ndarray, budget: int = 0, evaluate: bool = True
+) -> Choice:
+    """The model for a preference.
+
+    The policy is decoded and its path scored once; the better of it and the front is kept.
+
+    Args:
+        run: A finished run.
+        preference: Shape (K,), on the simplex.
+        budget: Further evaluations to refine the choice with, all for this preference.
+        evaluate: Whether anything is scored; without, the decoded path is returned as it is.
+
+    Returns:
+        The choice.
+
+    Raises:
+        InputError: `evaluate=False` or a budget with a run that has no agent.
+    """
+    kind = run.settings.agent.scalarisation
+    best = run.archive.best(preference, kind)  # type: ignore[arg-type]
+    front_utility = float(
+        scalarise(run.archive.vector(best) / run.archive.z_star, preference, kind)
+    )  # type: ignore[arg-type]
+    if run.agent is None:
+        if not evaluate or budget:
+            raise InputError(
+                f"the run in {run.folder.path} has no agent ({run.summary['searcher']})",
+                "pick from its front (drop --no-eval and --budget), or search with search=hm3",
+            )
+        return _from_front(run, best, front_utility, None, None)
+    path = run.agent.decode(preference)
+    candidate = to_candidate(run.problem, path)
+    key = run.problem.key(candidate)
+    if not evaluate:
+        return Choice(candidate, key, "policy", None, None, str(path), None, front_utility)
+    run.problem.budget = run.problem.charged + 1 + budget
+    (evaluation,) = run.problem.evaluate([candidate], "pick")
+    decoded_utility = _utility(run, evaluation, preference)
+    options = [(decoded_utility, candidate, evaluation)]
+    if budget:
+        options += _refine(run, preference, budget)
+    utility, candidate, evaluation = max(options, key=lambda option: option[0])
+    if utility >= front_utility:
+        return Choice(
+            candidate,
+            run.problem.key(candidate),
+            "policy",
+            utility,
+            evaluation,
+            str(path),
+            decoded_utility,
+            front_utility,
+        )
+    return _from_front(run, best, front_utility, str(path), decoded_utility)
+
+
+def _utility(run: FinishedRun, evaluation: Evaluation, preference: np.ndarray) -> float:
+    if evaluation.status != "ok":
+        return -np.inf
+    kind = run.settings.agent.scalarisation
+    return float(scalarise(evaluation.vector / run.archive.z_star, preference, kind))  # type: ignore[arg-type]
+
+
+def _from_front(
+    run: FinishedRun,
+    key: str,
+    utility: float,
+    decoded: str | None,
+    decoded_utility: float | None,
+) -> Choice:
+    candidate = run.candidate(key)
+    (evaluation,) = run.problem.known([candidate])
+    return Choice(candidate, key, "front", utility, evaluation, decoded, decoded_utility, utility)
+
+
+def _refine(
+    run: FinishedRun, preference: np.ndarray, budget: int
+) -> list[tuple[float, Candidate, Evaluation]]:
+    """Search on for one preference with the trained networks."""
+    assert run.agent is not None
+    problem = run.problem
+    before = set(problem.archive.keys)
+    run.agent.refine(path_scorer(problem, "refine"), budget, preference)
+    options = []
+    for key in problem.archive.keys:
+        if key not in before:
+            candidate = problem.candidate(key)
+            (evaluation,) = problem.known([candidate])
+            options.append((_utility(run, evaluation, preference), candidate, evaluation))
+    return options

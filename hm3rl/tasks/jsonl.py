@@ -1,0 +1,232 @@
+"""A task from the user's own file: one JSON object a line, `prompt`, `reference`, perhaps `tests`.
+
+    {"prompt": "Translate to French: the cat", "reference": "le chat"}
+    {"prompt": [{"role": "user", "content": "2+2?"}], "reference": "4", "metric": "exact_match"}
+    {"prompt": "Write f(x) = x + 1", "reference": "def f(x): ...", "tests": [["f(1)", "2"]]}
+
+`metric` may stand in the lines instead of the configuration, the same in all of them. Prompt and
+reference are tokenised apart and put one after the other: where a model expects a space between
+them, one of the two has to hold it. Splits follow the hash of the prompt as written in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hm3rl.errors import InputError
+from hm3rl.tasks.base import Item, ProgramRunner, Split, Task, split_of
+from hm3rl.tasks.metrics import METRICS, TEXT_METRICS, extract_program
+
+FIELDS = frozenset({"prompt", "reference", "metric", "tests"})
+MIN_ITEMS = 2
+"""Fewest items of a split that is scored: a standard error needs two."""
+
+
+class JsonlTask(Task):
+    """A task read from a JSONL file.
+
+    Args:
+        name: Name of the task.
+        path: The file.
+        metric: One of `METRICS`; empty: as the lines say.
+        max_new_tokens: Longest answer in tokens, the end token included.
+        tokenizer: Its chat template is applied to every prompt; None leaves prompts as they are.
+        runner: Executes programs; needed for `pass_at_1` only.
+        limits: Most items by split; a split not named, or with 0, keeps all it has.
+
+    Raises:
+        InputError: File, line (with its number) or metric is bad, or a split is too small.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str | Path,
+        metric: str = "",
+        max_new_tokens: int = 64,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        runner: ProgramRunner | None = None,
+        limits: dict[Split, int] | None = None,
+    ) -> None:
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+        self._path = Path(path)
+        self._runner = runner
+        self._tokenizer = tokenizer
+        if tokenizer is not None and not tokenizer.chat_template:
+            raise InputError(
+                f"task {name!r} asks for a chat template, but the model's tokenizer has none",
+                f"set tasks.{name}.chat_template=false and write prompts in the model's own format",
+            )
+        rows = self._read()
+        self.metric = self._metric(rows, metric)
+        self.exact_implies_one = True
+        self.exact_only = self.metric == "exact_match"
+        self.version = "jsonl-1"
+        self._items = self._split([self._item(number, row) for number, row in rows], limits or {})
+
+    def items(self, split: Split) -> tuple[Item, ...]:
+        """Return the items of a split in the order of the file."""
+        return self._items[split]
+
+    def score(self, items: Sequence[Item], outputs: Sequence[str]) -> list[float]:
+        """Score outputs with the task's metric."""
+        if self.metric == "pass_at_1":
+            if self._runner is None:
+                raise RuntimeError(f"task {self.name!r} was built without a program runner")
+            programs = [extract_program(output) for output in outputs]
+            return self._runner.run(programs, [item.payload for item in items])
+        measure = TEXT_METRICS[self.metric]
+        return [measure(out, item.reference) for item, out in zip(items, outputs, strict=True)]
+
+    def _where(self, number: int) -> str:
+        return f"task {self.name!r}: {self._path}, line {number}"
+
+    def _read(self) -> list[tuple[int, dict[str, Any]]]:
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"task {self.name!r}: {self._path} cannot be read ({error})",
+                f"give a UTF-8 file with one JSON object a line: tasks.{self.name}.path=FILE",
+            ) from error
+        rows: list[tuple[int, dict[str, Any]]] = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{self._where(number)} is not JSON ({error})",
+                    'one object a line, for example {"prompt": "2+2=", "reference": "4"}',
+                ) from error
+            self._check(number, row)
+            rows.append((number, row))
+        return rows
+
+    def _check(self, number: int, row: object) -> None:
+        where = self._where(number)
+        if not isinstance(row, dict):
+            raise InputError(f"{where} is not a JSON object", "write {...} with prompt, reference")
+        unknown = sorted(set(row) - FIELDS)
+        if unknown:
+            raise InputError(
+                f"{where} has unknown fields: {', '.join(unknown)}",
+                f"known are {', '.join(sorted(FIELDS))}",
+            )
+        prompt, reference = row.get("prompt"), row.get("reference")
+        if not (isinstance(prompt, str) and prompt) and not _is_chat(prompt):
+            raise InputError(
+                f"{where}: prompt must be a text, or a list of messages with role and content",
+                'for example "prompt": "2+2="',
+            )
+        if not isinstance(prompt, str) and self._tokenizer is None:
+            raise InputError(
+                f"{where}: a list of messages needs a chat template",
+                f"set tasks.{self.name}.chat_template=true",
+            )
+        if not isinstance(reference, str) or not reference.strip():
+            raise InputError(f"{where}: reference must be a text", 'for example "reference": "4"')
+        if "tests" in row and not _is_tests(row["tests"]):
+            raise InputError(
+                f"{where}: tests must be a list of [expression, expected repr]",
+                'for example "tests": [["f(1)", "2"]]',
+            )
+
+    def _metric(self, rows: list[tuple[int, dict[str, Any]]], metric: str) -> str:
+        for number, row in rows:
+            own = row.get("metric", metric)
+            metric = metric or own
+            if own != metric:
+                raise InputError(
+                    f"{self._where(number)}: metric {own!r}, but the task's is {metric!r}",
+                    "a task has one metric; put the other lines into a task of their own",
+                )
+        if metric not in METRICS:
+            raise InputError(
+                f"task {self.name!r}: unknown metric {metric!r}", f"one of {', '.join(METRICS)}"
+            )
+        for number, row in rows:
+            if metric == "pass_at_1" and not row.get("tests"):
+                raise InputError(
+                    f"{self._where(number)}: pass_at_1 needs tests",
+                    'for example "tests": [["f(1)", "2"]]',
+                )
+        return metric
+
+    def _item(self, number: int, row: dict[str, Any]) -> tuple[Split, int, Item]:
+        raw = row["prompt"]
+        written = raw if isinstance(raw, str) else json.dumps(raw, sort_keys=True)
+        prompt = written
+        if self._tokenizer is not None:
+            messages = [{"role": "user", "content": raw}] if isinstance(raw, str) else raw
+            prompt = str(
+                self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
+            )
+        payload = tuple((str(a), str(b)) for a, b in row.get("tests", ()))
+        return split_of(self.name, written), number, Item(
+            self.name, prompt, row["reference"], payload
+        )
+
+    def _split(
+        self, found: list[tuple[Split, int, Item]], limits: dict[Split, int]
+    ) -> dict[Split, tuple[Item, ...]]:
+        lines: dict[str, int] = {}
+        for _, number, item in found:
+            if item.prompt in lines:
+                raise InputError(
+                    f"{self._where(number)} repeats the prompt of line {lines[item.prompt]}",
+                    "remove one of the two",
+                )
+            lines[item.prompt] = number
+        splits: dict[Split, tuple[Item, ...]] = {}
+        for split in ("train", "search", "test"):
+            members = tuple(item for s, _, item in found if s == split)
+            splits[split] = members[: limits.get(split) or None]
+            if split != "train" and len(splits[split]) < MIN_ITEMS:
+                raise InputError(
+                    f"task {self.name!r}: only {len(splits[split])} of the {len(found)} items of "
+                    f"{self._path} fall into the {split} split",
+                    "15 % of all prompts are for search and 35 % for test, by their hash: "
+                    "give 100 lines or more",
+                )
+        return splits
+
+
+def _is_chat(prompt: object) -> bool:
+    return (
+        isinstance(prompt, list)
+        and bool(prompt)
+        and all(
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in prompt
+        )
+    )
+
+
+def _is_tests(tests: object) -> bool:
+    return (
+        isinstance(tests, list)
+        and bool(tests)
+        and all(
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
+            for pair in tests
+        )
+    )
+
+
+def file_digest(task: Task) -> str:
+    """Return a hash over all search and test items of a task, 16 hex digits."""
+    keys = [item.key for split in ("search", "test") for item in task.items(split)]  # type: ignore[arg-type]
+    return hashlib.sha256("\0".join(keys).encode()).hexdigest()[:16]

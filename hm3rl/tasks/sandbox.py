@@ -1,0 +1,253 @@
+"""A pool of locked-up processes that execute generated programs against unit tests.
+
+What it promises. Every program runs in a process of its own, forked from a small worker that is
+started once. It is killed with all it started when it has used its CPU seconds or, far later, when
+its wall-clock limit has passed. It cannot start processes or threads, write or read files, or take
+more memory than allowed; its output goes nowhere. Where the kernel offers namespaces (to root, and
+to users where unprivileged user namespaces are on) it also has an own, empty network, an own process
+table without any other process to signal, and an empty read-only root; `SandboxPool.isolation` says
+what is in force. Expected values never enter the sandbox, so a program cannot answer with them.
+
+What it does not promise. Without namespaces, network and files are closed by resource limits, by
+giving up root and by a Python audit hook only; native code that a program smuggles past the
+interpreter could undo the hook. There is no seccomp filter: kernel bugs are not its business. A
+program that needs almost exactly its CPU limit, reads the clock or draws random numbers may pass
+one day and fail the next; all others give the same score every time. Programs may import a fixed
+list of standard modules (`sandbox_worker.MODULES`) and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+from hm3rl.errors import HM3Error
+
+Tests = tuple[tuple[str, str], ...]
+
+WORKER = Path(__file__).with_name("sandbox_worker.py")
+MEMO_LIMIT = 200_000
+ATTEMPTS = 2
+START_SECONDS = 60.0
+GRACE_SECONDS = 5.0
+
+
+class SandboxError(HM3Error):
+    """The sandbox itself does not work; never a program's fault and never a score."""
+
+
+class _WorkerLost(Exception):
+    """The worker process ended or stopped answering."""
+
+
+class _Worker:
+    """One worker process and the pipes to it.
+
+    Args:
+        cpu_s: CPU seconds per program.
+        wall_s: Wall-clock seconds per program.
+        memory_mb: Address space per program.
+        folder: Empty folder, the worker's working directory and root.
+    """
+
+    def __init__(self, cpu_s: float, wall_s: float, memory_mb: int, folder: str) -> None:
+        self._limit = wall_s + GRACE_SECONDS
+        # No site-packages, no user folder, no environment: the worker stays small and forks fast.
+        self._process = subprocess.Popen(
+            [sys.executable, "-s", "-S", "-P", "-B", str(WORKER)]
+            + [str(cpu_s), str(wall_s), str(memory_mb << 20)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+            bufsize=0,
+        )
+        try:
+            self.isolation: tuple[str, ...] = tuple(json.loads(self._receive(START_SECONDS)))
+        except _WorkerLost:
+            said = self.kill()
+            raise SandboxError(f"the program sandbox does not start: {said or 'no message'}") from None
+
+    def ask(self, program: str, expressions: Sequence[str]) -> list[str | None]:
+        """Run one program.
+
+        Returns:
+            The `repr` of each expression, None where it raised; empty if the program failed.
+
+        Raises:
+            _WorkerLost: The worker ended or does not answer.
+        """
+        body = json.dumps([program, list(expressions)]).encode()
+        assert self._process.stdin is not None
+        message = memoryview(struct.pack(">I", len(body)) + body)
+        try:
+            while message:
+                message = message[self._process.stdin.write(message) or 0 :]
+        except OSError as error:
+            raise _WorkerLost from error
+        answer = self._receive(self._limit)
+        return list(json.loads(answer)) if answer else []
+
+    def _receive(self, seconds: float) -> bytes:
+        deadline = time.monotonic() + seconds
+        size = struct.unpack(">I", self._read(4, deadline))[0]
+        return self._read(size, deadline)
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        data = b""
+        while len(data) < count:
+            ready, _, _ = select.select([pipe], [], [], max(deadline - time.monotonic(), 0.0))
+            piece = os.read(pipe, count - len(data)) if ready else b""
+            if not piece:
+                raise _WorkerLost
+            data += piece
+        return data
+
+    def kill(self) -> str:
+        """End the worker with all it started; return what it wrote to standard error."""
+        try:
+            os.killpg(self._process.pid, 9)
+        except ProcessLookupError:
+            self._process.poll()  # gone already; only its exit status is left to collect
+        _, said = self._process.communicate()
+        return said.decode(errors="replace").strip()
+
+
+def _close(workers: list[_Worker], folder: tempfile.TemporaryDirectory[str]) -> None:
+    while workers:
+        workers.pop().kill()
+    folder.cleanup()
+
+
+class SandboxPool:
+    """Executes programs in locked-up processes and remembers every verdict.
+
+    Workers start with the first program. Scores do not depend on their number.
+
+    Args:
+        workers: Processes.
+        timeout_s: CPU seconds one program may use.
+        memory_mb: Address space of one program, the interpreter's own (about 30 MB) included.
+        wall_s: Wall-clock seconds one program may take; generous, so that a busy machine changes
+            no score. Default: ten times `timeout_s`, at least 5.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        timeout_s: float = 1.0,
+        memory_mb: int = 512,
+        wall_s: float | None = None,
+    ) -> None:
+        if workers < 1 or timeout_s <= 0 or memory_mb < 64:
+            raise ValueError(
+                f"need workers >= 1, timeout_s > 0 and memory_mb >= 64, got {workers}, {timeout_s} "
+                f"and {memory_mb}"
+            )
+        self.workers = workers
+        self.timeout_s = timeout_s
+        self.memory_mb = memory_mb
+        self.wall_s = max(10 * timeout_s, 5.0) if wall_s is None else wall_s
+        self.memo_hits = 0
+        self.executed = 0
+        self._memo: OrderedDict[tuple[str, Tests], float] = OrderedDict()
+        self._idle: SimpleQueue[_Worker | None] = SimpleQueue()
+        for _ in range(workers):
+            self._idle.put(None)
+        self._folder = tempfile.TemporaryDirectory(prefix="hm3rl-sandbox-")
+        self._alive: list[_Worker] = []
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, _close, self._alive, self._folder)
+
+    def __enter__(self) -> SandboxPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers; the pool cannot be used afterwards."""
+        self._finalizer()
+
+    @property
+    def isolation(self) -> tuple[str, ...]:
+        """Kernel mechanisms in force beside the limits; starts a worker if none runs."""
+        worker = self._idle.get() or self._start()
+        self._idle.put(worker)
+        return worker.isolation
+
+    def run(self, programs: Sequence[str], tests: Sequence[Tests]) -> list[float]:
+        """Run each program against its tests.
+
+        Args:
+            programs: Python sources.
+            tests: Per program, pairs (expression to evaluate, expected `repr`).
+
+        Returns:
+            Per program 1.0 if it ran and every expression gave the expected `repr`, else 0.0.
+
+        Raises:
+            SandboxError: The sandbox cannot be started.
+        """
+        jobs = [(p, tuple(t)) for p, t in zip(programs, tests, strict=True)]
+        new = [job for job in dict.fromkeys(jobs) if job not in self._memo]
+        self.memo_hits += len(jobs) - len(new)
+        self.executed += len(new)
+        if self.workers == 1 or len(new) == 1:
+            verdicts = [self._judge(job) for job in new]
+        else:
+            with ThreadPoolExecutor(self.workers) as threads:
+                verdicts = list(threads.map(self._judge, new))
+        fresh = dict(zip(new, verdicts, strict=True))
+        scores = [fresh[job] if job in fresh else self._memo[job] for job in jobs]
+        self._memo.update(fresh)
+        while len(self._memo) > MEMO_LIMIT:
+            self._memo.popitem(last=False)
+        return scores
+
+    def _judge(self, job: tuple[str, Tests]) -> float:
+        program, tests = job
+        answers: list[str | None] = []
+        for _ in range(ATTEMPTS):
+            worker = self._idle.get()
+            try:
+                worker = worker or self._start()
+                answers = worker.ask(program, [expression for expression, _ in tests])
+                break
+            except _WorkerLost:
+                assert worker is not None
+                self._bury(worker)
+                worker = None  # a new one takes its place; a program that fells two fails
+            finally:
+                self._idle.put(worker)
+        return float(answers == [expected for _, expected in tests] and bool(tests))
+
+    def _start(self) -> _Worker:
+        if not self._finalizer.alive:
+            raise SandboxError("the program sandbox was closed")
+        worker = _Worker(self.timeout_s, self.wall_s, self.memory_mb, self._folder.name)
+        with self._lock:
+            self._alive.append(worker)
+        return worker
+
+    def _bury(self, worker: _Worker) -> None:
+        with self._lock:
+            self._alive.remove(worker)
+        worker.kill()

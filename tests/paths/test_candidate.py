@@ -1,0 +1,72 @@
+"""Candidates carry what they refer to; their keys follow content."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hm3rl.errors import InputError
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.layer_path import LayerPath
+
+HASHES = {"a": "1" * 64, "b": "2" * 64, "c": "3" * 64, "base": "0" * 64}
+RECIPE = MergeRecipe.of("ties", {"a": 0.5, "b": 0.5}, density=0.4)
+OTHER = MergeRecipe.of("ties", {"a": 0.5, "c": 0.5}, density=0.4)
+
+
+def path(text: str) -> LayerPath:
+    return LayerPath.parse(text.replace("M", RECIPE.name))
+
+
+def test_of_keeps_only_recipes_referred_to():
+    candidate = Candidate.of(path("a | a[0:2] + M[2]"), [OTHER, RECIPE])
+    assert candidate.recipes == (RECIPE,)
+    assert Candidate.of(path("a | a[0:3]"), [OTHER, RECIPE]).recipes == ()
+
+
+def test_recipes_must_be_the_ones_referred_to():
+    with pytest.raises(InputError, match="refers to the merged members"):
+        Candidate(path("a | M[0]"))
+    with pytest.raises(InputError, match="carries recipes"):
+        Candidate(path("a | a[0]"), (RECIPE,))
+
+
+def test_json_round_trip_keeps_the_key():
+    candidate = Candidate.of(path("M | a[0:2] + M[2]"), [RECIPE], head="b")
+    again = Candidate.from_dict(json.loads(json.dumps(candidate.to_dict())))
+    assert again == candidate
+    assert again.key(HASHES) == candidate.key(HASHES)
+
+
+def test_key_changes_with_everything_that_counts():
+    candidates = [
+        Candidate(path("a | a[0:3]")),
+        Candidate(path("b | a[0:3]")),
+        Candidate(path("a | a[0:2] + b[2]")),
+        Candidate(path("a | a[0:3]"), head="b"),
+        Candidate.of(path("a | a[0:2] + M[2]"), [RECIPE]),
+        Candidate.whole(RECIPE, 3),
+        Candidate.whole(OTHER, 3),
+    ]
+    keys = [candidate.key(HASHES) for candidate in candidates]
+    assert len(set(keys)) == len(keys)
+
+
+def test_key_follows_the_sources_it_uses_and_no_others():
+    candidate = Candidate.whole(RECIPE, 3)
+    key = candidate.key(HASHES)
+    for name, changes in {"a": True, "b": True, "base": True, "c": False}.items():
+        assert (candidate.key({**HASHES, name: "f" * 64}) != key) is changes
+
+
+def test_naming_the_stem_as_head_is_the_default():
+    assert Candidate(path("a | a[0]"), head="a") == Candidate(path("a | a[0]"))
+
+
+def test_unknown_source_and_alignment_are_refused():
+    with pytest.raises(InputError, match="'z', which is no source"):
+        Candidate(path("z | a[0]")).key(HASHES)
+    with pytest.raises(InputError, match="unknown alignment 'bent'"):
+        Candidate(path("a | a[0]"), alignment="bent")

@@ -1,0 +1,66 @@
+"""The set of members: names, laziness, features."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hm3rl.errors import InputError
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.paths.members import MemberSet
+
+RECIPE = MergeRecipe.of("ties", {"a": 0.5, "c": 0.25}, density=0.4, scale=1.5)
+
+
+def test_names_in_order_and_adding_twice_changes_nothing(tiny_pool):
+    members = MemberSet(tiny_pool, include_base=True)
+    name = members.add(RECIPE)
+    assert members.add(RECIPE) == name
+    assert members.names == ("a", "b", "c", "base", name)
+    assert MemberSet(tiny_pool).names == ("a", "b", "c")
+    assert members.recipe(name) == RECIPE
+    assert members.recipe("a") is None
+    assert members.is_merged(name)
+    assert not members.is_merged("base")
+
+
+def test_merged_model_is_cached_dropped_and_rebuilt_alike(tiny_pool):
+    members = MemberSet(tiny_pool, cache_bytes=1)
+    first, second = members.add(RECIPE), members.add(MergeRecipe.of("linear", {"b": 1.0}))
+    model = members.model(first)
+    assert members.model(first) is model
+    members.model(second)
+    again = members.model(first)
+    assert again is not model
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_features_describe_the_recipe_and_not_the_position(tiny_pool):
+    members = MemberSet(tiny_pool)
+    members.add(MergeRecipe.of("linear", {"b": 1.0}))
+    name = members.add(RECIPE)
+    alone = MemberSet(tiny_pool)
+    alone.add(RECIPE)
+    features = members.recipe_features(name)
+    assert features.dtype == np.float32
+    assert features.shape == (members.recipe_dim,)
+    np.testing.assert_array_equal(features, alone.recipe_features(name))
+    np.testing.assert_allclose(features, [0.5, 0, 0.25, 1.5, 0.4, 1], rtol=1e-6)
+    np.testing.assert_array_equal(members.recipe_features("b"), [0, 1, 0, 1, 1, 0])
+    np.testing.assert_array_equal(members.recipe_features("base"), [0, 0, 0, 1, 1, 0])
+
+
+def test_sizes_and_neighbours(tiny_pool):
+    members = MemberSet(tiny_pool)
+    name = members.add(RECIPE)
+    assert members.num_layers(name) == members.num_layers("a") == 3
+    assert members.hidden_size(name) == 16
+    assert members.can_follow("a", name)
+
+
+def test_unknown_member_is_named_with_the_known_ones(tiny_pool):
+    members = MemberSet(tiny_pool)
+    with pytest.raises(InputError, match=r"no member 'poetry'.*\n.*a, b, c, base"):
+        members.model("poetry")
