@@ -16,9 +16,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
 )
 
 from hm3rl.models.loading import quiet_transformers
@@ -27,6 +35,56 @@ from hm3rl.models.pool import ModelPool
 torch.set_num_threads(1)
 
 TINY_WORDS = ("<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28)))
+
+FAMILY_WINDOW = 6
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": 32}
+_SHAPE: dict[str, Any] = {
+    **_TOKENS,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+_MIXED = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
+_LEARNED: dict[str, Any] = {**_TOKENS, "n_embd": 16, "n_layer": 4, "n_head": 4, "n_positions": 64}
+_NEOX = {key: value for key, value in _SHAPE.items() if key != "num_key_value_heads"}
+
+FAMILY_CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**_SHAPE),
+    "llama_tied": LlamaConfig(**_SHAPE, tie_word_embeddings=True),
+    "mistral": MistralConfig(**_SHAPE, sliding_window=FAMILY_WINDOW),
+    "qwen2": Qwen2Config(
+        **_SHAPE, use_sliding_window=True, sliding_window=FAMILY_WINDOW, layer_types=_MIXED
+    ),
+    "qwen3": Qwen3Config(
+        **_SHAPE,
+        head_dim=8,
+        use_sliding_window=True,
+        sliding_window=FAMILY_WINDOW,
+        max_window_layers=2,
+    ),
+    "gemma2": Gemma2Config(
+        **_SHAPE, head_dim=8, sliding_window=FAMILY_WINDOW, query_pre_attn_scalar=8
+    ),
+    "gemma3": Gemma3TextConfig(
+        **_SHAPE,
+        head_dim=8,
+        sliding_window=FAMILY_WINDOW,
+        layer_types=_MIXED,
+        query_pre_attn_scalar=8,
+    ),
+    "phi3": Phi3Config(**_SHAPE, sliding_window=FAMILY_WINDOW),
+    "gpt2": GPT2Config(**_LEARNED, initializer_range=0.3),
+    "gpt2_inverse_scale": GPT2Config(
+        **_LEARNED, initializer_range=0.3, scale_attn_by_inverse_layer_idx=True
+    ),
+    "gpt_neox": GPTNeoXConfig(**_NEOX, use_parallel_residual=True),
+    "gpt_neox_serial": GPTNeoXConfig(**_NEOX, use_parallel_residual=False),
+}
+
 
 PoolSaver = Callable[..., dict[str, Path]]
 
@@ -119,3 +177,18 @@ def tiny_pool(tiny_pool_dir: dict[str, Path]) -> ModelPool:
     """The loaded pool of `tiny_pool_dir`; immutable, hence shared by the whole session."""
     experts = {name: path for name, path in tiny_pool_dir.items() if name != "base"}
     return ModelPool.load(tiny_pool_dir["base"], experts)
+
+
+@pytest.fixture(scope="session")
+def family_configs() -> dict[str, PretrainedConfig]:
+    """A 4-layer configuration of every supported family, sliding windows of 6 where it has any."""
+    return FAMILY_CONFIGS
+
+
+@pytest.fixture(scope="session", params=list(FAMILY_CONFIGS))
+def family_pool(request, tmp_path_factory: pytest.TempPathFactory) -> ModelPool:
+    """A pool of experts `a` and `b` for each family in turn."""
+    folders = _save_pool(
+        tmp_path_factory.mktemp(request.param), FAMILY_CONFIGS[request.param], ("a", "b")
+    )
+    return ModelPool.load(folders["base"], {"a": folders["a"], "b": folders["b"]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hm3rl.agents.knowledge import Knowledge
-from hm3rl.agents.moves import crossover, mixtures, mutate
+from hm3rl.agents.moves import crossover, mixtures, mutate, random_walk
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
 
 SHARPNESS = 0.1
@@ -64,7 +64,7 @@ def variations(
         mixing: Share of fresh mixtures; the rest are mutations (1 to 3 moves) and crossovers.
 
     Returns:
-        Legal rows, not necessarily distinct or new, shape (at most n, horizon).
+        Legal rows, not necessarily distinct or new, shape (n, horizon).
     """
     space = knowledge.space
     weights = member_weights(knowledge, preferences, kind)
@@ -72,14 +72,18 @@ def variations(
     fresh = rng.random(len(preferences)) < mixing
     if len(knowledge.vectors) == 0:
         fresh[:] = True
-    rows = [*mixtures(space, weights[fresh], float(rng.uniform(0.2, 0.8)), rng)]
-    if not fresh.all():
-        best = elites(knowledge, preferences[~fresh], kind)
-        others = elites(knowledge, rng.permutation(preferences[~fresh]), kind)
-        for first, second in zip(best, others, strict=True):
-            if rng.random() < 0.4 and (first != second).any():
-                child = crossover(space, first, second, rng)
-                rows.append(mutate(space, child, rng) if rng.random() < 0.3 else child)
-            else:
-                rows.append(mutate(space, first, rng, times=int(rng.integers(1, 4))))
+    known = len(knowledge.vectors) > 0
+    if known:
+        best = elites(knowledge, preferences, kind)
+        partners = best[rng.permutation(len(best))]
+    rows = []
+    for i, weight in enumerate(weights):
+        if fresh[i]:
+            drawn = mixtures(space, weight[None], float(rng.uniform(0.2, 0.8)), rng)
+            rows.append(drawn[0] if len(drawn) else random_walk(space, rng))
+        elif rng.random() < 0.4 and (best[i] != partners[i]).any():
+            child = crossover(space, best[i], partners[i], rng)
+            rows.append(mutate(space, child, rng) if rng.random() < 0.3 else child)
+        else:
+            rows.append(mutate(space, best[i], rng, times=int(rng.integers(1, 4))))
     return np.array(rows, dtype=np.int64).reshape(len(rows), space.horizon)

@@ -54,6 +54,14 @@ def mixtures(
     return found[space.legal_rows(found)]
 
 
+def random_walk(space: PathSpace, rng: np.random.Generator) -> np.ndarray:
+    """A path of uniformly random legal actions, shape (horizon,)."""
+    tokens: list[int] = []
+    while not tokens or tokens[-1] != space.stop:
+        tokens.append(int(rng.choice(np.flatnonzero(space.mask(tokens)))))
+    return space.pad_tokens(tokens)
+
+
 def _replace(space: PathSpace, body: list[int], rng: np.random.Generator) -> list[int]:
     """Give a run of layers to one member; half of the time the run is a single layer."""
     m = len(space.members)

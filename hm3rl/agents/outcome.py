@@ -49,6 +49,12 @@ class OutcomeModel:
             self._adapted_at = len(tokens)
         self.scores.fit(self.features(tokens), vectors, steps)
 
+    def restore(self, knowledge: Knowledge) -> None:
+        """Condition on stored evaluations with stored hyper-parameters."""
+        if len(knowledge.vectors) > 1:
+            self._adapted_at = len(knowledge.vectors)
+            self.scores.fit(self.features(knowledge.tokens), knowledge.vectors, 0)
+
     @property
     def ready(self) -> bool:
         """Whether it has been fitted."""

@@ -145,7 +145,7 @@ class PathPolicy(MaskableActorCriticPolicy):
         assert isinstance(self.features_extractor, PathEncoder)
         return self.features_extractor
 
-    def _heads(self, states: Tensor, table: Tensor, last: Tensor, preference: Tensor) -> Heads:
+    def heads(self, states: Tensor, table: Tensor, last: Tensor, preference: Tensor) -> Heads:
         """Heads of states (B, T, S); `last` are the last tokens (B, T), padding before the first."""
         preference = preference[:, None].expand(*states.shape[:2], preference.shape[-1])
         acting = self.actor(states, preference)
@@ -166,7 +166,7 @@ class PathPolicy(MaskableActorCriticPolicy):
         rows = torch.arange(len(at), device=at.device)
         states = self.encoder.states(table, path)[rows, at][:, None]
         last = torch.where(at > 0, path[rows, (at - 1).clamp(min=0)], self.shape.stop + 1)
-        heads = self._heads(states, table, last[:, None], data["preference"])
+        heads = self.heads(states, table, last[:, None], data["preference"])
         return Heads(*(part.squeeze(1) for part in heads))
 
     def sequences(
@@ -187,7 +187,7 @@ class PathPolicy(MaskableActorCriticPolicy):
         states = self.encoder.states(table, path)[:, :-1]
         first = torch.full_like(path[:, :1], self.shape.stop + 1)
         last = torch.cat([first, path[:, :-1]], dim=1)
-        return self._heads(states, table, last, preference)
+        return self.heads(states, table, last, preference)
 
     def _values(self, heads: Heads) -> Tensor:
         return heads.values if self.critic == "vector" else heads.utility[:, None]

@@ -109,7 +109,9 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
         self.reward_space = spaces.Box(-np.inf, np.inf, shape=(objectives,), dtype=np.float64)
         self.observation_space = observation_space(space, objectives)
         self.action_space = spaces.Discrete(space.num_actions)
-        self._sampler = preference_sampler or (lambda rng: sample_dirichlet(1, objectives, rng)[0])
+        self.preference_sampler: PreferenceSampler = preference_sampler or (
+            lambda rng: sample_dirichlet(1, objectives, rng)[0]
+        )
         self._tokens: list[int] = []
         self._preference = np.full(objectives, 1.0 / objectives)
 
@@ -126,7 +128,7 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
         if options and "preference" in options:
             self._preference = np.asarray(options["preference"], dtype=np.float64)
         else:
-            self._preference = self._sampler(self.np_random)
+            self._preference = self.preference_sampler(self.np_random)
         self._tokens = []
         return self._observation(), {}
 

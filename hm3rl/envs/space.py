@@ -130,22 +130,40 @@ class PathSpace:
             Boolean array of shape (num_actions,); only STOP once the path is complete, which is the
             no-op of an episode that waits for others.
         """
+        last = int(tokens[-1]) if len(tokens) else self.pad
+        return self.mask_after(last, len(tokens))
+
+    def mask_after(self, last: int, taken: int) -> np.ndarray:
+        """Legal actions after `taken` actions, the last of which was `last` (padding if none).
+
+        Returns:
+            Read-only boolean array of shape (num_actions,).
+        """
+        if (last, taken) not in self._masks:
+            legal = self._legal(last, taken)
+            legal.setflags(write=False)
+            self._masks[last, taken] = legal
+        return self._masks[last, taken]
+
+    @cached_property
+    def _masks(self) -> dict[tuple[int, int], np.ndarray]:
+        return {}
+
+    def _legal(self, last: int, taken: int) -> np.ndarray:
         legal = np.zeros(self.num_actions, dtype=bool)
-        m, taken = len(self.members), len(tokens)
+        m, length = len(self.members), taken - 1
         if taken == 0:
             stems = [self.limits.stem] if self.limits.stem != "free" else self.members
             legal[[self.members.index(name) for name in stems]] = True
-            return legal
-        length = taken - 1
-        if tokens[-1] == self.stop or length >= self.max_length:
+        elif last == self.stop or length >= self.max_length:
             legal[self.stop] = True
-            return legal
-        last = self.token_member[tokens[-1]]
-        layers = self._exists & np.repeat(self.can_follow[last], self.depth)
-        if self.same_depth:
-            layers = layers & (self.token_layer[m : self.stop] == length)
-        legal[m : self.stop] = layers
-        legal[self.stop] = length >= self.min_length
+        else:
+            member = self.token_member[last]
+            layers = self._exists & np.repeat(self.can_follow[member], self.depth)
+            if self.same_depth:
+                layers = layers & (self.token_layer[m : self.stop] == length)
+            legal[m : self.stop] = layers
+            legal[self.stop] = length >= self.min_length
         return legal
 
     def pad_tokens(self, tokens: Sequence[int]) -> np.ndarray:

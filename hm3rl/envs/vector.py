@@ -57,7 +57,7 @@ class MergePathVecEnv(VecEnv):
         self._step = 0
         for i in range(self.num_envs):
             given = self._options[i].get("preference")
-            self._preferences[i] = self.env._sampler(self._rng) if given is None else given
+            self._preferences[i] = self.env.preference_sampler(self._rng) if given is None else given
 
     def step_async(self, actions: np.ndarray) -> None:
         """Take the actions of the next step, shape (num_envs,)."""

@@ -179,7 +179,7 @@ def load_model(label: str, folder: Path, dtype: torch.dtype, device: str) -> Pre
                 "save the model again with `save_pretrained`",
             )
     check_finite(label, model)
-    placed: PreTrainedModel = torch.nn.Module.to(model, device)  # type: ignore[assignment]
+    placed: PreTrainedModel = torch.nn.Module.to(model, device)
     return placed.eval().requires_grad_(False)
 
 

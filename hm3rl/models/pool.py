@@ -43,6 +43,7 @@ class ModelPool:
         expert_names: Names of the experts, in the order the user gave them.
         hashes: Content hash (64 hex digits) by source name.
         paths: Folder by source name.
+        origins: What the user wrote for each source: a folder or "zoo:NAME".
         tokenizer: The tokenizer all sources share.
         tokenizer_donor: Name of the source whose folder the tokenizer came from.
         dtype: Precision the weights are held in.
@@ -52,6 +53,7 @@ class ModelPool:
     expert_names: tuple[str, ...]
     hashes: Mapping[str, str]
     paths: Mapping[str, Path]
+    origins: Mapping[str, str]
     tokenizer: PreTrainedTokenizerBase
     tokenizer_donor: str
     dtype: torch.dtype
@@ -96,6 +98,7 @@ class ModelPool:
             expert_names=tuple(experts),
             hashes=MappingProxyType({n: folder_hash(p, files[n]) for n, p in paths.items()}),
             paths=MappingProxyType(paths),
+            origins=MappingProxyType({n: str(o) for n, o in {BASE: base, **experts}.items()}),
             tokenizer=tokenizer,
             tokenizer_donor=donor,
             dtype=dtype,

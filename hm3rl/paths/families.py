@@ -110,3 +110,24 @@ def path_config(
         # Only a default for `layer_types`, which are explicit now; kept within the new length.
         config.max_window_layers = min(host.max_window_layers, len(sources))
     return config
+
+
+def check_expressible(config: PretrainedConfig, layers: Sequence[int]) -> None:
+    """Refuse paths that run in process but that no plain checkpoint can express.
+
+    Args:
+        config: Configuration of the stitched model.
+        layers: Source index of the layer at each depth.
+
+    Raises:
+        InputError: Says which setting depends on a layer's position.
+    """
+    inverse = getattr(config, "scale_attn_by_inverse_layer_idx", False)
+    moved = [(depth, layer) for depth, layer in enumerate(layers) if depth != layer]
+    if inverse and moved:
+        depth, layer = moved[0]
+        raise InputError(
+            f"layer {layer} stands at depth {depth}, but with scale_attn_by_inverse_layer_idx the "
+            "depth scales its attention, so no checkpoint can express this path",
+            "export a path that keeps every layer at its own depth",
+        )

@@ -120,4 +120,4 @@ class WandbLogger:
         """Close the wandb run, whatever happened."""
         if self._run is not None:
             self._run.summary["status"] = status
-            self._run.finish(exit_code=0 if status == "finished" else 1, quiet=True)
+            self._run.finish(exit_code=0 if status == "finished" else 1)

@@ -4,14 +4,13 @@
     {"prompt": [{"role": "user", "content": "2+2?"}], "reference": "4", "metric": "exact_match"}
     {"prompt": "Write f(x) = x + 1", "reference": "def f(x): ...", "tests": [["f(1)", "2"]]}
 
-`metric` may stand in the lines instead of the configuration, the same in all of them. Prompt and
+A `metric` in the lines, the same in all of them, goes before the one of the configuration. Prompt and
 reference are tokenised apart and put one after the other: where a model expects a space between
 them, one of the two has to hold it. Splits follow the hash of the prompt as written in the file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from hm3rl.errors import InputError
 from hm3rl.tasks.base import Item, ProgramRunner, Split, Task, split_of
 from hm3rl.tasks.metrics import METRICS, TEXT_METRICS, extract_program
+from hm3rl.tasks.suite import MIN_ITEMS
 
 FIELDS = frozenset({"prompt", "reference", "metric", "tests"})
-MIN_ITEMS = 2
-"""Fewest items of a split that is scored: a standard error needs two."""
 
 
 class JsonlTask(Task):
@@ -34,7 +32,7 @@ class JsonlTask(Task):
     Args:
         name: Name of the task.
         path: The file.
-        metric: One of `METRICS`; empty: as the lines say.
+        metric: One of `METRICS`, for lines that do not say.
         max_new_tokens: Longest answer in tokens, the end token included.
         tokenizer: Its chat template is applied to every prompt; None leaves prompts as they are.
         runner: Executes programs; needed for `pass_at_1` only.
@@ -48,7 +46,7 @@ class JsonlTask(Task):
         self,
         name: str,
         path: str | Path,
-        metric: str = "",
+        metric: str = "exact_match",
         max_new_tokens: int = 64,
         tokenizer: PreTrainedTokenizerBase | None = None,
         runner: ProgramRunner | None = None,
@@ -141,14 +139,14 @@ class JsonlTask(Task):
             )
 
     def _metric(self, rows: list[tuple[int, dict[str, Any]]], metric: str) -> str:
-        for number, row in rows:
-            own = row.get("metric", metric)
-            metric = metric or own
-            if own != metric:
-                raise InputError(
-                    f"{self._where(number)}: metric {own!r}, but the task's is {metric!r}",
-                    "a task has one metric; put the other lines into a task of their own",
-                )
+        named = {row.get("metric", metric): number for number, row in reversed(rows)}
+        if len(named) > 1:
+            (one, first), (other, second) = sorted(named.items(), key=lambda entry: entry[1])[:2]
+            raise InputError(
+                f"{self._where(second)}: metric {other!r}, but line {first} has {one!r}",
+                "a task has one metric; put the other lines into a task of their own",
+            )
+        metric = next(iter(named), metric)
         if metric not in METRICS:
             raise InputError(
                 f"task {self.name!r}: unknown metric {metric!r}", f"one of {', '.join(METRICS)}"
@@ -224,9 +222,3 @@ def _is_tests(tests: object) -> bool:
             for pair in tests
         )
     )
-
-
-def file_digest(task: Task) -> str:
-    """Return a hash over all search and test items of a task, 16 hex digits."""
-    keys = [item.key for split in ("search", "test") for item in task.items(split)]  # type: ignore[arg-type]
-    return hashlib.sha256("\0".join(keys).encode()).hexdigest()[:16]

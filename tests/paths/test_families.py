@@ -6,70 +6,17 @@ Prompts are longer than the sliding window, which is what shows wrong layer type
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MistralConfig,
-    Phi3Config,
-    PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hm3rl.errors import InputError
-from hm3rl.models.pool import ModelPool
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.families import FAMILIES, decoder_layers, family_of, layer_prefix
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
-
-WINDOW = 6
-TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": 32}
-SHAPE: dict[str, Any] = {
-    **TOKENS,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-}
-MIXED = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
-LEARNED: dict[str, Any] = {**TOKENS, "n_embd": 16, "n_layer": 4, "n_head": 4, "n_positions": 64}
-NEOX = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
-
-CONFIGS: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**SHAPE),
-    "llama_tied": LlamaConfig(**SHAPE, tie_word_embeddings=True),
-    "mistral": MistralConfig(**SHAPE, sliding_window=WINDOW),
-    "qwen2": Qwen2Config(
-        **SHAPE, use_sliding_window=True, sliding_window=WINDOW, layer_types=MIXED
-    ),
-    "qwen3": Qwen3Config(
-        **SHAPE, head_dim=8, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2
-    ),
-    "gemma2": Gemma2Config(**SHAPE, head_dim=8, sliding_window=WINDOW, query_pre_attn_scalar=8),
-    "gemma3": Gemma3TextConfig(
-        **SHAPE, head_dim=8, sliding_window=WINDOW, layer_types=MIXED, query_pre_attn_scalar=8
-    ),
-    "phi3": Phi3Config(**SHAPE, sliding_window=WINDOW),
-    "gpt2": GPT2Config(**LEARNED, initializer_range=0.3),
-    "gpt2_inverse_scale": GPT2Config(
-        **LEARNED, initializer_range=0.3, scale_attn_by_inverse_layer_idx=True
-    ),
-    "gpt_neox": GPTNeoXConfig(**NEOX, use_parallel_residual=True),
-    "gpt_neox_serial": GPTNeoXConfig(**NEOX, use_parallel_residual=False),
-}
 
 PATHS = {
     "repeat": "a | a[0:2] + b[1] + b[1] + a[2:4]",
@@ -104,10 +51,9 @@ def materialise(candidate: Candidate, members: MemberSet) -> torch.nn.Module:
     return model
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
-def members(request, tmp_path_factory, save_pool) -> MemberSet:
-    folders = save_pool(tmp_path_factory.mktemp(request.param), CONFIGS[request.param], ("a", "b"))
-    return MemberSet(ModelPool.load(folders["base"], {"a": folders["a"], "b": folders["b"]}))
+@pytest.fixture
+def members(family_pool) -> MemberSet:
+    return MemberSet(family_pool)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +61,8 @@ def tokens() -> torch.Tensor:
     return torch.randint(3, 32, (2, 15), generator=torch.Generator().manual_seed(2))
 
 
-def test_all_families_are_tried():
-    assert {config.model_type for config in CONFIGS.values()} == set(FAMILIES)
+def test_all_families_are_tried(family_configs):
+    assert {config.model_type for config in family_configs.values()} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("text", PATHS.values(), ids=PATHS)
@@ -167,7 +113,7 @@ def test_an_eager_source_in_an_sdpa_path_computes_the_same(members, tokens):
 
 
 def test_other_families_are_refused_by_name():
-    config = LlamaConfig(**SHAPE)
+    config = LlamaConfig()
     config.__class__ = type("OtherConfig", (LlamaConfig,), {"model_type": "other"})
     with pytest.raises(InputError, match=r"'other'[\s\S]*llama"):
         family_of(config)

@@ -1,0 +1,92 @@
+"""The offline phase: behaviour paths are evaluated, then all networks are trained on them."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from hm3rl.agents.behaviour import variations
+from hm3rl.agents.knowledge import Knowledge
+from hm3rl.agents.regression import Regression
+from hm3rl.agents.replay import Replay
+from hm3rl.objectives.preferences import sample_dirichlet, simplex_lattice
+from hm3rl.objectives.scalarisation import Scalarisation
+
+HELD_OUT = 0.15
+CHECK_EVERY = 25
+LATTICE = 4
+ATTEMPTS = 50
+"""Rounds of drawing behaviour paths before a space counts as exhausted."""
+
+
+def behaviour_batch(
+    knowledge: Knowledge, kind: Scalarisation, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """New behaviour paths with their preferences, lattice points and Dirichlet draws by turns.
+
+    Args:
+        knowledge: Evaluated paths.
+        kind: Utility by which the best known are chosen.
+        count: How many.
+        rng: Source of randomness.
+
+    Returns:
+        Distinct unknown rows, shape (n, horizon), and preferences, shape (n, K); n < count only if
+        the space seems exhausted.
+    """
+    k = knowledge.objectives
+    lattice = simplex_lattice(k, LATTICE)
+    rows: list[np.ndarray] = []
+    goals: list[np.ndarray] = []
+    taken: set[bytes] = set()
+    for _ in range(ATTEMPTS):
+        grid = lattice[rng.integers(len(lattice), size=count)]
+        draws = sample_dirichlet(count, k, rng)
+        preferences = np.where((rng.random(count) < 0.5)[:, None], grid, draws)
+        for row, goal in zip(
+            variations(knowledge, preferences, kind, rng), preferences, strict=True
+        ):
+            if len(rows) < count and row.tobytes() not in taken and not knowledge.knows(row):
+                taken.add(row.tobytes())
+                rows.append(row)
+                goals.append(goal)
+        if len(rows) == count:
+            break
+    shape = (len(rows), knowledge.space.horizon)
+    return np.array(rows, dtype=np.int64).reshape(shape), np.array(goals).reshape(-1, k)
+
+
+def pretrain(
+    regression: Regression, replay: Replay, steps: int, patience: int, rng: np.random.Generator
+) -> dict[str, float]:
+    """Train on the replay until held-out trajectories stop improving; keep the best weights.
+
+    Args:
+        regression: Does the updates.
+        replay: All trajectories.
+        steps: Most gradient steps.
+        patience: Checks without improvement before stopping.
+        rng: Splits the trajectories.
+
+    Returns:
+        Losses of the last step, the best held-out loss and the steps taken.
+    """
+    order = rng.permutation(len(replay))
+    held = order[: int(HELD_OUT * len(order))]
+    train = order[len(held) :]
+    policy = regression.policy
+    best, kept, failures, losses = np.inf, None, 0, {}
+    step = 0
+    while step < steps and failures < patience:
+        losses = regression.step(replay, train)
+        step += 1
+        if len(held) and (step % CHECK_EVERY == 0 or step == steps):
+            loss = regression.held_out_loss(replay, held)
+            if loss < best - 1e-4:
+                best, failures, kept = loss, 0, copy.deepcopy(policy.state_dict())
+            else:
+                failures += 1
+    if kept is not None:
+        policy.load_state_dict(kept)
+    return {**losses, "offline/held_out": float(best), "offline/steps": float(step)}

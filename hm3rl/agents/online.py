@@ -1,0 +1,157 @@
+"""The online phase: most evaluations go to screened paths, a share to plain rollouts of the policy.
+
+PPO learns from unscreened rollouts only. Screened paths are not samples of the policy; they enter
+the replay and reach the policy through regression (method.md, section 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.knowledge import EvaluatePaths, LogMetrics
+from hm3rl.agents.offline import behaviour_batch
+from hm3rl.agents.policy import PathPolicy
+from hm3rl.agents.ppo import kl_anchor
+from hm3rl.agents.proposals import propose, thin_preferences
+from hm3rl.agents.screening import choose_by_hypervolume, choose_by_utility
+from hm3rl.objectives.preferences import sample_dirichlet
+
+if TYPE_CHECKING:
+    from hm3rl.agents.agent import MergeAgent
+
+FINALISTS = 256
+"""Proposals that keep their place until the joint posterior is sampled."""
+
+PREFERENCES = 64
+"""Preferences over which the expected utility improvement is averaged."""
+
+
+class OnlineLoop:
+    """Spends an online budget in batches.
+
+    Args:
+        agent: Whose networks, knowledge and generators are used.
+    """
+
+    def __init__(self, agent: MergeAgent) -> None:
+        self.agent = agent
+        self.settings = agent.settings
+        self._owed = 0.0
+
+    def run(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
+        """Evaluate exactly `budget` new paths, unless the space has fewer."""
+        agent, settings = self.agent, self.settings
+        if budget <= 0:
+            return
+        agent.ppo.fresh_optimiser()
+        agent.ppo.anchor = self._anchor()
+        spent = 0
+        while spent < budget:
+            left = budget - spent
+            agent.refit()
+            if self._rollout_turn(left):
+                charged = agent.roll_out_real(evaluate)
+                self._owed -= settings.rollouts
+                kind = "rollouts"
+            else:
+                charged = self._screened(min(settings.batch, left), evaluate)
+                kind = "screened"
+            if charged == 0:
+                charged, kind = self._rescue(min(settings.batch, left), evaluate), "rescued"
+                if charged == 0:
+                    break
+            spent += charged
+            self._owed += charged * settings.screening.explore_share
+            losses = self._regress(settings.replay_steps)
+            log({**losses, f"online/{kind}": float(charged)})
+
+    def _rollout_turn(self, left: int) -> bool:
+        if left < self.settings.rollouts:
+            return False
+        screening = self.settings.screening
+        return not (screening.enabled and self.agent.model.ready) or (
+            self._owed >= self.settings.rollouts
+        )
+
+    def _screened(self, count: int, evaluate: EvaluatePaths) -> int:
+        agent, screening = self.agent, self.settings.screening
+        if not (screening.enabled and agent.model.ready):
+            goals = self._thin(4 * count)
+            rows = roll_out(agent.policy, agent.space, goals, 1.0, agent.rng)
+            fresh = agent.knowledge.fresh(rows, count)
+            return agent.acquire(fresh, goals[: len(fresh)], evaluate)
+        found = propose(
+            agent.policy, agent.model, agent.knowledge, agent.kind, screening.proposals, agent.rng
+        )
+        if len(found.tokens) == 0:
+            return 0
+        keep = self._finalists(found.tokens)
+        samples = agent.model.samples(found.tokens[keep], screening.samples, agent.rng)
+        vectors = agent.knowledge.vectors
+        if screening.acquisition == "hypervolume":
+            front = vectors[agent.knowledge.front()]
+            chosen = choose_by_hypervolume(samples, front, count)
+        else:
+            goals = sample_dirichlet(PREFERENCES, agent.knowledge.objectives, agent.rng)
+            chosen = choose_by_utility(samples, vectors, goals, agent.kind, count)
+        picked = keep[chosen]
+        return agent.acquire(found.tokens[picked], found.preferences[picked], evaluate)
+
+    def _finalists(self, tokens: np.ndarray) -> np.ndarray:
+        """The proposals with the best optimistic utility under any of many preferences."""
+        agent = self.agent
+        if len(tokens) <= FINALISTS:
+            return np.arange(len(tokens))
+        mean, std = agent.model.predict(tokens)
+        goals = sample_dirichlet(PREFERENCES, agent.knowledge.objectives, agent.rng)
+        optimistic = (mean + std) @ goals.T
+        # Rank under the preference that likes a path most, so that every part of the front is kept.
+        rank = (-optimistic).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+        return np.sort(rank.min(axis=1).argsort(kind="stable")[:FINALISTS])
+
+    def _rescue(self, count: int, evaluate: EvaluatePaths) -> int:
+        """Behaviour paths, when nothing new came out otherwise."""
+        agent = self.agent
+        rows, goals = behaviour_batch(agent.knowledge, agent.kind, count, agent.rng)
+        return agent.acquire(rows, goals, evaluate)
+
+    def _regress(self, steps: int) -> dict[str, float]:
+        agent = self.agent
+        rows = np.arange(len(agent.replay))
+        losses: dict[str, float] = {}
+        if len(rows):
+            for _ in range(steps):
+                losses = agent.regression.step(agent.replay, rows)
+        return losses
+
+    def _thin(self, n: int) -> np.ndarray:
+        knowledge = self.agent.knowledge
+        return thin_preferences(knowledge.vectors[knowledge.front()], n, self.agent.rng)
+
+    def _anchor(self) -> Callable[[], None] | None:
+        agent, settings = self.agent, self.settings
+        if settings.anchor == "replay":
+            return lambda: void(self._regress(settings.replay_steps))
+        if settings.anchor == "none" or len(agent.replay) == 0:
+            return None
+        reference = PathPolicy(**agent.policy._get_constructor_parameters())
+        reference.load_state_dict(agent.policy.state_dict())
+
+        def draw() -> tuple[object, torch.Tensor, torch.Tensor]:
+            index = agent.rng.integers(len(agent.replay), size=settings.rollouts * 4)
+            goals = sample_dirichlet(len(index), agent.knowledge.objectives, agent.rng)
+            batch = agent.replay.batch(index, goals)
+            return batch, agent.replay.context, agent.replay.descriptors
+
+        return kl_anchor(
+            agent.policy, reference, draw, settings.replay_steps, settings.pretrain_rate
+        )
+
+
+def void(_: object) -> None:
+    """Drop a result."""

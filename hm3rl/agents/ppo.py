@@ -1,0 +1,155 @@
+"""PPO on path episodes: sb3-contrib's `MaskablePPO` with a vector critic and an anchor.
+
+Nothing of the training loop is copied. The K-dimensional critic works with the stock `train()`
+because the buffer hands values and returns out flat; the anchor (a few steps of regression on the
+replay, or of KL to the pre-trained policy) runs after it, because PPO alone drifts away from what
+was learnt offline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.logger import Logger
+
+from hm3rl.agents.buffer import VectorRolloutBuffer
+from hm3rl.agents.encoder import PathShape
+from hm3rl.agents.policy import PathPolicy
+from hm3rl.envs.merge_path import MergePathEnv, ScorePaths
+from hm3rl.envs.space import PathSpace
+from hm3rl.envs.vector import MergePathVecEnv, VectorReward
+from hm3rl.objectives.scalarisation import Scalarisation
+from hm3rl.settings import AgentSettings
+
+MINIBATCH = 64
+
+
+class PreferencePPO(MaskablePPO):
+    """`MaskablePPO` whose update ends with an anchor.
+
+    Attributes:
+        anchor: Called after each update; None does nothing.
+    """
+
+    anchor: Callable[[], None] | None = None
+
+    def train(self) -> None:
+        """Update from the rollout buffer, then hold on to the anchor."""
+        super().train()
+        if self.anchor is not None:
+            self.anchor()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "anchor"]
+
+    def learn_rollout(self) -> None:
+        """Collect one batch of complete episodes and learn from it."""
+        self.learn(self.n_steps * self.n_envs, reset_num_timesteps=self.num_timesteps == 0)
+
+    def fresh_optimiser(self) -> None:
+        """Forget the moments of earlier training (a new phase begins)."""
+        policy = self.policy
+        policy.optimizer = policy.optimizer_class(
+            policy.parameters(), lr=self.lr_schedule(1), **policy.optimizer_kwargs
+        )
+
+
+def build_ppo(
+    space: PathSpace,
+    objectives: int,
+    settings: AgentSettings,
+    score_paths: ScorePaths,
+    sampler: Callable[[np.random.Generator], np.ndarray],
+    seed: int,
+) -> tuple[PreferencePPO, MergePathVecEnv]:
+    """Build the learner with its environment.
+
+    A vector critic is valid for linear utilities only: with any other, PPO uses the scalar utility
+    as reward and V_u as baseline, whatever `settings.critic` says.
+
+    Args:
+        space: The path space.
+        objectives: K.
+        settings: The agent's settings.
+        score_paths: Scores the paths of a rollout, f / z*.
+        sampler: Draws the preferences of the rollouts.
+        seed: Seed of networks and rollouts.
+
+    Returns:
+        The learner and its episodes.
+    """
+    kind: Scalarisation = settings.scalarisation  # type: ignore[assignment]
+    vector = settings.critic == "vector" and kind == "weighted_sum"
+    env = MergePathEnv(space, score_paths, objectives, kind, settings.length_cost, sampler)
+    episodes = MergePathVecEnv(env, settings.rollouts)
+    shape = PathShape.of(space)
+    ppo = PreferencePPO(
+        PathPolicy,
+        VectorReward(episodes) if vector else episodes,
+        learning_rate=settings.learning_rate,
+        n_steps=space.horizon,
+        batch_size=MINIBATCH,
+        n_epochs=settings.epochs,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        clip_range=settings.clip_range,
+        ent_coef=settings.entropy,
+        vf_coef=settings.value_weight,
+        target_kl=settings.target_kl,
+        rollout_buffer_class=VectorRolloutBuffer,
+        rollout_buffer_kwargs={
+            "columns": objectives if vector else 1,
+            "stop": space.stop,
+            "spread": settings.reward == "spread",
+            "seed": seed,
+        },
+        policy_kwargs={
+            "shape": tuple(shape),
+            "embedding": settings.embedding,
+            "hidden": settings.hidden,
+            "conditioning": settings.conditioning,
+            "critic": "vector" if vector else "scalar",
+        },
+        seed=seed,
+        device="cpu",
+    )
+    ppo.set_logger(Logger(folder=None, output_formats=[]))
+    return ppo, episodes
+
+
+def kl_anchor(
+    policy: PathPolicy, reference: PathPolicy, draw: Callable[[], Any], steps: int, rate: float
+) -> Callable[[], None]:
+    """Anchor that pulls the policy towards a frozen one on replayed states.
+
+    Args:
+        policy: The policy that learns.
+        reference: The frozen policy, of the same shape.
+        draw: Returns a `TrajectoryBatch` with the space's context and descriptors.
+        steps: Gradient steps for each update.
+        rate: Step size.
+    """
+    optimiser = torch.optim.Adam(policy.parameters(), lr=rate)
+
+    def pull() -> None:
+        for _ in range(steps):
+            batch, context, descriptors = draw()
+            inputs = (batch.path, context, descriptors, batch.preference)
+            with torch.no_grad():
+                target = _log_probabilities(reference.sequences(*inputs).logits, batch.masks)
+            found = _log_probabilities(policy.sequences(*inputs).logits, batch.masks)
+            divergence = (target.exp() * (target - found) * batch.masks).sum(-1)
+            loss = (divergence * batch.steps).sum() / batch.steps.sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+
+    return pull
+
+
+def _log_probabilities(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(torch.where(masks, logits, torch.tensor(-1e8)), dim=-1)

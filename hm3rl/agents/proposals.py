@@ -1,0 +1,103 @@
+"""Paths that compete for an evaluation in the online phase."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hm3rl.agents.behaviour import elites, variations
+from hm3rl.agents.climb import climb
+from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.knowledge import Knowledge
+from hm3rl.agents.outcome import OutcomeModel
+from hm3rl.agents.policy import PathPolicy
+from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.objectives.scalarisation import Scalarisation
+
+TEMPERATURES = (0.7, 1.0, 1.5)
+THIN_CANDIDATES = 8
+
+
+class Proposals(NamedTuple):
+    """Paths with the preferences under which they were made.
+
+    Attributes:
+        tokens: Rows, shape (n, horizon).
+        preferences: Shape (n, K).
+    """
+
+    tokens: np.ndarray
+    preferences: np.ndarray
+
+
+def thin_preferences(front: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Preferences in whose direction the front reaches least far.
+
+    Half are drawn uniformly. Each of the others is the worst of a handful, by the distance from
+    the origin to the attainment surface along the preference, max over the front of
+    min_k f_k / lambda_k.
+
+    Args:
+        front: Non-dominated f / z*, shape (F, K); may be empty.
+        n: How many.
+        rng: Source of randomness.
+
+    Returns:
+        Shape (n, K).
+    """
+    k = front.shape[1]
+    plain = sample_dirichlet(n, k, rng)
+    if len(front) == 0:
+        return plain
+    candidates = sample_dirichlet(n * THIN_CANDIDATES, k, rng).reshape(n, THIN_CANDIDATES, k)
+    reach = (front / np.maximum(candidates[:, :, None, :], 1e-3)).min(axis=3).max(axis=2)
+    thin = candidates[np.arange(n), reach.argmin(axis=1)]
+    return np.where((rng.random(n) < 0.5)[:, None], plain, thin)
+
+
+def propose(
+    policy: PathPolicy,
+    model: OutcomeModel,
+    knowledge: Knowledge,
+    kind: Scalarisation,
+    count: int,
+    rng: np.random.Generator,
+) -> Proposals:
+    """Collect new paths: policy samples, variations of the best, and ascents under F-hat.
+
+    Args:
+        policy: The networks.
+        model: A fitted outcome model.
+        knowledge: Evaluated paths.
+        kind: Utility.
+        count: Paths to make; known ones and duplicates are dropped from them.
+        rng: Source of randomness.
+
+    Returns:
+        Distinct paths that are not known.
+    """
+    front = knowledge.vectors[knowledge.front()]
+    k = knowledge.objectives
+    sampled = thin_preferences(front, count // 4, rng)
+    heat = rng.choice(TEMPERATURES, size=len(sampled))
+    varied = sample_dirichlet(count // 2, k, rng)
+    climbing = thin_preferences(front, max(8, count // 32), rng)
+    starts = elites(knowledge, climbing, kind)
+    bold = climb(model, starts, climbing, kind, rng, caution=-1.0)
+    plain = climb(model, starts, climbing, kind, rng)
+    near = variations(knowledge, np.repeat(climbing, 2, axis=0), kind, rng, mixing=0.0)
+    parts = [
+        (roll_out(policy, knowledge.space, sampled, heat, rng), sampled),
+        (variations(knowledge, varied, kind, rng, mixing=0.25), varied),
+        (bold, climbing),
+        (plain, climbing),
+        (near, np.repeat(climbing, 2, axis=0)),
+    ]
+    tokens = np.concatenate([rows for rows, _ in parts])
+    preferences = np.concatenate([goal for _, goal in parts])
+    fresh = knowledge.fresh(tokens)
+    first: dict[bytes, int] = {}
+    for i, row in enumerate(tokens):
+        first.setdefault(row.tobytes(), i)
+    return Proposals(fresh, preferences[[first[row.tobytes()] for row in fresh]])

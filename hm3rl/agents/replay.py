@@ -1,0 +1,97 @@
+"""Trajectories for regression: evaluated paths with their vector returns, and imagined ones."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hm3rl.envs.space import PathSpace
+
+
+class TrajectoryBatch(NamedTuple):
+    """Whole trajectories.
+
+    Attributes:
+        path: Token rows, integers of shape (B, horizon).
+        masks: Legal actions at each step, boolean of shape (B, horizon, actions).
+        steps: Which steps were taken, boolean of shape (B, horizon).
+        preference: The preference under which they are learnt from, shape (B, K).
+        vector: Vector returns f / z* minus the length cost, shape (B, K).
+    """
+
+    path: Tensor
+    masks: Tensor
+    steps: Tensor
+    preference: Tensor
+    vector: Tensor
+
+
+class Replay:
+    """All trajectories of one path space; context and descriptors are the space's.
+
+    Args:
+        space: The path space.
+        objectives: K.
+    """
+
+    def __init__(self, space: PathSpace, objectives: int) -> None:
+        self.space = space
+        self.objectives = objectives
+        self.tokens = np.zeros((0, space.horizon), dtype=np.int64)
+        self.vectors = np.zeros((0, objectives))
+        self.preferences = np.zeros((0, objectives))
+        self.imagined = np.zeros(0, dtype=bool)
+        self._masks = np.zeros((0, space.horizon, space.num_actions), dtype=bool)
+        self.context = torch.as_tensor(space.context.ravel()[None], dtype=torch.float32)
+        self.descriptors = torch.as_tensor(space.descriptors.ravel()[None], dtype=torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(
+        self,
+        tokens: np.ndarray,
+        vectors: np.ndarray,
+        preferences: np.ndarray,
+        imagined: bool = False,
+    ) -> None:
+        """Append trajectories.
+
+        Args:
+            tokens: Rows, shape (n, horizon).
+            vectors: Returns, shape (n, K).
+            preferences: Preferences under which they were made, shape (n, K).
+            imagined: Whether the returns are F-hat's predictions rather than evaluations.
+        """
+        if len(tokens) == 0:
+            return
+        self.tokens = np.concatenate([self.tokens, tokens])
+        self.vectors = np.concatenate([self.vectors, vectors])
+        self.preferences = np.concatenate([self.preferences, preferences])
+        self.imagined = np.concatenate([self.imagined, np.full(len(tokens), imagined)])
+        self._masks = np.concatenate([self._masks, np.stack([self._mask(row) for row in tokens])])
+
+    def _mask(self, row: np.ndarray) -> np.ndarray:
+        before = [self.space.pad, *(int(t) for t in row[:-1])]
+        return np.stack([self.space.mask_after(last, step) for step, last in enumerate(before)])
+
+    def forget_imagined(self) -> None:
+        """Drop imagined trajectories (their predictions are out of date)."""
+        keep = ~self.imagined
+        self.tokens, self.vectors = self.tokens[keep], self.vectors[keep]
+        self.preferences, self._masks = self.preferences[keep], self._masks[keep]
+        self.imagined = self.imagined[keep]
+
+    def batch(self, index: np.ndarray, preferences: np.ndarray) -> TrajectoryBatch:
+        """Trajectories by position, relabelled with preferences of shape (B, K)."""
+        path = torch.as_tensor(self.tokens[index])
+        return TrajectoryBatch(
+            path,
+            torch.as_tensor(self._masks[index]),
+            path != self.space.pad,
+            torch.as_tensor(preferences, dtype=torch.float32),
+            torch.as_tensor(self.vectors[index], dtype=torch.float32),
+        )

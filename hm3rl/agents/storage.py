@@ -1,0 +1,99 @@
+"""One zip holds an agent: Stable-Baselines3's own file, with a folder `hm3rl/` added to it.
+
+The added part is JSON and NumPy arrays: settings, the path space, every evaluated path with its
+outcome, and F-hat's hyper-parameters. Nothing in it needs unpickling.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hm3rl.agents.knowledge import Outcome
+from hm3rl.envs.space import PathSpace
+from hm3rl.errors import InputError
+from hm3rl.paths.limits import PathLimits
+from hm3rl.settings import AgentSettings, OutcomeSettings, ScreeningSettings
+
+if TYPE_CHECKING:
+    from hm3rl.agents.agent import MergeAgent
+
+FORMAT = 1
+
+
+def save_state(agent: MergeAgent, path: Path) -> None:
+    """Write an agent; see the module."""
+    agent.ppo.save(path)
+    space, known = agent.space, agent.knowledge
+    meta = {
+        "format": FORMAT,
+        "settings": asdict(agent.settings),
+        "objectives": list(agent.objectives),
+        "seed": agent.seed,
+        "members": list(space.members),
+        "num_layers": list(space.num_layers),
+        "limits": asdict(space.limits),
+    }
+    arrays = {
+        "context": space.context,
+        "descriptors": space.descriptors,
+        "can_follow": space.can_follow,
+        "tokens": known.tokens,
+        "vectors": known.vectors,
+        "nll": known.nll,
+        "preferences": agent.replay.preferences[~agent.replay.imagined],
+        "gp": agent.model.scores.log_parameters.numpy(),
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("hm3rl/meta.json", json.dumps(meta, indent=1))
+        archive.writestr("hm3rl/arrays.npz", buffer.getvalue())
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            meta = json.loads(archive.read("hm3rl/meta.json"))
+            with np.load(io.BytesIO(archive.read("hm3rl/arrays.npz"))) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no saved agent ({error})", "give a run's agent.zip") from error
+    if meta["format"] != FORMAT:
+        raise InputError(
+            f"{path} has agent format {meta['format']}, this version reads {FORMAT}",
+            "repeat the search with this version",
+        )
+    return meta, arrays
+
+
+def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
+    """Read an agent; see the module."""
+    meta, arrays = _read(path)
+    options = dict(meta["settings"])
+    options["outcome"] = OutcomeSettings(**options["outcome"])
+    options["screening"] = ScreeningSettings(**options["screening"])
+    space = PathSpace(
+        tuple(meta["members"]),
+        tuple(meta["num_layers"]),
+        PathLimits(**meta["limits"]),
+        arrays["context"],
+        arrays["descriptors"],
+        arrays["can_follow"],
+    )
+    agent = cls(space, AgentSettings(**options), tuple(meta["objectives"]), meta["seed"])
+    agent.ppo.set_parameters(str(path), device="cpu")
+    for row, vector, nll, goal in zip(
+        arrays["tokens"], arrays["vectors"], arrays["nll"], arrays["preferences"], strict=True
+    ):
+        agent._learn(row[None], [Outcome(vector, nll)], goal[None])
+    agent.model.scores.log_parameters = torch.as_tensor(arrays["gp"])
+    agent.model.restore(agent.knowledge)
+    return agent

@@ -1,0 +1,1 @@
+"""Scoring candidates: requests, forward passes, generation, the store, and the budgeted problem."""

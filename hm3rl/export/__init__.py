@@ -1,0 +1,1 @@
+"""From a candidate to a plain checkpoint folder: weights, configuration, card, self-check."""

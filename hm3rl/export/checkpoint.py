@@ -1,0 +1,212 @@
+"""Writing a candidate as a plain Hugging Face checkpoint, then proving that it is one.
+
+Everything is written into a hidden folder beside the target and renamed when it is complete and
+checked, so a folder of the target's name is always a whole model.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from transformers import PreTrainedModel
+
+from hm3rl.errors import InputError, IntegrityError
+from hm3rl.export.card import model_card, used_sources, versions
+from hm3rl.export.reload import ReloadCheck, check_reload
+from hm3rl.export.weights import DEFAULT_SHARD_BYTES, stored_tensors, write_weights
+from hm3rl.models.pool import ModelPool
+from hm3rl.paths.assembly import assemble
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.families import check_expressible
+from hm3rl.paths.members import MemberSet
+from hm3rl.paths.mergekit_yaml import to_mergekit
+
+if TYPE_CHECKING:
+    from hm3rl.evaluation.result import Evaluation
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+)
+"""What makes up a tokenizer, copied byte by byte from its donor."""
+
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        folder: The checkpoint folder.
+        key: Content key of the candidate.
+        weight_bytes: Bytes of all tensors.
+        check: The reload check, which passed.
+        mergekit: Whether mergekit_config.yml was written, or why not.
+        seconds: Time for everything.
+    """
+
+    folder: Path
+    key: str
+    weight_bytes: int
+    check: ReloadCheck
+    mergekit: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return one line for a terminal."""
+        return (
+            f"{self.folder}: {self.weight_bytes / 2**20:.1f} MiB, reloaded with logits within "
+            f"{self.check.logit_error:.0e}, {self.check.generated_tokens} greedy tokens equal with "
+            f"and without cache ({self.seconds:.1f} s)"
+        )
+
+
+def export_candidate(
+    candidate: Candidate,
+    members: MemberSet,
+    to: Path,
+    *,
+    evaluation: Evaluation | None = None,
+    objectives: Sequence[str] = (),
+    seed: int | None = None,
+    command: str | None = None,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> ExportReport:
+    """Write a candidate and check it by reloading.
+
+    Args:
+        candidate: What to write.
+        members: The sources and merged members it is made of.
+        to: Folder to write; must not exist.
+        evaluation: Scores for the model card.
+        objectives: Names of the scores, in their order.
+        seed: Seed of the search, for the card.
+        command: Command that led here, for the card.
+        shard_bytes: Largest file of weights.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: The folder exists, the disk is full, or no plain checkpoint can express the
+            candidate. Nothing is left behind.
+        IntegrityError: The written folder does not behave as the candidate does. It is kept, under
+            the hidden name the message gives.
+    """
+    start = time.perf_counter()
+    target = to.expanduser().absolute()
+    model = assemble(candidate, members)
+    check_expressible(model.config, [layer for _, layer in candidate.path.refs])
+    _check_target(target, model)
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    partial.mkdir(parents=True)
+    try:
+        size = write_weights(model, partial, shard_bytes)
+        _write_config(model, members.pool, partial)
+        mergekit = _write_mergekit(candidate, members.pool, partial)
+        _write_recipe(candidate, members.pool, partial, mergekit, command)
+        check = check_reload(partial, model)
+        card = model_card(
+            target.name,
+            candidate,
+            members.pool,
+            check,
+            evaluation=evaluation,
+            objectives=objectives,
+            seed=seed,
+            command=command,
+            mergekit=mergekit,
+        )
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        partial.rename(target)
+    except IntegrityError:
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return ExportReport(
+        target,
+        candidate.key(members.pool.hashes),
+        size,
+        check,
+        mergekit,
+        time.perf_counter() - start,
+    )
+
+
+def _check_target(target: Path, model: PreTrainedModel) -> None:
+    if target.exists():
+        raise InputError(f"{target} exists already", "export to another folder, or remove this one")
+    parent = target.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"cannot write to {parent}", "export to a folder you may write to")
+    needed = sum(tensor.nbytes for tensor in stored_tensors(model).values())
+    free = shutil.disk_usage(parent).free
+    if needed > free:
+        raise InputError(
+            f"the model needs {needed / 2**30:.2f} GiB, {parent} has {free / 2**30:.2f} GiB free",
+            "free some space or export to another disk",
+        )
+
+
+def _write_config(model: PreTrainedModel, pool: ModelPool, folder: Path) -> None:
+    """Write configuration, generation configuration and tokenizer, the latter from one donor."""
+    donor = pool.model(pool.tokenizer_donor)
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = pool.dtype
+    for name in SPECIAL_TOKENS:
+        if hasattr(config, name):
+            setattr(config, name, getattr(donor.config, name, None))
+    config.save_pretrained(folder)
+    if donor.generation_config is not None:
+        donor.generation_config.save_pretrained(folder)
+    for pattern in TOKENIZER_FILES:
+        for file in sorted(pool.paths[pool.tokenizer_donor].glob(pattern)):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+
+
+def _write_mergekit(candidate: Candidate, pool: ModelPool, folder: Path) -> str:
+    try:
+        plain = to_mergekit(candidate, pool)
+    except InputError as error:
+        return error.what
+    text = yaml.safe_dump(plain, sort_keys=False)
+    (folder / "mergekit_config.yml").write_text(text, encoding="utf-8")
+    return "mergekit_config.yml expresses the same model"
+
+
+def _write_recipe(
+    candidate: Candidate, pool: ModelPool, folder: Path, mergekit: str, command: str | None
+) -> None:
+    plain: dict[str, Any] = {
+        "key": candidate.key(pool.hashes),
+        **candidate.to_dict(),
+        "sources": {
+            name: {"origin": pool.origins[name], "hash": pool.hashes[name]}
+            for name in used_sources(candidate, pool)
+        },
+        "donor": pool.tokenizer_donor,
+        "dtype": str(pool.dtype).removeprefix("torch."),
+        "mergekit": mergekit,
+        "command": command,
+        "versions": versions(),
+    }
+    text = yaml.safe_dump(plain, sort_keys=False)
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")

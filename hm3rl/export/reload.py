@@ -1,0 +1,134 @@
+"""The self-check of an export: does the folder load plainly and compute the same?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from hm3rl.errors import IntegrityError
+from hm3rl.models.loading import quiet_transformers
+
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-5}
+"""Largest |difference| of logits over max |logit| that passes, by precision."""
+
+HALF_TOLERANCE = 2e-2
+"""The same for 16-bit precisions."""
+
+NEW_TOKENS = 8
+LONGEST_PROMPT = 1024
+
+
+@dataclass(frozen=True)
+class ReloadCheck:
+    """What comparing the reloaded with the in-memory model gave.
+
+    Attributes:
+        logit_error: max |reloaded - in memory| / max |in memory| over all positions.
+        tolerance: What passes.
+        prompt_tokens: Length of the prompts compared, longer than any sliding window.
+        generated_tokens: Greedy tokens generated with and without cache, which agreed.
+    """
+
+    logit_error: float
+    tolerance: float
+    prompt_tokens: int
+    generated_tokens: int
+
+
+@torch.no_grad()
+def check_reload(folder: Path, expected: PreTrainedModel) -> ReloadCheck:
+    """Load a folder with plain transformers and compare it with the model it was written from.
+
+    Args:
+        folder: The checkpoint folder.
+        expected: The model in memory.
+
+    Returns:
+        The result, which passed.
+
+    Raises:
+        IntegrityError: Keys are missing or unexpected, logits differ, or decoding with the cache
+            differs from decoding without it.
+    """
+    reloaded = _reload(folder, expected)
+    tolerance = TOLERANCES.get(expected.dtype, HALF_TOLERANCE)
+    tokens = probe_tokens(expected.config).to(expected.device)
+    ours, theirs = expected(tokens).logits.float(), reloaded(tokens).logits.float()
+    if not bool(torch.isfinite(ours).all()):
+        raise IntegrityError(f"the model of {folder} puts out logits that are NaN or infinite")
+    scale = ours.abs().max().clamp_min(1e-12)
+    error = ((ours - theirs).abs().max() / scale).item()
+    if not error <= tolerance:
+        raise IntegrityError(
+            f"{folder} does not compute what the candidate computes: logits differ by "
+            f"{error:.1e} of the largest, {tolerance:.0e} allowed"
+        )
+    generated = _check_decoding(reloaded, tokens, tolerance * scale.item(), folder)
+    return ReloadCheck(error, tolerance, tokens.shape[1], generated)
+
+
+def probe_tokens(config: Any) -> torch.Tensor:
+    """Draw the prompts of the check, always the same for one configuration.
+
+    Returns:
+        Token ids, shape (2, n), n beyond the sliding window if there is one and room for it.
+    """
+    window = getattr(config, "sliding_window", None) or 16
+    room = int(getattr(config, "max_position_embeddings", 2048)) - NEW_TOKENS
+    length = max(1, min(window + 8, room, LONGEST_PROMPT))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, config.vocab_size, (2, length), generator=generator)
+
+
+def _reload(folder: Path, expected: PreTrainedModel) -> PreTrainedModel:
+    with quiet_transformers():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=expected.dtype,
+            attn_implementation=expected.config._attn_implementation,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    model, report = loaded
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(kind):
+            raise IntegrityError(f"{folder} reloads with {kind}: {sorted(map(str, report[kind]))}")
+    if report.get("error_msgs"):
+        raise IntegrityError(f"{folder} reloads with errors: {report['error_msgs']}")
+    result: PreTrainedModel = model.to(expected.device).eval()
+    return result
+
+
+def _check_decoding(
+    model: PreTrainedModel, tokens: torch.Tensor, tolerance: float, folder: Path
+) -> int:
+    settings: dict[str, Any] = {
+        "max_new_tokens": NEW_TOKENS,
+        "do_sample": False,
+        "num_beams": 1,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+        "attention_mask": torch.ones_like(tokens),
+    }
+    with quiet_transformers():
+        cached = model.generate(tokens, use_cache=True, **settings)  # type: ignore[operator]
+        plain = model.generate(tokens, use_cache=False, **settings)  # type: ignore[operator]
+    for row, (ours, theirs) in enumerate(zip(cached, plain, strict=True)):
+        differing = (ours != theirs).nonzero().flatten()
+        if not len(differing):
+            continue
+        # Greedy decoding may take either of two tokens that are equal up to rounding.
+        first = int(differing[0])
+        logits = model(ours[None, :first]).logits[0, -1].float()
+        margin = (logits.max() - logits[[ours[first], theirs[first]]].min()).item()
+        if margin > tolerance:
+            raise IntegrityError(
+                f"{folder} decodes differently with and without cache "
+                f"(prompt {row}, token {first - tokens.shape[1]}, margin {margin:.1e})"
+            )
+    return int(cached.shape[1] - tokens.shape[1])

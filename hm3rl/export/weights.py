@@ -1,0 +1,94 @@
+"""Writing a model's weights as safetensors, one shard at a time.
+
+Repeated layers share storage in memory but are written out in full, because a plain checkpoint has
+no way to share them (trap T9). A tied head is not written; anything else is (trap T8).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from hm3rl.models.loading import INDEX_FILE, SINGLE_FILE
+
+DEFAULT_SHARD_BYTES = 5 * 10**9
+
+
+def stored_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """List the tensors a checkpoint of this model must hold.
+
+    Args:
+        model: Any model, stitched or not.
+
+    Returns:
+        Tensor by name, in module order; a head tied to the embedding is left out.
+    """
+    tensors = dict(model.state_dict())
+    head = model.get_output_embeddings()
+    if model.config.tie_word_embeddings and head is not None:
+        for name, module in model.named_modules():
+            if module is head:
+                tensors.pop(f"{name}.weight")
+    return tensors
+
+
+def split_shards(tensors: dict[str, torch.Tensor], limit: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Cut tensors into shards of at most `limit` bytes; a larger tensor gets its own shard."""
+    shard: dict[str, torch.Tensor] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        if shard and size + tensor.nbytes > limit:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard
+
+
+def write_weights(
+    model: PreTrainedModel, folder: Path, shard_bytes: int = DEFAULT_SHARD_BYTES
+) -> int:
+    """Write all weights of a model into an empty folder.
+
+    A single shard is `model.safetensors`, without index; several get numbered names and an index
+    with the complete weight map and the total size in bytes (trap T10).
+
+    Args:
+        model: The model.
+        folder: Where to write.
+        shard_bytes: Largest shard.
+
+    Returns:
+        Bytes of all tensors together.
+    """
+    tensors = stored_tensors(model)
+    shards = list(split_shards(tensors, shard_bytes))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = SINGLE_FILE if len(shards) == 1 else name
+        save_file(_unshared(shard), folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, file))
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return total
+
+
+def _unshared(shard: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy exactly those tensors whose storage an earlier tensor of the shard already uses."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in shard.items():
+        plain = tensor.detach().cpu().contiguous()
+        if plain.untyped_storage().data_ptr() in seen:
+            plain = plain.clone()
+        seen.add(plain.untyped_storage().data_ptr())
+        result[name] = plain
+    return result

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hm3rl.errors import InputError
+from hm3rl.search.compose import compose_settings
+from hm3rl.search.init import write_config
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "qa.jsonl"
+    file.write_text('{"prompt": "a", "reference": "b"}\n')
+    return file
+
+
+def test_the_written_config_composes(tmp_path: Path, data: Path):
+    written = write_config(
+        tmp_path / "conf", "mine", "zoo:base", ["m=zoo:math"], [f"qa={data}:chrf"]
+    )
+    assert written.read_text().splitlines()[1].startswith("# hm3rl search --config-dir")
+    settings = compose_settings(
+        [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "experiment=mine"]
+    )
+    assert settings.pool.base == "zoo:base"
+    assert settings.pool.experts == {"m": "zoo:math"}
+    assert (settings.tasks["qa"].path, settings.tasks["qa"].metric) == (str(data), "chrf")
+
+
+def test_an_existing_config_is_not_overwritten(tmp_path: Path, data: Path):
+    arguments = (tmp_path, "mine", "zoo:base", ["m=zoo:math"], [f"qa={data}"])
+    write_config(*arguments)
+    with pytest.raises(InputError, match="exists"):
+        write_config(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("base", "experts", "tasks", "named"),
+    [
+        ("nowhere", ["m=zoo:math"], ["qa=DATA"], "nowhere"),
+        ("zoo:base", ["m=gone"], ["qa=DATA"], "gone"),
+        ("zoo:base", ["zoo:math"], ["qa=DATA"], "zoo:math"),
+        ("zoo:base", ["m=zoo:math"], ["qa=absent.jsonl"], "absent.jsonl"),
+        ("zoo:base", ["m=zoo:math"], ["qa=DATA:bleu"], "bleu"),
+        ("zoo:base", ["m=zoo:math", "m=zoo:code"], ["qa=DATA"], "twice"),
+        ("zoo:base", ["m=zoo:math"], [], "no expert or no task"),
+    ],
+)
+def test_bad_input_is_named(
+    tmp_path: Path, data: Path, base: str, experts: list[str], tasks: list[str], named: str
+):
+    words = [task.replace("DATA", str(data)) for task in tasks]
+    with pytest.raises(InputError, match=named):
+        write_config(tmp_path / "conf", "mine", base, experts, words)
