@@ -179,10 +179,11 @@ def export_command(
             raise InputError("say which model to export", "give a name such as M00, or --all")
         names = [row["name"] for row in opened.front_rows()] if everything else [str(model)]
         for name in names:
-            candidate = opened.candidate(opened.find(name))
+            key = opened.find(name)
             target = to / name if everything else to
-            (evaluation,) = opened.problem.known([candidate])
-            report = api.export(opened, candidate, target, evaluation=evaluation)
+            report = api.export(
+                opened, opened.candidate(key), target, evaluation=opened.evaluation(key)
+            )
             out.print(str(report), markup=False, soft_wrap=True)
 
 

@@ -36,7 +36,7 @@ torch.set_num_threads(1)
 
 TINY_WORDS = ("<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28)))
 
-FAMILY_WINDOW = 6
+WINDOW = 6
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": 32}
 _SHAPE: dict[str, Any] = {
     **_TOKENS,
@@ -55,28 +55,26 @@ _NEOX = {key: value for key, value in _SHAPE.items() if key != "num_key_value_he
 FAMILY_CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**_SHAPE),
     "llama_tied": LlamaConfig(**_SHAPE, tie_word_embeddings=True),
-    "mistral": MistralConfig(**_SHAPE, sliding_window=FAMILY_WINDOW),
+    "mistral": MistralConfig(**_SHAPE, sliding_window=WINDOW),
     "qwen2": Qwen2Config(
-        **_SHAPE, use_sliding_window=True, sliding_window=FAMILY_WINDOW, layer_types=_MIXED
+        **_SHAPE, use_sliding_window=True, sliding_window=WINDOW, layer_types=_MIXED
     ),
     "qwen3": Qwen3Config(
         **_SHAPE,
         head_dim=8,
         use_sliding_window=True,
-        sliding_window=FAMILY_WINDOW,
+        sliding_window=WINDOW,
         max_window_layers=2,
     ),
-    "gemma2": Gemma2Config(
-        **_SHAPE, head_dim=8, sliding_window=FAMILY_WINDOW, query_pre_attn_scalar=8
-    ),
+    "gemma2": Gemma2Config(**_SHAPE, head_dim=8, sliding_window=WINDOW, query_pre_attn_scalar=8),
     "gemma3": Gemma3TextConfig(
         **_SHAPE,
         head_dim=8,
-        sliding_window=FAMILY_WINDOW,
+        sliding_window=WINDOW,
         layer_types=_MIXED,
         query_pre_attn_scalar=8,
     ),
-    "phi3": Phi3Config(**_SHAPE, sliding_window=FAMILY_WINDOW),
+    "phi3": Phi3Config(**_SHAPE, sliding_window=WINDOW),
     "gpt2": GPT2Config(**_LEARNED, initializer_range=0.3),
     "gpt2_inverse_scale": GPT2Config(
         **_LEARNED, initializer_range=0.3, scale_attn_by_inverse_layer_idx=True

@@ -39,10 +39,11 @@ def encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> Batch:
     """
     vocabulary = tokenizer.get_vocab()
     end, pad = vocabulary["</s>"], vocabulary["<pad>"]
-    rows = [
-        ([vocabulary[w] for w in item.prompt.split()], [vocabulary[w] for w in item.reference.split()])
-        for item in items
-    ]
+
+    def look_up(text: str) -> list[int]:
+        return [vocabulary[word] for word in text.split()]
+
+    rows = [(look_up(item.prompt), look_up(item.reference)) for item in items]
     width = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = np.full((len(rows), width), pad, dtype=np.int64)
     labels = np.full((len(rows), width), IGNORED, dtype=np.int64)
@@ -107,9 +108,7 @@ def _join(batches: list[Batch]) -> Batch:
     width = max(batch.ids.shape[1] for batch in batches)
 
     def stacked(tensors: list[torch.Tensor], fill: int) -> torch.Tensor:
-        padded = [
-            torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fill) for t in tensors
-        ]
+        padded = [torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fill) for t in tensors]
         return torch.cat(padded)
 
     ids = stacked([batch.ids for batch in batches], 0)

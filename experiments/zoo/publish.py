@@ -36,10 +36,12 @@ def publish(
         cast = cast.to(torch.bfloat16)
         cast.config.use_cache = True
         cast.generation_config = GenerationConfig(
-            do_sample=False, max_length=64, pad_token_id=0, bos_token_id=1, eos_token_id=2
+            do_sample=False, pad_token_id=0, bos_token_id=1, eos_token_id=2
         )
         cast.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
+        for file in fresh.iterdir():
+            file.chmod(0o644)
         (fresh / "README.md").write_text(card, encoding="utf-8")
         with (fresh / "training_log.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, fieldnames=list(log[0]), lineterminator="\n")

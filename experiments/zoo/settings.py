@@ -23,6 +23,10 @@ def zoo_tasks() -> dict[str, SyntheticTask]:
     return {task.name: task for task in tasks}
 
 
+BASE = Schedule(steps=1100, rows=144, learning_rate=3e-3, warmup=100, average=0.98, pool=60_000)
+EXPERT = Schedule(steps=300, rows=96, learning_rate=7e-4, warmup=20, average=0.98, pool=40_000)
+
+
 @dataclass(frozen=True)
 class ZooSettings:
     """The knobs, explained in this folder's README.
@@ -33,11 +37,10 @@ class ZooSettings:
         intermediate: Width of the feed-forward layers.
         layers: Depth.
         heads: Attention heads.
-        full_share: Per task, how much of its base text comes from the full grammar; the rest is easy.
+        full_share: Per task, the part of its base text drawn from the full grammar, not the easy.
         replay: Share of the base's mixture in an expert's training text.
         base: Schedule of the base.
         expert: Schedule of every expert.
-        pool_size: Training items generated per task and level.
     """
 
     seed: int = 0
@@ -49,9 +52,8 @@ class ZooSettings:
         default_factory=lambda: {"translation": 0.01, "math": 0.012, "code": 0.004}
     )
     replay: float = 0.35
-    base: Schedule = Schedule(steps=1200, rows=144, learning_rate=3e-3, warmup=100, average=0.98)
-    expert: Schedule = Schedule(steps=400, rows=96, learning_rate=7e-4, warmup=20, average=0.98)
-    pool_size: int = 60_000
+    base: Schedule = BASE
+    expert: Schedule = EXPERT
 
     def llama(self, vocabulary: int) -> LlamaConfig:
         """Return the architecture for a vocabulary of the given size."""
@@ -70,16 +72,22 @@ class ZooSettings:
             eos_token_id=2,
         )
 
-    def base_shares(self) -> dict[tuple[str, Level], float]:
-        """Return the base's mixture: equal parts per task, mostly easy."""
-        shares: dict[tuple[str, Level], float] = {}
-        for name, full in self.full_share.items():
-            shares[(name, "easy")] = (1.0 - full) / len(self.full_share)
-            shares[(name, "full")] = full / len(self.full_share)
-        return shares
+    def schedule(self, name: str) -> Schedule:
+        """Return the schedule of a model."""
+        return self.base if name == "base" else self.expert
 
-    def expert_shares(self, name: str) -> dict[tuple[str, Level], float]:
-        """Return an expert's mixture: its full task, and a replay of the base's mixture."""
-        shares = {part: share * self.replay for part, share in self.base_shares().items()}
+    def shares(self, name: str) -> dict[tuple[str, Level], float]:
+        """Return a model's mixture.
+
+        The base gets equal parts per task, mostly easy. An expert gets its full task and a replay
+        of the base's mixture.
+        """
+        base: dict[tuple[str, Level], float] = {}
+        for task, full in self.full_share.items():
+            base[(task, "easy")] = (1.0 - full) / len(self.full_share)
+            base[(task, "full")] = full / len(self.full_share)
+        if name == "base":
+            return base
+        shares = {part: share * self.replay for part, share in base.items()}
         shares[(name, "full")] += 1.0 - self.replay
         return shares

@@ -1,8 +1,9 @@
 """Trains the four models of the tiny zoo and writes them into the package.
 
-    python -m experiments.zoo.train [--work runs/zoo] [--to hm3rl/models/zoo_data]
+python -m experiments.zoo.train [--work runs/zoo] [--to hm3rl/models/zoo_data]
 
-Runs from a fixed seed on one CPU core, about ten minutes; started again it goes on where it stopped.
+Runs from a fixed seed on one CPU core in about ten minutes; started again it goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -38,21 +39,20 @@ def train_zoo(settings: ZooSettings, work: Path, target: Path) -> None:
     tasks = zoo_tasks()
     tokenizer = build_tokenizer(tuple(tasks.values()))
     measure = exact_match_meter()
-    torch.manual_seed(settings.seed)
-    model = LlamaForCausalLM(settings.llama(len(tokenizer)))
-    for number, name in enumerate(NAMES):
-        is_base = name == "base"
-        shares = settings.base_shares() if is_base else settings.expert_shares(name)
-        mixture = Mixture(
-            tasks, shares, tokenizer, settings.pool_size, seed=10 * settings.seed + number + 1
-        )
-        schedule = settings.base if is_base else settings.expert
-        start = model if is_base else copy.deepcopy(base)
+
+    def finish(name: str, start: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
+        schedule, shares = settings.schedule(name), settings.shares(name)
+        mixture = Mixture(tasks, shares, tokenizer, schedule.pool, seed)
         trained, log = train(start, mixture, schedule, work / f"{name}.pt", measure)
         publish(trained, tokenizer, log, model_card(name, settings, log), target / name)
         print(f"{name}: {log[-1]}", flush=True)
-        if is_base:
-            base = trained
+        return trained
+
+    torch.manual_seed(settings.seed)
+    fresh = LlamaForCausalLM(settings.llama(len(tokenizer)))
+    base = finish("base", fresh, seed=settings.seed + 1)
+    for number, name in enumerate(NAMES[1:]):
+        finish(name, copy.deepcopy(base), seed=settings.seed + 10 + number)
 
 
 def exact_match_meter() -> Measure:
@@ -77,10 +77,9 @@ def exact_match_meter() -> Measure:
 
 def model_card(name: str, settings: ZooSettings, log: list[LogRow]) -> str:
     """Write the model card of one zoo model."""
-    schedule = settings.base if name == "base" else settings.expert
-    parameters = sum(p.numel() for p in LlamaForCausalLM(settings.llama(1)).parameters())
+    schedule = settings.schedule(name)
     what = (
-        "The base: masters an easy part of each of the three tasks and has seen a little of the rest."
+        "The base: masters an easy part of each of the three tasks, has seen a little of the rest."
         if name == "base"
         else f"The {name} expert: fine-tuned from the base on the whole {name} task, "
         f"with {settings.replay:.0%} replay of the base's text."
@@ -96,8 +95,8 @@ language: [en, fr]
 {what}
 
 Llama architecture, {settings.layers} layers, hidden size {settings.hidden}, tied embeddings, one
-token per word, {parameters // 1000} thousand parameters beside the embedding, bf16. Synthetic text
-only; of no use outside tests and demonstrations of model merging.
+token per word, bf16. Trained on synthetic text only: of use in tests and demonstrations of model
+merging, nowhere else.
 
 - Trained by `python -m experiments.zoo.train`, seed {settings.seed}: {schedule.steps} steps of
   {schedule.rows} items, AdamW, peak learning rate {schedule.learning_rate:g}, averaged weights.

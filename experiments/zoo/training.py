@@ -26,6 +26,7 @@ class Schedule:
         warmup: Steps of linear warm-up.
         average: Decay of the exponential moving average of the weights; 0 keeps the last weights.
         weight_decay: AdamW's decoupled weight decay.
+        pool: Training items generated per task and level, then sampled with replacement.
     """
 
     steps: int
@@ -34,6 +35,7 @@ class Schedule:
     warmup: int = 50
     average: float = 0.0
     weight_decay: float = 0.01
+    pool: int = 60_000
 
 
 LogRow = dict[str, float]

@@ -60,8 +60,29 @@ class FeatureMap:
         described = np.concatenate(
             [np.repeat(context[:, None], depth, axis=1), layers], axis=2
         )
-        self._layers = described.reshape(m * depth, -1)
-        self._stems = np.concatenate([context, layers.mean(axis=1)], axis=1)
+        stems = np.concatenate([context, layers.mean(axis=1)], axis=1)
+        self._recipe = self._reduced(described, stems)
+
+    @staticmethod
+    def _reduced(layers: np.ndarray, stems: np.ndarray) -> np.ndarray:
+        """Linear map from choices to recipe features, in as few columns as keep all distances.
+
+        Args:
+            layers: Features of each member's layers, shape (M, L, F).
+            stems: Features of each member as a stem, shape (M, F).
+
+        Returns:
+            Shape (M*L + M, rank): the features by depth, rotated to their principal axes.
+        """
+        m, depth, width = layers.shape
+        wide = np.zeros((m * depth + m, (depth + 1) * width))
+        for layer in range(depth):
+            rows = np.arange(m) * depth + layer
+            wide[rows, layer * width : (layer + 1) * width] = layers[:, layer]
+        wide[m * depth :, depth * width :] = stems
+        left, sizes, _ = np.linalg.svd(wide, full_matrices=False)
+        keep = sizes > 1e-6 * max(sizes.max(), 1e-12)
+        return left[:, keep] * sizes[keep]
 
     def __call__(self, tokens: np.ndarray) -> PathFeatures:
         """Features of complete paths.
@@ -79,9 +100,7 @@ class FeatureMap:
         np.add.at(counts, (rows, body[rows, columns] - m), 1.0)
         choice = np.concatenate([counts, np.eye(m)[stem]], axis=1)
 
-        per_layer = counts.reshape(n, m, depth)
-        recipe = np.einsum("nml,mlf->nlf", per_layer, self._layers.reshape(m, depth, -1))
-        recipe = np.concatenate([recipe.reshape(n, -1), self._stems[stem]], axis=1)
+        recipe = choice @ self._recipe
 
         member = np.where(used, space.token_member[body], -1)
         layer = np.where(used, space.token_layer[body], 0)

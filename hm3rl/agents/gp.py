@@ -77,14 +77,18 @@ class PathGP:
         return noise[:, None, None] * torch.eye(n, dtype=torch.float64)
 
     def _parts(self, left: PathFeatures, right: PathFeatures) -> Tensor:
-        """Gram matrices and distances, shape (PARTS, n, m); two are distances, not yet kernels."""
-        rows = []
-        for block, other, norm in zip(left, right, self._norms, strict=True):
-            rows.append(torch.as_tensor((block - norm[0]) @ (other - norm[0]).T / norm[1]))
-        choice = _square_distances(left.choice, right.choice) / self._norms[0][1]
-        recipe = _square_distances(left.recipe, right.recipe) / self._norms[1][1]
-        distances = [torch.as_tensor(choice), torch.as_tensor(recipe)]
-        return torch.stack([*rows[:2], *distances, rows[2]])
+        """Gram matrices and distances, shape (PARTS, n, m); two are distances, not yet kernels.
+
+        Everything heavy is torch's, whose number of threads the run decides.
+        """
+        blocks = []
+        for block, other, (centre, size) in zip(left, right, self._norms, strict=True):
+            blocks.append(
+                (torch.as_tensor(block - centre), torch.as_tensor(other - centre), size)
+            )
+        grams = [a @ b.T / size for a, b, size in blocks]
+        distances = [_square_distances(a, b) / size for a, b, size in blocks[:2]]
+        return torch.stack([*grams[:2], *distances, grams[2]])
 
     def _kernel(self, parts: Tensor) -> Tensor:
         """Kernel matrices, shape (O, n, m)."""
@@ -145,9 +149,9 @@ class PathGP:
         return mean.numpy(), covariance.numpy()
 
 
-def _square_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :]
-    return np.maximum(squares - 2.0 * left @ right.T, 0.0)
+def _square_distances(left: Tensor, right: Tensor) -> Tensor:
+    squares = (left**2).sum(dim=1)[:, None] + (right**2).sum(dim=1)[None, :]
+    return (squares - 2.0 * left @ right.T).clamp(min=0.0)
 
 
 def _norms(features: PathFeatures) -> list[tuple[np.ndarray, float]]:

@@ -12,6 +12,9 @@ from hm3rl.envs.space import PathSpace
 ATTEMPTS = 20
 """Tries of a random move before the path is left as it is."""
 
+RANDOM_MOVES = 4
+"""Random moves among the neighbours: runs, swaps, skips and repeats."""
+
 
 def body_of(space: PathSpace, row: np.ndarray) -> list[int]:
     """Layer actions of a row."""
@@ -154,28 +157,32 @@ def crossover(
 
 
 def neighbours(space: PathSpace, row: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Paths one move away: every single replacement and stem, then random moves up to the limit.
+    """Paths one move away: every single replacement and stem, and a few random moves.
 
     Args:
         space: The space.
         row: A legal row.
-        limit: At most so many.
+        limit: At most so many replacements; more are thinned at random.
         rng: Source of randomness.
 
     Returns:
-        Distinct legal rows other than the given one, shape (n, horizon).
+        Legal rows other than the given one, shape (n, horizon); random moves may repeat others.
     """
-    stem, body = int(row[0]), body_of(space, row)
     m = len(space.members)
-    found = [row_of(space, other, body) for other in range(m) if other != stem]
-    for at, action in enumerate(body):
-        layer = int(space.token_layer[action])
-        for member in range(m):
-            replaced = space.layer_action(member, layer)
-            if replaced != action and layer < space.num_layers[member]:
-                found.append(row_of(space, stem, [*body[:at], replaced, *body[at + 1 :]]))
-    if len(found) > limit:
-        found = [found[i] for i in np.sort(rng.permutation(len(found))[:limit])]
-    found += [mutate(space, row, rng) for _ in range(min(limit - len(found), 2 * len(body)))]
-    rows = np.unique(np.array(found), axis=0)
-    return rows[space.legal_rows(rows) & (rows != row).any(axis=1)]
+    body = np.array(body_of(space, row))
+    layers = space.token_layer[body]
+    places = np.repeat(np.arange(len(body)), m)
+    members = np.tile(np.arange(m), len(body))
+    exists = layers[places] < np.asarray(space.num_layers)[members]
+    changed = exists & (m + members * space.depth + layers[places] != body[places])
+    places, members = places[changed], members[changed]
+    if len(places) > limit:
+        keep = np.sort(rng.permutation(len(places))[:limit])
+        places, members = places[keep], members[keep]
+    replaced = np.tile(row, (len(places), 1))
+    replaced[np.arange(len(places)), places + 1] = m + members * space.depth + layers[places]
+    stems = np.tile(row, (m, 1))
+    stems[:, 0] = np.arange(m)
+    moves = [mutate(space, row, rng) for _ in range(RANDOM_MOVES)]
+    rows = np.concatenate([stems, replaced, np.array(moves)])
+    return rows[(rows != row).any(axis=1) & space.legal_rows(rows)]

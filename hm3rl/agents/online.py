@@ -24,7 +24,7 @@ from hm3rl.objectives.preferences import sample_dirichlet
 if TYPE_CHECKING:
     from hm3rl.agents.agent import MergeAgent
 
-FINALISTS = 256
+FINALISTS = 192
 """Proposals that keep their place until the joint posterior is sampled."""
 
 PREFERENCES = 64

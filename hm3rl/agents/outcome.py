@@ -7,8 +7,9 @@ One Gaussian process for each task's score over z*, one for each task's negative
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from hm3rl.agents.features import FeatureMap, PathFeatures
+from hm3rl.agents.features import FeatureMap
 from hm3rl.agents.gp import PathGP
 from hm3rl.agents.knowledge import Knowledge
 from hm3rl.envs.space import PathSpace
@@ -17,7 +18,8 @@ from hm3rl.settings import OutcomeSettings
 REFIT_GROWTH = 1.15
 """Hyper-parameters are adapted again when there are so many times as many paths as before."""
 
-JITTER = 1e-9
+JITTER = 1e-4
+"""Relative to the mean variance of the paths sampled together."""
 
 
 class OutcomeModel:
@@ -80,11 +82,11 @@ class OutcomeModel:
         Returns:
             Shape (S, n, K).
         """
-        features: PathFeatures = self.features(tokens)
-        mean, covariance = self.scores.posterior(features)
-        out = np.empty((count, *mean.shape))
-        for k in range(self.objectives):
-            values, vectors = np.linalg.eigh(covariance[k])
-            root = vectors * np.sqrt(np.maximum(values, JITTER))
-            out[:, :, k] = mean[:, k] + rng.standard_normal((count, len(mean))) @ root.T
-        return out
+        mean, covariance = self.scores.posterior(self.features(tokens))
+        spread = torch.as_tensor(covariance)
+        size = spread.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
+        # Near-equal paths make the covariance singular; the jitter is far below the noise.
+        jitter = JITTER * size[:, None, None] * torch.eye(len(mean), dtype=torch.float64)
+        root = torch.linalg.cholesky(spread + jitter)
+        normal = torch.as_tensor(rng.standard_normal((self.objectives, len(mean), count)))
+        return mean + (root @ normal).permute(2, 1, 0).numpy()

@@ -60,16 +60,16 @@ class Regression:
         self.optimiser.step()
         self.policy.set_training_mode(False)
         return {
-            "regression/policy": float(acting),
-            "regression/value": float(value),
-            "regression/utility": float(utility),
+            "regression/policy": acting.item(),
+            "regression/value": value.item(),
+            "regression/utility": utility.item(),
         }
 
     def held_out_loss(self, replay: Replay, rows: np.ndarray, seed: int = 0) -> float:
         """Policy loss on trajectories not trained on, with the same preferences every time."""
         with torch.no_grad():
             rng, self.rng = self.rng, np.random.default_rng(seed)
-            loss = float(np.mean([float(self._policy_loss(replay, rows)) for _ in range(4)]))
+            loss = float(np.mean([self._policy_loss(replay, rows).item() for _ in range(4)]))
             self.rng = rng
         return loss
 

@@ -38,7 +38,7 @@ def improvement_points(front: np.ndarray, upper: np.ndarray, count: int) -> np.n
 
 
 def choose_by_hypervolume(
-    samples: np.ndarray, front: np.ndarray, batch: int, count: int = 2048
+    samples: np.ndarray, front: np.ndarray, batch: int, count: int = 1024
 ) -> np.ndarray:
     """Greedy batch by expected hypervolume improvement.
 

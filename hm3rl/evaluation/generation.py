@@ -6,11 +6,13 @@ the loop ends with its last row.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from hm3rl.evaluation.scoring import ForcedBatch, check_finite
 
@@ -43,7 +45,8 @@ class Prefixes:
         Args:
             forced: The pass, with its cache.
             rows: Rows of the batch to take.
-            keep: Answer tokens to keep for each, at most `forced.agreed`.
+            keep: Answer tokens to keep for each: at most `forced.agreed`, and 0 or less than that
+                where greedy decoding gives the whole reference.
 
         Returns:
             The prefixes, with the token that greedy decoding picks next.
@@ -66,7 +69,7 @@ class Prefixes:
         agreed = forced.agreed.tolist()
         answers = []
         for row, count in zip(rows, keep, strict=True):
-            if count == agreed[row] and later[row] >= 0:
+            if count == agreed[row]:
                 following = later[row]
             else:
                 following = targets[row][count] if count else first[row]
@@ -75,8 +78,8 @@ class Prefixes:
             items=tuple(batch.rows[row] for row in rows),
             answers=tuple(answers),
             lengths=lengths,
-            keys=tuple(gather(layer.keys) for layer in forced.cache.layers),
-            values=tuple(gather(layer.values) for layer in forced.cache.layers),
+            keys=tuple(gather(keys) for keys, _ in states_of(forced.cache)),
+            values=tuple(gather(values) for _, values in states_of(forced.cache)),
         )
 
     @classmethod
@@ -114,6 +117,11 @@ class Prefixes:
         return len(self.items)
 
 
+def states_of(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of each layer, each of shape (B, heads, columns, head size)."""
+    return [(layer.keys, layer.values) for layer in cast(list[DynamicLayer], cache.layers)]  # type: ignore[misc]
+
+
 def _widen(states: torch.Tensor, width: int) -> torch.Tensor:
     missing = width - states.shape[2]
     return torch.nn.functional.pad(states, (0, 0, missing, 0)) if missing else states
@@ -139,49 +147,49 @@ def decode_greedily(
     answers = [list(answer) for answer in prefixes.answers]
     ends = set(end_ids)
 
-    def open_rows(rows: Sequence[int]) -> list[int]:
-        return [r for r in rows if answers[r][-1] not in ends and len(answers[r]) < max_new_tokens]
+    def is_open(row: int) -> bool:
+        return answers[row][-1] not in ends and len(answers[row]) < max_new_tokens
 
-    living = open_rows(range(len(answers)))
-    if living:
-        _advance(model, prefixes, answers, living, open_rows)
+    rows = [row for row in range(len(answers)) if is_open(row)]
+    if rows:
+        _decode(model, prefixes, answers, rows, is_open)
     return [answer[:-1] if answer[-1] in ends else answer for answer in answers]
 
 
-def _advance(
+def _decode(
     model: PreTrainedModel,
     prefixes: Prefixes,
     answers: list[list[int]],
-    living: list[int],
-    open_rows: object,
+    rows: list[int],
+    is_open: Callable[[int], bool],
 ) -> None:
-    """Append to `answers` token by token."""
+    """Append tokens to the answers of `rows` until none of them is open."""
     device = prefixes.lengths.device
-    index = torch.tensor(living, device=device)
-    keys = [states[index] for states in prefixes.keys]
-    values = [states[index] for states in prefixes.values]
-    cache = DynamicCache(list(zip(keys, values, strict=True)))
-    width = keys[0].shape[2]
+    index = torch.tensor(rows, device=device)
+    states = [(k[index], v[index]) for k, v in zip(prefixes.keys, prefixes.values, strict=True)]
+    cache = DynamicCache(states)
     positions = prefixes.lengths[index]
-    columns = torch.arange(width, device=device)
-    mask = (columns >= width - positions[:, None]).long()
-    assert callable(open_rows)
-    while living:
-        mask = torch.cat([mask, mask.new_ones(len(living), 1)], dim=1)
+    width = prefixes.keys[0].shape[2]
+    mask = (torch.arange(width, device=device) >= width - positions[:, None]).long()
+    while True:
+        places = [place for place, row in enumerate(rows) if is_open(row)]
+        if not places:
+            return
+        if len(places) <= (1 - DROP_SHARE) * len(rows):
+            index = torch.tensor(places, device=device)
+            cache.batch_select_indices(index)
+            mask, positions = mask[index], positions[index]
+            rows = [rows[place] for place in places]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         logits = model(
-            input_ids=torch.tensor([[answers[row][-1]] for row in living], device=device),
+            input_ids=torch.tensor([[answers[row][-1]] for row in rows], device=device),
             attention_mask=mask,
             position_ids=positions[:, None],
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
         check_finite(logits)
-        for row, token in zip(living, logits.argmax(dim=-1).tolist(), strict=True):
-            answers[row].append(token)
+        for row, token in zip(rows, logits.argmax(dim=-1).tolist(), strict=True):
+            if is_open(row):
+                answers[row].append(token)
         positions = positions + 1
-        still = open_rows(living)
-        if len(still) < len(living):
-            kept = [place for place, row in enumerate(living) if row in set(still)]
-            index = torch.tensor(kept, device=device)
-            cache.batch_select_indices(index)
-            mask, positions, living = mask[index], positions[index], still

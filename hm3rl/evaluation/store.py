@@ -193,14 +193,16 @@ class EvaluationStore:
                 (key, *condition),
             )
         fields = (evaluation.tasks, evaluation.scores, evaluation.standard_errors, evaluation.nll)
-        secondary = evaluation.secondary
+        secondary = None if evaluation.secondary is None else json.dumps(evaluation.secondary)
         cursor = self._db.execute(
             "INSERT INTO evaluations (key, suite, split, dtype, backend, fidelity, status, error, "
             "tasks, scores, standard_errors, nll, secondary, seconds) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (key, *condition, evaluation.status, evaluation.error)
-            + tuple(json.dumps(field) for field in fields)
-            + (None if secondary is None else json.dumps(secondary), json.dumps(evaluation.seconds)),
+            (
+                *(key, *condition, evaluation.status, evaluation.error),
+                *(json.dumps(field) for field in fields),
+                *(secondary, json.dumps(evaluation.seconds)),
+            ),
         )
         if cursor.rowcount != 1:
             return

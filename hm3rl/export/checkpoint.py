@@ -131,6 +131,9 @@ def export_candidate(
             mergekit=mergekit,
         )
         (partial / "README.md").write_text(card, encoding="utf-8")
+        for file in partial.glob("*.safetensors"):
+            # safetensors writes for the owner alone; the weights are as readable as the rest.
+            shutil.copymode(partial / "README.md", file)
         partial.rename(target)
     except IntegrityError:
         raise

@@ -94,9 +94,7 @@ def ties(t: TensorMerge) -> torch.Tensor:
     sum; agreeing entries are summed with their weights and, if normalised, divided by the sum of
     the agreeing weights (mergekit's rule; the paper's unweighted mean at equal weights).
     """
-    assert t.thresholds is not None
-    kept = t.deltas.abs() >= t.per_expert(t.thresholds)
-    return t.base + t.scale * _elect_and_merge(t, torch.where(kept, t.deltas, 0.0))
+    return t.base + t.scale * _elect_and_merge(t, _trimmed(t), t.weights, t.normalise)
 
 
 def dare_linear(t: TensorMerge) -> torch.Tensor:
@@ -106,12 +104,13 @@ def dare_linear(t: TensorMerge) -> torch.Tensor:
     the result over the masks is task arithmetic itself.
     """
     total = t.weights.sum() if t.normalise else 1.0
-    return t.base + t.scale / total * _weighted_sum(t, _dropped(t))
+    rescaled = t.weights / t.densities
+    return t.base + t.scale / total * torch.tensordot(rescaled, _dropped(t), dims=1)
 
 
 def dare_ties(t: TensorMerge) -> torch.Tensor:
     """DARE's dropping and rescaling, then TIES's sign election and merge, without trimming."""
-    return t.base + t.scale * _elect_and_merge(t, _dropped(t))
+    return t.base + t.scale * _elect_and_merge(t, _dropped(t), t.weights / t.densities, t.normalise)
 
 
 def hm3_eq5(t: TensorMerge) -> torch.Tensor:
@@ -121,10 +120,7 @@ def hm3_eq5(t: TensorMerge) -> torch.Tensor:
     1 / density nor TIES's division by the agreeing weight appear in the equation, so neither is
     applied here. `dare_ties` is the variant with both.
     """
-    assert t.drop_masks is not None
-    weighted = torch.where(t.drop_masks, t.deltas, 0.0) * t.per_expert(t.weights)
-    elected = weighted.sum(dim=0).sign()
-    return t.base + torch.where(weighted.sign() == elected, weighted, 0.0).sum(dim=0)
+    return t.base + _elect_and_merge(t, _dropped(t), t.weights, False)
 
 
 OPERATORS: dict[str, Operator] = {
@@ -148,19 +144,39 @@ def _weighted_sum(t: TensorMerge, deltas: torch.Tensor) -> torch.Tensor:
     return torch.tensordot(t.weights, deltas, dims=1)
 
 
+def _trimmed(t: TensorMerge) -> torch.Tensor:
+    assert t.thresholds is not None
+    # hardshrink keeps |x| > threshold in one pass; the next smaller float makes that >=.
+    below = torch.nextafter(t.thresholds, torch.full_like(t.thresholds, -1.0)).tolist()
+    pairs = zip(t.deltas, below, strict=True)
+    return torch.stack([torch.nn.functional.hardshrink(delta, cut) for delta, cut in pairs])
+
+
 def _dropped(t: TensorMerge) -> torch.Tensor:
     assert t.drop_masks is not None
-    return torch.where(t.drop_masks, t.deltas, 0.0) / t.per_expert(t.densities)
+    return t.deltas * t.drop_masks
 
 
-def _elect_and_merge(t: TensorMerge, deltas: torch.Tensor) -> torch.Tensor:
-    weights = t.per_expert(t.weights)
-    weighted = deltas * weights
-    elected = weighted.sum(dim=0).sign()
-    agrees = (weighted.sign() == elected) & (weighted != 0)
-    merged = torch.where(agrees, weighted, 0.0).sum(dim=0)
-    if not t.normalise:
+def _elect_and_merge(
+    t: TensorMerge, deltas: torch.Tensor, factors: torch.Tensor, normalise: bool
+) -> torch.Tensor:
+    """Sum factor_k delta_k over the entries that agree with the sign of that sum.
+
+    Args:
+        t: The input.
+        deltas: Trimmed or dropped task vectors, shape (K, *base.shape).
+        factors: What each is multiplied by, shape (K,): its weight, rescaled for DARE.
+        normalise: Whether to divide each entry by the sum of the agreeing weights.
+
+    Returns:
+        The merged task vector, shape base.shape.
+    """
+    towards = deltas * t.per_expert(factors)
+    sign = towards.sum(dim=0).sign()
+    towards *= sign  # positive where an entry agrees
+    agreeing = torch.tensordot(t.weights, (towards > 0).to(towards.dtype), dims=1)
+    merged = towards.clamp_(min=0).sum(dim=0) * sign
+    if not normalise:
         return merged
-    agreeing = torch.where(agrees, weights.expand_as(weighted), 0.0).sum(dim=0)
-    # No entry agrees: the sum is zero and stays zero.
+    # Where no entry agrees the sum is zero and stays zero.
     return merged / torch.where(agreeing.abs() < 1e-8, 1.0, agreeing)

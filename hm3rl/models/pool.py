@@ -18,7 +18,7 @@ from transformers import (
 
 from hm3rl.errors import InputError
 from hm3rl.models.compatibility import check_configs, check_tokenizer_rows, check_vocabulary
-from hm3rl.models.hashing import folder_hash
+from hm3rl.models.fingerprint import folder_hash
 from hm3rl.models.loading import (
     check_headers,
     find_weights,

@@ -87,11 +87,11 @@ class LayerDescriptors:
             )
             features += _compare(mine, theirs)
         sketch = torch.zeros(self.projections)
-        typical = torch.zeros(experts)
+        typical = torch.zeros(experts, device=vectors.pool.device)
         for name, delta in own.items():
             sketch += self._sketch(name.removeprefix(prefix), delta.flatten())
             typical += vectors.deltas(name).reshape(experts, -1).square().sum(dim=1)
-        features += (sketch / (typical.sqrt().mean() + 1e-12)).tolist()
+        features += (sketch / (typical.sqrt().mean().item() + 1e-12)).tolist()
         return np.array(features)
 
     def _group(self, name: str) -> str:

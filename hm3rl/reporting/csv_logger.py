@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
@@ -58,7 +59,7 @@ class CsvLogger:
                 event.charged,
                 event.phase,
                 event.key,
-                *(f"{event.scores[name]:.6f}" for name in self._objectives),
+                *(f"{event.scores.get(name, math.nan):.6f}" for name in self._objectives),
                 f"{event.hypervolume:.6f}",
                 int(event.on_front),
                 f"{event.seconds:.4f}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from hm3rl.evaluation.result import Evaluation
@@ -90,12 +89,11 @@ def evaluation_as_dict(evaluation: Evaluation, objectives: Sequence[str]) -> dic
         "split": evaluation.split,
         "status": evaluation.status,
         "error": evaluation.error,
-        "scores": dict(zip(objectives, map(float, evaluation.scores), strict=True)),
-        "standard_errors": dict(
-            zip(objectives, map(float, evaluation.standard_errors), strict=True)
-        ),
-        "nll": dict(zip(objectives, map(float, evaluation.nll), strict=True)),
-        "secondary": {k: float(np.mean(v)) for k, v in evaluation.secondary.items()},
+        # A failure has none of these.
+        "scores": dict(zip(objectives, evaluation.scores, strict=False)),
+        "standard_errors": dict(zip(objectives, evaluation.standard_errors, strict=False)),
+        "nll": dict(zip(objectives, evaluation.nll, strict=False)),
+        "secondary": {task: dict(values) for task, values in (evaluation.secondary or {}).items()},
         "seconds": dict(evaluation.seconds),
     }
 
@@ -111,5 +109,6 @@ def print_evaluation(console: Console, evaluation: Evaluation, objectives: Seque
             f"({evaluation.split} split; nll {evaluation.nll[i]:.3f})",
             markup=False,
         )
-    for name, values in evaluation.secondary.items():
-        console.print(f"{name:<12} {float(np.mean(values)):.3f}", markup=False)
+    for task, values in (evaluation.secondary or {}).items():
+        for name, value in values.items():
+            console.print(f"{task + ' ' + name:<20} {value:.3f}", markup=False)

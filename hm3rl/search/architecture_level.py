@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hm3rl.agents.outcome import Outcome
+from hm3rl.agents.knowledge import Outcome
 from hm3rl.envs.space import PathSpace
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.paths.candidate import Candidate

@@ -11,6 +11,7 @@ from typing import Any
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import NullLogger
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.candidate import Candidate
@@ -82,6 +83,10 @@ class FinishedRun:
             for recipe in candidate.recipes:
                 problem.members.add(recipe)
         return problem
+
+    def evaluation(self, key: str) -> Evaluation:
+        """The evaluation of a model on the search split, from the store."""
+        return self.problem.evaluator.evaluate([self.candidate(key)])[0]
 
     @cached_property
     def agent(self) -> MergeAgent | None:

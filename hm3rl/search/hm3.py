@@ -10,15 +10,11 @@ same code with a level or a phase switched off, so that nothing else differs:
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.outcome import Outcome
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
-from hm3rl.paths.layer_path import LayerPath
 from hm3rl.search.architecture_level import known_outcomes, path_scorer, path_space
 from hm3rl.search.parameter_level import search_recipes, select_members
 from hm3rl.settings import AgentSettings, SearchSettings
@@ -51,7 +47,6 @@ class HM3:
         self.offline_phase = offline_phase
         self.phases = 1 + int(parameter_level) + int(offline_phase)
         self.agent: MergeAgent | None = None
-        self.agent_seconds = 0.0
 
     def split(self, budget: int) -> tuple[int, int, int]:
         """Divide a budget among the phases.
@@ -96,34 +91,10 @@ class HM3:
         def log(values: dict[str, float]) -> None:
             problem.logger.metrics(problem.charged, values)
 
-        begun = time.perf_counter()
-        score_offline, score_online = Stopwatch(problem, "offline"), Stopwatch(problem, "online")
         if offline:
             problem.logger.phase("offline", offline)
-            agent.offline(score_offline, offline, log)
+            agent.offline(path_scorer(problem, "offline"), offline, log)
         problem.logger.phase("online", online)
-        agent.online(score_online, online, log)
-        elapsed = time.perf_counter() - begun
-        self.agent_seconds = elapsed - score_offline.seconds - score_online.seconds
+        agent.online(path_scorer(problem, "online"), online, log)
         self.agent = agent
         return problem.archive
-
-
-class Stopwatch:
-    """A path scorer that adds up how long scoring took, so that the agent's own time is known.
-
-    Args:
-        problem: The problem that scores.
-        phase: Name under which the evaluations are logged.
-    """
-
-    def __init__(self, problem: MergeProblem, phase: str) -> None:
-        self.seconds = 0.0
-        self._score = path_scorer(problem, phase)
-
-    def __call__(self, paths: list[LayerPath]) -> list[Outcome]:
-        """Score paths; see `path_scorer`."""
-        begun = time.perf_counter()
-        outcomes = self._score(paths)
-        self.seconds += time.perf_counter() - begun
-        return outcomes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,15 +135,17 @@ def run_search(
             logger.phase("sources", 0)
             problem.prepare()
             searcher = build_searcher(settings)
+            before = Counter(problem.evaluator.totals.seconds)
             searched = time.perf_counter()
             searcher.search(problem, settings.budget)
             search_seconds = time.perf_counter() - searched
+            spent = problem.evaluator.totals.seconds - before
             if searcher.agent is not None:
                 searcher.agent.save(folder.agent)
             logger.phase("test scores of the front", 0)
             front, test, tested_sources = rescore_front(problem)
             summary = summarise(settings, problem, searcher, front, test, tested_sources)
-            summary["seconds"] = seconds(problem, searcher, search_seconds)
+            summary["seconds"] = seconds(spent, searcher, search_seconds, problem.charged)
             summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
             columns, rows = front_table(problem, front)
             write_csv(folder.front, columns, rows)
@@ -154,7 +157,6 @@ def run_search(
             raise
         finally:
             logger.finish(status)
-            problem.close()
     return SearchResult(folder, problem, searcher, front, summary)
 
 
@@ -213,7 +215,7 @@ def front_table(
     for split in ("search", "test"):
         columns += [f"{split}_{task}" for task in problem.objectives]
         columns += [f"{split}_{task}_se" for task in problem.objectives]
-    secondary = sorted({name for row in front for name in row.test.secondary})
+    secondary = _secondary([row.test for row in front])
     columns += [f"test_{name}" for name in secondary]
     columns += ["on_test_front", "length", "path", "key"]
     rows: list[list[Any]] = []
@@ -221,12 +223,24 @@ def front_table(
         cells: list[Any] = [row.name]
         for evaluation in (row.search, row.test):
             cells += [f"{value:.4f}" for value in evaluation.vector]
-            cells += [f"{value:.4f}" for value in evaluation.standard_errors]
-        cells += [f"{float(np.mean(row.test.secondary[name])):.4f}" for name in secondary]
+            errors = evaluation.standard_errors if evaluation.ok else [np.nan] * len(problem.z_star)
+            cells += [f"{value:.4f}" for value in errors]
+        own = _secondary([row.test])
+        cells += [f"{own.get(name, np.nan):.4f}" for name in secondary]
         path = row.candidate.path
         cells += [int(row.on_test_front), len(path.refs), str(path), row.key]
         rows.append(cells)
     return columns, rows
+
+
+def _secondary(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    """Secondary metrics as `task_metric`, of the last evaluation that has them."""
+    return {
+        f"{task}_{name}": value
+        for evaluation in evaluations
+        for task, metrics in (evaluation.secondary or {}).items()
+        for name, value in metrics.items()
+    }
 
 
 def summarise(
@@ -271,14 +285,16 @@ def summarise(
     }
 
 
-def seconds(problem: MergeProblem, searcher: Searcher, search_seconds: float) -> dict[str, Any]:
+def seconds(
+    spent: Mapping[str, float], searcher: Searcher, search_seconds: float, charged: int
+) -> dict[str, Any]:
     """Where the time of the search went.
 
-    `model` and `programs` are the evaluator's own clocks; `agent` is the agent's phases less the
-    evaluations in them; `other` is the rest, stated also for each evaluation.
+    `model` and `programs` are the evaluator's own clocks; `agent` is the agent's own time, the
+    evaluations it asked for excepted; `other` is the rest (merging and assembly are part of it),
+    stated also for each evaluation.
     """
-    spent = problem.seconds()
-    agent = float(getattr(searcher, "agent_seconds", 0.0))
+    agent = searcher.agent.seconds if searcher.agent is not None else 0.0
     model, programs = spent.get("model", 0.0), spent.get("programs", 0.0)
     other = max(search_seconds - agent - model - programs, 0.0)
     return {
@@ -286,6 +302,7 @@ def seconds(problem: MergeProblem, searcher: Searcher, search_seconds: float) ->
         "model": round(model, 3),
         "programs": round(programs, 3),
         "agent": round(agent, 3),
+        "merging": round(spent.get("merging", 0.0), 3),
         "other": round(other, 3),
-        "other_ms_per_evaluation": round(1000 * other / max(problem.charged, 1), 3),
+        "other_ms_per_evaluation": round(1000 * other / max(charged, 1), 3),
     }

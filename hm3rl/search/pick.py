@@ -111,8 +111,9 @@ def _from_front(
     decoded_utility: float | None,
 ) -> Choice:
     candidate = run.candidate(key)
-    (evaluation,) = run.problem.known([candidate])
-    return Choice(candidate, key, "front", utility, evaluation, decoded, decoded_utility, utility)
+    return Choice(
+        candidate, key, "front", utility, run.evaluation(key), decoded, decoded_utility, utility
+    )
 
 
 def _refine(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.moves import random_walk
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.layer_path import LayerPath
@@ -51,7 +52,7 @@ class RandomSearch:
         while spent < budget:
             batch: list[LayerPath] = []
             while len(batch) < min(BATCH, budget - spent):
-                path = space.random_path(rng)
+                path = space.decode(random_walk(space, rng))
                 if path not in known:
                     known.add(path)
                     batch.append(path)

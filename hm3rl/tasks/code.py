@@ -1,7 +1,7 @@
 """Code: a chain of instructions about x becomes a Python expression, executed on unit tests.
 
-"python add 3 then times 2 then modulo 5 =" is answered by "( ( x + 3 ) * 2 ) % 5". Scored by pass@1:
-any program that passes the unit tests counts, so "2 * ( x + 3 ) % 5" is right as well.
+"python add 3 then times 2 then modulo 5 =" is answered by "( ( x + 3 ) * 2 ) % 5". Scored by
+pass@1: any program that passes the unit tests counts, "2 * ( x + 3 ) % 5" as well.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     {"prompt": [{"role": "user", "content": "2+2?"}], "reference": "4", "metric": "exact_match"}
     {"prompt": "Write f(x) = x + 1", "reference": "def f(x): ...", "tests": [["f(1)", "2"]]}
 
-A `metric` in the lines, the same in all of them, goes before the one of the configuration. Prompt and
-reference are tokenised apart and put one after the other: where a model expects a space between
+A `metric` in the lines, the same in all of them, goes before the one of the configuration. Prompt
+and reference are tokenised apart and put one after the other: where a model expects a space between
 them, one of the two has to hold it. Splits follow the hash of the prompt as written in the file.
 """
 

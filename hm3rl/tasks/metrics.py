@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics.chrf import CHRF
 
 METRICS = ("exact_match", "chrf", "pass_at_1")
 """Names of the metrics that a user's own task may ask for."""

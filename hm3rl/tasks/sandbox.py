@@ -4,9 +4,9 @@ What it promises. Every program runs in a process of its own, forked from a smal
 started once. It is killed with all it started when it has used its CPU seconds or, far later, when
 its wall-clock limit has passed. It cannot start processes or threads, write or read files, or take
 more memory than allowed; its output goes nowhere. Where the kernel offers namespaces (to root, and
-to users where unprivileged user namespaces are on) it also has an own, empty network, an own process
-table without any other process to signal, and an empty read-only root; `SandboxPool.isolation` says
-what is in force. Expected values never enter the sandbox, so a program cannot answer with them.
+to users where unprivileged user namespaces are on) it also has an empty network, a process table of
+its own without any other process to signal, and an empty read-only root; `SandboxPool.isolation`
+says what is in force. Expected values never enter the sandbox, so no program can answer with them.
 
 What it does not promise. Without namespaces, network and files are closed by resource limits, by
 giving up root and by a Python audit hook only; native code that a program smuggles past the
@@ -65,10 +65,10 @@ class _Worker:
 
     def __init__(self, cpu_s: float, wall_s: float, memory_mb: int, folder: str) -> None:
         self._limit = wall_s + GRACE_SECONDS
+        limits = (str(cpu_s), str(wall_s), str(memory_mb << 20))
         # No site-packages, no user folder, no environment: the worker stays small and forks fast.
         self._process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-P", "-B", str(WORKER)]
-            + [str(cpu_s), str(wall_s), str(memory_mb << 20)],
+            [sys.executable, "-s", "-S", "-P", "-B", str(WORKER), *limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -80,8 +80,8 @@ class _Worker:
         try:
             self.isolation: tuple[str, ...] = tuple(json.loads(self._receive(START_SECONDS)))
         except _WorkerLost:
-            said = self.kill()
-            raise SandboxError(f"the program sandbox does not start: {said or 'no message'}") from None
+            said = self.kill() or "no message"
+            raise SandboxError(f"the program sandbox does not start: {said}") from None
 
     def ask(self, program: str, expressions: Sequence[str]) -> list[str | None]:
         """Run one program.

@@ -56,9 +56,9 @@ def check_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
             raise InputError(f"two tasks are called {name!r}", "give each a name of its own")
     for task in tasks:
         for split in ("search", "test"):
-            if len(task.items(split)) < MIN_ITEMS:  # type: ignore[arg-type]
+            if len(task.items(split)) < MIN_ITEMS:
                 raise InputError(
-                    f"task {task.name!r} has {len(task.items(split))} items in its {split} split",  # type: ignore[arg-type]
+                    f"task {task.name!r} has {len(task.items(split))} items in its {split} split",
                     f"{MIN_ITEMS} are the fewest that have a standard error; 100 are useful",
                 )
     return tuple(tasks)

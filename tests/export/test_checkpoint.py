@@ -91,6 +91,8 @@ def test_folder_is_complete_and_nothing_hidden_is_left(members, tmp_path):
         "README.md",
     }
     assert "model.safetensors.index.json" not in names
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert len(modes) == 1
 
 
 def test_recipe_file_rebuilds_the_candidate(members, tmp_path):

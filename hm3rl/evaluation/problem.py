@@ -1,0 +1,256 @@
+"""`MergeProblem`: all a searcher may touch, so that every method is compared under the same rules.
+
+The budget counts the distinct candidates a run asks to be scored, whether or not the store knew
+them: a warm store saves time, never budget. The sources are free, and so is scoring on the test
+split, which never comes back into the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hm3rl.errors import BudgetExhausted, InputError
+from hm3rl.evaluation.evaluator import Evaluator, Scored
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.events import EvaluationEvent, NullLogger, RunLogger
+from hm3rl.models.pool import ModelPool
+from hm3rl.objectives.archive import Archive
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.limits import PathLimits
+from hm3rl.paths.members import MemberSet
+from hm3rl.tasks.base import Split
+
+SOURCES = "sources"
+"""Phase under which the sources' own scores are logged."""
+
+
+class TracePoint(NamedTuple):
+    """The archive's hypervolume after one charged evaluation.
+
+    Attributes:
+        charged: Evaluations charged so far.
+        key: The candidate.
+        hypervolume: Normalised hypervolume.
+    """
+
+    charged: int
+    key: str
+    hypervolume: float
+
+
+class MergeProblem:
+    """Sources, tasks, legal paths and a budget of evaluations.
+
+    Args:
+        members: Sources and merged members.
+        evaluator: Scores candidates of these members.
+        limits: Legal paths.
+        budget: Distinct candidates that may be asked for.
+        logger: Hears every evaluation.
+
+    Attributes:
+        charged: Evaluations charged so far.
+        trace: One point per charged evaluation.
+    """
+
+    def __init__(
+        self,
+        members: MemberSet,
+        evaluator: Evaluator,
+        limits: PathLimits,
+        budget: int,
+        logger: RunLogger | None = None,
+    ) -> None:
+        if budget < 0:
+            raise InputError(f"budget={budget}", "give a budget of 0 or more evaluations")
+        self.members = members
+        self.evaluator = evaluator
+        self.limits = limits
+        self.budget = budget
+        self.logger: RunLogger = NullLogger() if logger is None else logger
+        self.charged = 0
+        self.trace: list[TracePoint] = []
+        self._archive: Archive | None = None
+        self._candidates: dict[str, Candidate] = {}
+        self._evaluations: dict[str, Evaluation] = {}
+
+    @property
+    def pool(self) -> ModelPool:
+        """The sources."""
+        return self.members.pool
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of all score vectors."""
+        return self.evaluator.objectives
+
+    @property
+    def remaining(self) -> int:
+        """Evaluations left in the budget."""
+        return self.budget - self.charged
+
+    @property
+    def archive(self) -> Archive:
+        """All scored candidates, the sources included.
+
+        Raises:
+            RuntimeError: `prepare` has not been called.
+        """
+        if self._archive is None:
+            raise RuntimeError("call MergeProblem.prepare() first")
+        return self._archive
+
+    @property
+    def z_star(self) -> np.ndarray:
+        """Score of the best expert on each task, search split, shape (K,), all positive."""
+        return self.archive.z_star
+
+    def prepare(self) -> None:
+        """Score the sources, which is free, and normalise by the best expert on each task.
+
+        Calling it again changes nothing.
+
+        Raises:
+            InputError: A source cannot be scored, or no expert scores above 0 on some task.
+        """
+        if self._archive is not None:
+            return
+        for split in ("search", "test"):
+            self.evaluator.prepare(split)
+        names = (*self.pool.expert_names, self.pool.base_name)
+        candidates = [Candidate.whole(name, self.members.num_layers(name)) for name in names]
+        scored = list(self.evaluator.stream(candidates))
+        for name, one in zip(names, scored, strict=True):
+            if not one.evaluation.ok:
+                reason = (one.evaluation.error or "").strip().splitlines()[-1:]
+                raise InputError(
+                    f"the source {name!r} cannot be scored: {' '.join(reason)}",
+                    "check that it generates text with plain transformers",
+                )
+        experts = np.stack([one.evaluation.vector for one in scored[: len(self.pool.expert_names)]])
+        best = experts.max(axis=0)
+        for task, value in zip(self.objectives, best, strict=True):
+            if value <= 0:
+                raise InputError(
+                    f"no expert scores above 0 on task {task!r}, so nothing can be normalised by "
+                    "the best one",
+                    "leave the task out, or add an expert that can do it",
+                )
+        self._archive = Archive(self.objectives, best)
+        for candidate, one in zip(candidates, scored, strict=True):
+            self._enter(candidate, one, SOURCES, free=True)
+
+    def key(self, candidate: Candidate) -> str:
+        """Content hash of a candidate."""
+        return self.evaluator.key(candidate)
+
+    def seen(self, candidate: Candidate) -> bool:
+        """Whether this run has scored a candidate, so that asking again is free."""
+        return self.key(candidate) in self._evaluations
+
+    def candidate(self, key: str) -> Candidate:
+        """The candidate behind a key of this run."""
+        return self._candidates[key]
+
+    def evaluation(self, key: str) -> Evaluation:
+        """The search evaluation behind a key of this run."""
+        return self._evaluations[key]
+
+    def known(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """Search evaluations of candidates this run has scored; free.
+
+        Raises:
+            KeyError: One has not been scored.
+        """
+        return [self._evaluations[self.key(candidate)] for candidate in candidates]
+
+    def evaluate(self, candidates: Sequence[Candidate], phase: str) -> list[Evaluation]:
+        """Score candidates on the search split and charge those this run has not asked for yet.
+
+        Args:
+            candidates: Candidates, repeats possible.
+            phase: Name under which they are logged.
+
+        Returns:
+            One evaluation per candidate, in order.
+
+        Raises:
+            BudgetExhausted: There are more new ones than the budget has left; none was scored.
+            InputError: A candidate breaks the limits or cannot exist.
+        """
+        self.prepare()
+        keys = [self.key(candidate) for candidate in candidates]
+        new: dict[str, Candidate] = {}
+        for key, candidate in zip(keys, candidates, strict=True):
+            if key not in self._evaluations:
+                self._check(candidate)
+                new.setdefault(key, candidate)
+        if len(new) > self.remaining:
+            raise BudgetExhausted(len(new), self.remaining)
+        fresh = list(new.values())
+        for candidate, one in zip(fresh, self.evaluator.stream(fresh), strict=True):
+            self._enter(candidate, one, phase, free=False)
+        return [self._evaluations[key] for key in keys]
+
+    @property
+    def failed(self) -> int:
+        """Candidates of this run whose scoring failed."""
+        return sum(not evaluation.ok for evaluation in self._evaluations.values())
+
+    def rescore(
+        self, candidates: Sequence[Candidate], split: Split = "test", secondary: bool = True
+    ) -> list[Evaluation]:
+        """Score candidates on another split; free, and without effect on archive and budget.
+
+        Args:
+            candidates: Candidates.
+            split: The split.
+            secondary: Whether secondary metrics are needed.
+
+        Returns:
+            One evaluation per candidate, in order.
+        """
+        return self.evaluator.evaluate(candidates, split, secondary=secondary)
+
+    def _check(self, candidate: Candidate) -> None:
+        # A whole member belongs to the parameter level, which the limits say nothing about.
+        path = candidate.path
+        if path == LayerPath.whole(path.stem, self.pool.num_layers):
+            return
+        if not self.limits.allows(path):
+            raise InputError(
+                f"the path {candidate.path} breaks the limits {self.limits}",
+                "propose legal paths only, or widen the limits (paths.*)",
+            )
+
+    def _enter(self, candidate: Candidate, one: Scored, phase: str, free: bool) -> None:
+        evaluation, archive = one.evaluation, self.archive
+        key = evaluation.key
+        self._candidates[key] = candidate
+        self._evaluations[key] = evaluation
+        # A failure is never a score: it is charged and remembered, but no point of the archive.
+        on_front = archive.add(key, evaluation.vector) if evaluation.ok else False
+        if not free:
+            self.charged += 1
+            self.trace.append(TracePoint(self.charged, key, archive.hypervolume()))
+        self.logger.evaluation(
+            EvaluationEvent(
+                charged=self.charged,
+                phase=phase,
+                key=key,
+                text=str(candidate.path),
+                candidate=candidate.to_dict(),
+                scores=dict(zip(self.objectives, evaluation.scores, strict=True))
+                if evaluation.ok
+                else {},
+                hypervolume=archive.hypervolume(),
+                on_front=on_front,
+                seconds=0.0 if one.cached else evaluation.total_seconds,
+                cached=one.cached,
+                failed=not evaluation.ok,
+            )
+        )
