@@ -17,6 +17,7 @@ import torch
 
 from experiments.zoo.levels import pick_members, score_merges, search_paths
 from experiments.zoo.settings import NAMES
+from experiments.zoo.table import Row, insert, levels_table, sources_table
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.models.pool import ModelPool
@@ -33,8 +34,6 @@ BUDGET = 260
 FIRST_MERGES = 60
 PATH_MERGES = 4
 CHECKPOINTS = (30, 60, 100, 150, 200, 260)
-
-Row = dict[str, str | float]
 
 
 def measure_sources(evaluator: Evaluator, depth: int) -> list[Row]:
@@ -152,8 +151,10 @@ def main() -> None:
     for seed in range(arguments.seeds):
         comparison += measure_levels(evaluator, members, sources, seed)
         write_csv(arguments.to / "levels.csv", comparison)
-    for row in comparison:
-        print(row)
+    if comparison:
+        tables = f"{sources_table(rows)}\n\n{levels_table(comparison)}"
+        print(tables)
+        insert(Path(__file__).parent / "README.md", tables)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def zoo_tasks() -> dict[str, SyntheticTask]:
     return {task.name: task for task in tasks}
 
 
-BASE = Schedule(steps=1100, rows=144, learning_rate=3e-3, warmup=100, average=0.98, pool=60_000)
-EXPERT = Schedule(steps=300, rows=96, learning_rate=7e-4, warmup=20, average=0.98, pool=40_000)
+BASE = Schedule(steps=1000, rows=144, learning_rate=3e-3, warmup=100, average=0.98, pool=60_000)
+EXPERT = Schedule(steps=400, rows=96, learning_rate=7e-4, warmup=20, average=0.98, pool=40_000)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ZooSettings:
     layers: int = 8
     heads: int = 4
     full_share: Mapping[str, float] = field(
-        default_factory=lambda: {"translation": 0.01, "math": 0.012, "code": 0.004}
+        default_factory=lambda: {"translation": 0.009, "math": 0.03, "code": 0.008}
     )
     replay: float = 0.35
     base: Schedule = BASE

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,13 +28,16 @@ PACKAGED = Path(__file__).resolve().parents[2] / "hm3rl" / "models" / "zoo_data"
 Measure = Callable[[LlamaForCausalLM], dict[str, float]]
 
 
-def train_zoo(settings: ZooSettings, work: Path, target: Path) -> None:
+def train_zoo(
+    settings: ZooSettings, work: Path, target: Path, experts: Sequence[str] = NAMES[1:]
+) -> None:
     """Train base and experts and publish each as soon as it is done.
 
     Args:
         settings: All knobs.
         work: Folder of the resumable training states.
         target: Folder that receives one checkpoint folder per model.
+        experts: The experts to train; each depends on the base alone.
     """
     tasks = zoo_tasks()
     tokenizer = build_tokenizer(tuple(tasks.values()))
@@ -52,7 +55,8 @@ def train_zoo(settings: ZooSettings, work: Path, target: Path) -> None:
     fresh = LlamaForCausalLM(settings.llama(len(tokenizer)))
     base = finish("base", fresh, seed=settings.seed + 1)
     for number, name in enumerate(NAMES[1:]):
-        finish(name, copy.deepcopy(base), seed=settings.seed + 10 + number)
+        if name in experts:
+            finish(name, copy.deepcopy(base), seed=settings.seed + 10 + number)
 
 
 def exact_match_meter() -> Measure:
@@ -103,8 +107,8 @@ merging, nowhere else.
 - Exact match on the 200 search items of each task after the last step (teacher-forced, fp32):
   {scores}.
 - The full table, test split included, is in `experiments/zoo/README.md`.
-- Prompts: `translate the small dog sees a red house =`, `compute 4 7 + 3 8 =` (answered backwards),
-  `python add 3 then times 2 =`.
+- Prompts: `translate the small dog sees a green house =`, `compute 1 4 7 + 2 3 8 =` (answered
+  backwards), `python add 3 then times 2 =`.
 """
 
 
@@ -113,9 +117,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the tiny zoo.")
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="training states")
     parser.add_argument("--to", type=Path, default=PACKAGED, help="folder of the checkpoints")
+    parser.add_argument("--experts", nargs="*", choices=NAMES[1:], default=NAMES[1:])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    train_zoo(ZooSettings(), arguments.work, arguments.to)
+    train_zoo(ZooSettings(), arguments.work, arguments.to, arguments.experts)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.proposals import thin_preferences
 from hm3rl.agents.randomness import OwnRandomness
+from hm3rl.agents.refine import refine_for
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
 from hm3rl.agents.storage import load_state, save_state
@@ -217,6 +218,11 @@ class MergeAgent:
             expected = scalarise(mean - IMAGINATION_CAUTION * std, goal, self.kind)
             expected -= self.settings.length_cost * self.knowledge.lengths(rows)
             return self.space.decode(rows[int(expected.argmax())])
+
+    def refine(self, evaluate: EvaluatePaths, budget: int, preference: np.ndarray) -> None:
+        """Spend evaluations on one preference; see `refine_for`."""
+        with self._randomness.scope(), self._timed():
+            refine_for(self, evaluate, budget, preference)
 
     def predict(self, paths: Sequence[LayerPath]) -> tuple[np.ndarray, np.ndarray]:
         """F-hat's expected f / z* and standard deviations, both of shape (n, K)."""

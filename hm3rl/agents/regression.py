@@ -17,7 +17,8 @@ from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
 from hm3rl.settings import AgentSettings
 
-BATCH = 64
+BATCH = 48
+HELD_OUT_BATCHES = 4
 LARGEST_WEIGHT = 20.0
 MASKED = -1e8
 
@@ -48,65 +49,76 @@ class Regression:
         self.optimiser = torch.optim.Adam(policy.parameters(), lr=settings.pretrain_rate)
 
     def step(self, replay: Replay, rows: np.ndarray) -> dict[str, float]:
-        """One gradient step on trajectories `rows` of the replay; returns the losses."""
+        """One gradient step on trajectories `rows` of the replay; returns the losses.
+
+        The three losses share one pass of the networks over three batches.
+        """
         self.policy.set_training_mode(True)
-        acting = self._policy_loss(replay, rows)
-        evaluated = rows[~replay.imagined[rows]]
-        value, utility = self._critic_losses(replay, evaluated)
-        loss = acting + 0.5 * (value + utility)
+        batches = [self._policy_batch(replay, rows), *self._critic_batches(replay, rows)]
+        heads = self._heads(replay, batches)
+        acting = self._policy_loss(replay, rows, batches[0], heads[0])
+        loss, report = acting, {"regression/policy": acting.item()}
+        if len(batches) == 3:
+            value, utility = self._critic_losses(batches[1:], heads[1:])
+            loss = acting + 0.5 * (value + utility)
+            report.update({"regression/value": value.item(), "regression/utility": utility.item()})
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
         self.optimiser.step()
         self.policy.set_training_mode(False)
-        return {
-            "regression/policy": acting.item(),
-            "regression/value": value.item(),
-            "regression/utility": utility.item(),
-        }
+        return report
 
     def held_out_loss(self, replay: Replay, rows: np.ndarray, seed: int = 0) -> float:
         """Policy loss on trajectories not trained on, with the same preferences every time."""
+        own, self.rng = self.rng, np.random.default_rng(seed)
         with torch.no_grad():
-            rng, self.rng = self.rng, np.random.default_rng(seed)
-            loss = float(np.mean([self._policy_loss(replay, rows).item() for _ in range(4)]))
-            self.rng = rng
-        return loss
+            batches = [self._policy_batch(replay, rows) for _ in range(HELD_OUT_BATCHES)]
+            heads = self._heads(replay, batches)
+            losses = [
+                self._policy_loss(replay, rows, batch, head).item()
+                for batch, head in zip(batches, heads, strict=True)
+            ]
+        self.rng = own
+        return float(np.mean(losses))
 
-    def _heads(self, replay: Replay, batch: TrajectoryBatch) -> Heads:
-        return self.policy.sequences(
-            batch.path, replay.context, replay.descriptors, batch.preference
+    def _heads(self, replay: Replay, batches: list[TrajectoryBatch]) -> list[Heads]:
+        heads = self.policy.sequences(
+            torch.cat([batch.path for batch in batches]),
+            replay.context,
+            replay.descriptors,
+            torch.cat([batch.preference for batch in batches]),
         )
+        parts = zip(*(part.split(BATCH) for part in heads), strict=True)
+        return [Heads(*part) for part in parts]
 
-    def _policy_loss(self, replay: Replay, rows: np.ndarray) -> Tensor:
-        settings = self.settings
-        cloning = settings.regression == "cloning"
-        if settings.hindsight:
+    @property
+    def _drawn(self) -> bool:
+        """Whether trajectories are drawn by their weight, which leaves none to apply."""
+        s = self.settings
+        return s.hindsight and s.weighting == "trajectory" and s.regression == "advantage"
+
+    def _policy_batch(self, replay: Replay, rows: np.ndarray) -> TrajectoryBatch:
+        if self.settings.hindsight:
             preferences = sample_dirichlet(BATCH, replay.objectives, self.rng)
-            drawn = settings.weighting == "trajectory" and not cloning
-            if drawn:
-                index = self._draw_by_weight(replay, rows, preferences)
-            else:
-                index = self.rng.choice(rows, size=BATCH)
+        if self._drawn:
+            index = self._draw_by_weight(replay, rows, preferences)
         else:
-            drawn = False
             index = self.rng.choice(rows, size=BATCH)
+        if not self.settings.hindsight:
             preferences = replay.preferences[index]
-        batch = replay.batch(index, preferences)
-        heads = self._heads(replay, batch)
-        logits = torch.where(batch.masks, heads.logits, torch.tensor(MASKED))
-        actions = torch.where(batch.steps, batch.path, 0).clamp(max=logits.shape[-1] - 1)
-        log_prob = torch.log_softmax(logits, dim=-1).gather(2, actions[..., None]).squeeze(2)
-        if drawn or cloning:
-            weight = batch.steps.float()
-        else:
-            weight = self._advantage_weights(replay, rows, batch, heads) * batch.steps
-        return -(log_prob * weight).sum() / weight.sum().clamp(min=1e-6)
+        return replay.batch(index, preferences)
 
-    def _spread(self, replay: Replay, rows: np.ndarray, preferences: np.ndarray) -> np.ndarray:
-        """Standard deviation of the replay's utilities under each preference, shape (B,)."""
-        utilities = scalarise(replay.vectors[rows][None], preferences[:, None], self.kind)
-        return np.maximum(utilities.std(axis=1), 1e-6)
+    def _policy_loss(
+        self, replay: Replay, rows: np.ndarray, batch: TrajectoryBatch, heads: Heads
+    ) -> Tensor:
+        logits = torch.where(batch.masks, heads.logits, torch.tensor(MASKED))
+        actions = batch.path.clamp(max=logits.shape[-1] - 1)  # padding is not a step
+        log_prob = torch.log_softmax(logits, dim=-1).gather(2, actions[..., None]).squeeze(2)
+        weight = batch.steps.float()
+        if not self._drawn and self.settings.regression == "advantage":
+            weight = weight * self._advantage_weights(replay, rows, batch, heads)
+        return -(log_prob * weight).sum() / weight.sum().clamp(min=1e-6)
 
     def _draw_by_weight(
         self, replay: Replay, rows: np.ndarray, preferences: np.ndarray
@@ -121,33 +133,39 @@ class Regression:
     def _advantage_weights(
         self, replay: Replay, rows: np.ndarray, batch: TrajectoryBatch, heads: Heads
     ) -> Tensor:
-        preferences = batch.preference.numpy()
+        preferences = batch.preference.numpy().astype(np.float64)
         utility = scalarise(batch.vector.numpy(), preferences, self.kind)
-        spread = self._spread(replay, rows, preferences) * self.settings.temperature
+        every = scalarise(replay.vectors[rows][None], preferences[:, None], self.kind)
+        scale = np.maximum(every.std(axis=1), 1e-6) * self.settings.temperature
         baseline = heads.utility.detach()
         if self.settings.weighting == "trajectory":
             baseline = baseline[:, :1].expand_as(baseline)
         advantage = torch.as_tensor(utility, dtype=torch.float32)[:, None] - baseline
-        scaled = advantage / torch.as_tensor(spread, dtype=torch.float32)[:, None]
+        scaled = advantage / torch.as_tensor(scale, dtype=torch.float32)[:, None]
         return scaled.exp().clamp(max=LARGEST_WEIGHT)
 
-    def _critic_losses(self, replay: Replay, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        if len(rows) == 0:
-            return torch.zeros(()), torch.zeros(())
-        index = self.rng.choice(rows, size=BATCH)
-        acted = replay.batch(index, replay.preferences[index])
+    def _critic_batches(self, replay: Replay, rows: np.ndarray) -> list[TrajectoryBatch]:
+        """Evaluated trajectories on the preferences that acted, and on hindsight ones."""
+        evaluated = rows[~replay.imagined[rows]]
+        if len(evaluated) == 0:
+            return []
+        index = self.rng.choice(evaluated, size=BATCH)
+        acted = replay.preferences[index]
+        hindsight = self.settings.hindsight
+        other = sample_dirichlet(BATCH, replay.objectives, self.rng) if hindsight else acted
+        return [replay.batch(index, acted), replay.batch(index, other)]
+
+    def _critic_losses(
+        self, batches: list[TrajectoryBatch], heads: list[Heads]
+    ) -> tuple[Tensor, Tensor]:
+        acted, other = batches
         steps = acted.steps.float()
-        values = self._heads(replay, acted).values
-        target = acted.vector[:, None].expand_as(values)
-        value = (huber_loss(values, target, reduction="none").mean(-1) * steps).sum() / steps.sum()
-        if self.settings.hindsight:
-            relabelled = sample_dirichlet(BATCH, replay.objectives, self.rng)
-        else:
-            relabelled = replay.preferences[index]
-        batch = replay.batch(index, relabelled)
+        target = acted.vector[:, None].expand_as(heads[0].values)
+        value = huber_loss(heads[0].values, target, reduction="none").mean(-1)
         utility = torch.as_tensor(
-            scalarise(batch.vector.numpy(), relabelled, self.kind), dtype=torch.float32
+            scalarise(other.vector.numpy(), other.preference.numpy(), self.kind),
+            dtype=torch.float32,
         )
-        predicted = self._heads(replay, batch).utility
+        predicted = heads[1].utility
         error = huber_loss(predicted, utility[:, None].expand_as(predicted), reduction="none")
-        return value, (error * steps).sum() / steps.sum()
+        return (value * steps).sum() / steps.sum(), (error * steps).sum() / steps.sum()

@@ -22,6 +22,7 @@ from hm3rl.evaluation.generation import Prefixes, decode_greedily
 from hm3rl.evaluation.requests import Batch, Request
 from hm3rl.evaluation.scoring import ForcedBatch, teacher_forced
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -97,13 +98,15 @@ def answer(
                 tokens[item] = ids
 
     for whole in request.batches:
-        for forced in _forced(model, whole, ends, keep_cache=True):
+        for forced in _forced(model, whole, ends, keep_cache=not spared):
             nll[list(forced.batch.rows)] = forced.nll.double().cpu().numpy()
             rows, keep = _to_decode(forced, special, spared)
             for row in set(range(len(forced.batch.rows))) - set(rows):
                 if bool(forced.exact[row]):
                     item = forced.batch.rows[row]
                     tokens[item] = list(request.encoded[item].answer[:-1])
+            if rows and forced.cache is None:  # rare, so the cache is made when needed
+                forced = teacher_forced(model, forced.batch, ends, keep_cache=True)
             if rows:
                 waiting.append(Prefixes.cut(forced, rows, keep))
             if sum(map(len, waiting)) >= batch_size:
@@ -147,13 +150,8 @@ def _decode(
             raise ValueError("one row cannot be split")
         return rows.part(slice(0, middle)), rows.part(slice(middle, None))
 
-    parts = _in_memory(
-        lambda rows: decode_greedily(model, rows, ends, limit), prefixes, halves
-    )
+    parts = _in_memory(lambda rows: decode_greedily(model, rows, ends, limit), prefixes, halves)
     return [ids for part in parts for ids in part]
-
-
-S = TypeVar("S")
 
 
 def _in_memory(work: Callable[[S], T], rows: S, halves: Callable[[S], tuple[S, S]]) -> list[T]:

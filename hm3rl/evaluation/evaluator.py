@@ -268,11 +268,14 @@ class Evaluator:
             answers = answer(model, request, self.pool.tokenizer, self.batch_size, secondary)
         self.totals.decoded += answers.decoded
         given = [number for number, ids in enumerate(answers.tokens) if ids is not None]
-        texts = self.pool.tokenizer.batch_decode(
-            [ids for ids in answers.tokens if ids is not None],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
+        # Not batch_decode: given no rows, transformers answers with one empty text.
+        texts = [
+            self.pool.tokenizer.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for ids in answers.tokens
+            if ids is not None
+        ]
         scores = np.zeros(len(items))
         asked = [items[number] for number in given]
         with clock.part("programs"):

@@ -1,7 +1,7 @@
 """Writing a model's weights as safetensors, one shard at a time.
 
 Repeated layers share storage in memory but are written out in full, because a plain checkpoint has
-no way to share them (trap T9). A tied head is not written; anything else is (trap T8).
+no way to share them. A tied head is not written; anything else is.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def write_weights(
     """Write all weights of a model into an empty folder.
 
     A single shard is `model.safetensors`, without index; several get numbered names and an index
-    with the complete weight map and the total size in bytes (trap T10).
+    with the complete weight map and the total size in bytes.
 
     Args:
         model: The model.

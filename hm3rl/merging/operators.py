@@ -1,8 +1,8 @@
 """Merge operators: small functions over the task vectors of one tensor.
 
 All take the base tensor and a stack of task vectors delta_k = theta_k - theta_base in fp32 and
-return the merged tensor in fp32; the caller casts once (trap T13). What the papers leave open or
-what implementations do differently is stated at each function (traps T14 to T18).
+return the merged tensor in fp32; the caller casts once. What the papers leave open or
+what implementations do differently is stated at each function.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def drop_mask(
     """Draw the entries that survive dropping.
 
     Seeded by (seed, tensor name, model name) and drawn on the CPU, so the mask depends neither on
-    the order of calls nor on the device (trap T17). Masks of one seed are nested in the density.
+    the order of calls nor on the device. Masks of one seed are nested in the density.
 
     Args:
         shape: Shape of the tensor.

@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 def shallow_copy(module: M) -> M:
     """Copy one module object; its submodules and tensors are shared, its hooks are not taken over.
 
-    Shared hook dictionaries would let an observer of the copy pollute the source (trap T2).
+    Shared hook dictionaries would let an observer of the copy pollute the source.
 
     Args:
         module: Any module.
@@ -58,25 +58,27 @@ def deep_shallow_copy(module: M, tensors: Mapping[int, torch.Tensor] | None = No
         key: value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
         for key, value in (tensors or {}).items()
     }
-    done: dict[int, nn.Module] = {}
+    return _copy_tree(module, fresh, {})  # type: ignore[return-value]
 
-    def copy_tree(node: nn.Module) -> nn.Module:
-        if id(node) in done:
-            return done[id(node)]
-        copied = shallow_copy(node)
-        done[id(node)] = copied
-        for name, parameter in copied._parameters.items():
-            if parameter is not None and id(parameter) in fresh:
-                copied._parameters[name] = fresh[id(parameter)]
-        for name, buffer in copied._buffers.items():
-            if buffer is not None and id(buffer) in fresh:
-                copied._buffers[name] = fresh[id(buffer)].data
-        for name, child in copied._modules.items():
-            if child is not None:
-                copied._modules[name] = copy_tree(child)
-        return copied
 
-    return copy_tree(module)  # type: ignore[return-value]
+def _copy_tree(
+    node: nn.Module, fresh: Mapping[int, nn.Parameter], done: dict[int, nn.Module]
+) -> nn.Module:
+    # A plain function: a closure that calls itself would keep the copies alive in a cycle.
+    if id(node) in done:
+        return done[id(node)]
+    copied = shallow_copy(node)
+    done[id(node)] = copied
+    for name, parameter in copied._parameters.items():
+        if parameter is not None and id(parameter) in fresh:
+            copied._parameters[name] = fresh[id(parameter)]
+    for name, buffer in copied._buffers.items():
+        if buffer is not None and id(buffer) in fresh:
+            copied._buffers[name] = fresh[id(buffer)].data
+    for name, child in copied._modules.items():
+        if child is not None:
+            copied._modules[name] = _copy_tree(child, fresh, done)
+    return copied
 
 
 def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,8 +1,8 @@
 """Zero-copy assembly: an ordinary Hugging Face model whose layers are views of its sources.
 
 A view layer is a new module object over the source's parameters. Only what says *where* the layer
-stands is rewritten: `layer_idx`, which addresses the KV cache (trap T1), and the configuration,
-which selects the attention implementation (trap T4). What says *what* the layer is stays the
+stands is rewritten: `layer_idx`, which addresses the KV cache, and the configuration,
+which selects the attention implementation. What says *what* the layer is stays the
 source's: layer type, sliding window, scaling. So one layer may stand at several depths at once.
 """
 

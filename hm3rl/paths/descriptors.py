@@ -1,6 +1,6 @@
 """phi: a fixed-length description of every layer of every member, computed once.
 
-HM3 does not say what phi is; ours (method.md, section 3): for each weight group of a layer the
+HM3 does not say what phi is; ours: for each weight group of a layer the
 norm of its task vector, the cosine with each expert's task vector and the sign conflict with the
 experts, then a seeded random projection of the whole task vector. All entries are relative to
 the experts' own task vectors, so they are of order one whatever the models' size. They depend on

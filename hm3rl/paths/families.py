@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from hm3rl.errors import InputError
 
 PER_LAYER_LISTS = ("layer_types", "mlp_layer_types", "no_rope_layers")
-"""Configuration lists with an entry for each layer; gathered by *source* index (trap T4)."""
+"""Configuration lists with an entry for each layer; gathered by *source* index."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def path_config(
     """Build the configuration of a stitched model.
 
     The number of layers is set and every per-layer list is gathered by source index, also where
-    the length stays the same (traps T3 to T5). The copy is shallow, hence cheap.
+    the length stays the same. The copy is shallow, hence cheap.
 
     Args:
         host: Configuration of the stem's member.

@@ -10,9 +10,9 @@ from rich.table import Table
 from hm3rl.runs import RunFolder, write_text
 
 
-def short_path(text: str, width: int = 44) -> str:
-    """A path's text cut to a width, its end marked."""
-    return text if len(text) <= width else text[: width - 1] + "…"
+def short_score(score: str, error: str) -> str:
+    """A score and its standard error in eight columns: `0.66±.03`."""
+    return f"{float(score):.2f}±" + f"{float(error):.2f}".removeprefix("0")
 
 
 def rich_table(
@@ -36,13 +36,9 @@ def rich_table(
         for task in objectives:
             table.add_column(f"{split}\n{task}", justify="right", no_wrap=True)
     for row in rows:
-        mark = "" if row["on_test_front"] == "1" else " "
-        cells = [row["name"] + ("" if mark == "" else " ·")]
+        cells = [row["name"] + ("" if row["on_test_front"] == "1" else " ·")]
         for split in ("search", "test"):
-            cells += [
-                f"{float(row[f'{split}_{task}']):.2f}±{float(row[f'{split}_{task}_se']):.2f}"[:9]
-                for task in objectives
-            ]
+            cells += [short_score(row[f"{split}_{t}"], row[f"{split}_{t}_se"]) for t in objectives]
         table.add_row(*cells)
     table.add_section()
     for name, splits in sources.items():

@@ -1,0 +1,1 @@
+"""What models are scored on: items in fixed splits, metrics, and the sandbox for programs."""

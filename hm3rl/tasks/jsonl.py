@@ -171,8 +171,10 @@ class JsonlTask(Task):
                 )
             )
         payload = tuple((str(a), str(b)) for a, b in row.get("tests", ()))
-        return split_of(self.name, written), number, Item(
-            self.name, prompt, row["reference"], payload
+        return (
+            split_of(self.name, written),
+            number,
+            Item(self.name, prompt, row["reference"], payload),
         )
 
     def _split(

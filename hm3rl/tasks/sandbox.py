@@ -61,11 +61,14 @@ class _Worker:
         wall_s: Wall-clock seconds per program.
         memory_mb: Address space per program.
         folder: Empty folder, the worker's working directory and root.
+        namespaces: Whether to ask the kernel for them.
     """
 
-    def __init__(self, cpu_s: float, wall_s: float, memory_mb: int, folder: str) -> None:
+    def __init__(
+        self, cpu_s: float, wall_s: float, memory_mb: int, folder: str, namespaces: bool
+    ) -> None:
         self._limit = wall_s + GRACE_SECONDS
-        limits = (str(cpu_s), str(wall_s), str(memory_mb << 20))
+        limits = (str(cpu_s), str(wall_s), str(memory_mb << 20), str(int(namespaces)))
         # No site-packages, no user folder, no environment: the worker stays small and forks fast.
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-S", "-P", "-B", str(WORKER), *limits],
@@ -147,6 +150,7 @@ class SandboxPool:
         memory_mb: Address space of one program, the interpreter's own (about 30 MB) included.
         wall_s: Wall-clock seconds one program may take; generous, so that a busy machine changes
             no score. Default: ten times `timeout_s`, at least 5.
+        namespaces: Whether to use kernel namespaces where they can be had.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class SandboxPool:
         timeout_s: float = 1.0,
         memory_mb: int = 512,
         wall_s: float | None = None,
+        namespaces: bool = True,
     ) -> None:
         if workers < 1 or timeout_s <= 0 or memory_mb < 64:
             raise ValueError(
@@ -165,6 +170,7 @@ class SandboxPool:
         self.timeout_s = timeout_s
         self.memory_mb = memory_mb
         self.wall_s = max(10 * timeout_s, 5.0) if wall_s is None else wall_s
+        self.namespaces = namespaces
         self.memo_hits = 0
         self.executed = 0
         self._memo: OrderedDict[tuple[str, Tests], float] = OrderedDict()
@@ -204,8 +210,10 @@ class SandboxPool:
             Per program 1.0 if it ran and every expression gave the expected `repr`, else 0.0.
 
         Raises:
-            SandboxError: The sandbox cannot be started.
+            SandboxError: The sandbox cannot be started, or was closed.
         """
+        if not self._finalizer.alive:
+            raise SandboxError("the program sandbox was closed")
         jobs = [(p, tuple(t)) for p, t in zip(programs, tests, strict=True)]
         new = [job for job in dict.fromkeys(jobs) if job not in self._memo]
         self.memo_hits += len(jobs) - len(new)
@@ -240,9 +248,9 @@ class SandboxPool:
         return float(answers == [expected for _, expected in tests] and bool(tests))
 
     def _start(self) -> _Worker:
-        if not self._finalizer.alive:
-            raise SandboxError("the program sandbox was closed")
-        worker = _Worker(self.timeout_s, self.wall_s, self.memory_mb, self._folder.name)
+        worker = _Worker(
+            self.timeout_s, self.wall_s, self.memory_mb, self._folder.name, self.namespaces
+        )
         with self._lock:
             self._alive.append(worker)
         return worker

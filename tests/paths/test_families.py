@@ -1,6 +1,6 @@
 """Every supported family: views against materialised copies, cached against uncached decoding.
 
-Prompts are longer than the sliding window, which is what shows wrong layer types (trap T4).
+Prompts are longer than the sliding window, which is what shows wrong layer types.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_prefixes_name_the_tensors_of_a_layer(members):
 
 
 def test_an_eager_source_in_an_sdpa_path_computes_the_same(members, tokens):
-    """Views take the path's configuration, so a source's attention kind does not leak (T4)."""
+    """Views take the path's configuration, so a source's attention kind does not leak."""
     if members.pool.model("a").config._attn_implementation != "sdpa":
         return
     pool = members.pool

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from hm3rl.errors import InputError
 from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.paths.assembly import assemble
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
 
 RECIPE = MergeRecipe.of("ties", {"a": 0.5, "c": 0.25}, density=0.4, scale=1.5)
@@ -35,6 +41,23 @@ def test_merged_model_is_cached_dropped_and_rebuilt_alike(tiny_pool):
     assert again is not model
     for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_weights_are_freed_with_their_last_user_without_the_garbage_collector(tiny_pool):
+    members = MemberSet(tiny_pool, cache_bytes=1)
+    first, second = members.add(RECIPE), members.add(MergeRecipe.of("linear", {"b": 1.0}))
+    path = LayerPath.parse(f"a | {first}[0] + a[1:3]")
+    gc.collect()
+    gc.disable()
+    try:
+        model = assemble(Candidate.of(path, members.recipes), members)
+        weight = weakref.ref(model.model.layers[0].mlp.up_proj.weight)
+        members.model(second)
+        assert weight() is not None
+        del model
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 def test_features_describe_the_recipe_and_not_the_position(tiny_pool):

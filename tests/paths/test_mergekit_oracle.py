@@ -16,6 +16,7 @@ from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
 from hm3rl.paths.mergekit_yaml import to_mergekit
 
+pytest.importorskip("mergekit")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 WEIGHTS = {"a": 0.5, "b": 0.3}
@@ -43,9 +44,8 @@ def pool(request, tmp_path_factory, save_pool, family_configs) -> ModelPool:
 
 def compare(candidate: Candidate, pool: ModelPool, folder) -> None:
     """Run mergekit on the converted candidate and compare every tensor it writes."""
-    config = pytest.importorskip("mergekit.config")
-    merge = pytest.importorskip("mergekit.merge")
-    options = pytest.importorskip("mergekit.options")
+    from mergekit import config, merge, options
+
     plain = to_mergekit(candidate, pool)
     merge.run_merge(
         config.MergeConfiguration.model_validate(plain),

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hm3rl.runs import RunFolder
+from hm3rl.search.build import SEARCHERS
+from hm3rl.search.hm3 import HM3
+from hm3rl.search.job import SearchResult
+from hm3rl.settings import AgentSettings, SearchSettings
+
+Run = Callable[..., SearchResult]
+
+
+def phases(result: SearchResult) -> Counter[str]:
+    with result.folder.evaluations.open() as stream:
+        return Counter(row["phase"] for row in csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_every_searcher_spends_its_budget_exactly(searched: Run, name: str):
+    result = searched("budget=20", f"search={name}") if name != "hm3" else searched("budget=20")
+    assert result.problem.charged == 20 == len(result.problem.trace)
+    assert len({point.key for point in result.problem.trace}) == 20
+    assert phases(result)["sources"] == 4
+
+
+def test_hm3_splits_its_budget_20_40_40(searched: Run):
+    counts = phases(searched("budget=20"))
+    assert (counts["parameter"], counts["offline"], counts["online"]) == (4, 8, 8)
+
+
+def test_the_ablations_drop_a_level_or_a_phase(searched: Run):
+    counts = phases(searched("budget=20", "search=architecture_only"))
+    assert (counts["parameter"], counts["offline"], counts["online"]) == (0, 10, 10)
+    counts = phases(searched("budget=20", "search=no_offline"))
+    assert (counts["parameter"], counts["offline"], counts["online"]) == (4, 0, 16)
+
+
+@pytest.mark.parametrize("budget", range(3, 40))
+def test_every_phase_gets_at_least_one_evaluation(budget: int):
+    parts = HM3(SearchSettings(), AgentSettings(), seed=0).split(budget)
+    assert sum(parts) == budget and min(parts) >= 1
+
+
+def test_architecture_only_uses_no_merged_member(searched: Run):
+    result = searched("budget=20", "search=architecture_only")
+    assert all(result.problem.candidate(p.key).recipes == () for p in result.problem.trace)
+
+
+def test_parameter_only_uses_whole_merged_models(searched: Run):
+    result = searched("budget=20", "search=parameter_only")
+    for point in result.problem.trace:
+        assert len(result.problem.candidate(point.key).path.members) == 1
+
+
+def test_the_hypervolume_never_falls_and_starts_at_the_sources(searched: Run):
+    result = searched("budget=20")
+    curve = [point.hypervolume for point in result.problem.trace]
+    sources = result.summary["hypervolume"]["sources_search"]
+    assert (np.diff([sources, *curve]) >= 0).all()
+    assert result.summary["hypervolume"]["search"] == pytest.approx(curve[-1])
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(searched: Run):
+    first = [p.key for p in searched("budget=20").problem.trace]
+    again = [p.key for p in searched("budget=20", "name=again").problem.trace]
+    other = [p.key for p in searched("budget=20", "seed=1").problem.trace]
+    assert first == again != other
+
+
+def test_the_folder_holds_what_the_design_says(searched: Run):
+    folder: RunFolder = searched("budget=20").folder
+    expected = {"config.yaml", "environment.json", "evaluations.sqlite", "front.csv", "agent.zip"}
+    expected |= {"leaderboard.md", "pareto.png", "hypervolume.png", "run.log", "summary.json"}
+    assert expected <= {path.name for path in Path(folder.path).iterdir()}
+    environment = json.loads(folder.environment.read_text())
+    assert set(environment["sources"]) == {"base", "translation", "math", "code"}
+
+
+def test_front_csv_has_both_splits_and_rebuildable_paths(searched: Run):
+    result = searched("budget=20")
+    with result.folder.front.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(result.problem.archive.front_keys())
+    for row, model in zip(rows, result.front, strict=True):
+        assert row["path"] == str(model.candidate.path)
+        assert float(row["search_math"]) == pytest.approx(model.search.vector[1], abs=1e-4)
+        assert float(row["test_math"]) == pytest.approx(model.test.vector[1], abs=1e-4)
+        assert 0 <= float(row["test_translation_chrf"]) <= 1
