@@ -43,10 +43,8 @@ from hm3rl.search.job import SearchResult, run_search
 from hm3rl.search.pick import Choice
 from hm3rl.search.pick import pick as pick_choice
 from hm3rl.settings import RunSettings, config_folder, register
+from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
-
-SMALL_AGENT_RUN = 30
-"""Below this budget a search works but says little; used by `check` for a hint."""
 
 
 def settings(*overrides: str, config_dir: str | Path | None = None) -> RunSettings:
@@ -200,7 +198,7 @@ def export(
     )
 
 
-def evaluate(model: str | Path, chosen: RunSettings, split: str = "search") -> Evaluation:
+def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") -> Evaluation:
     """Score any checkpoint on the tasks of a configuration.
 
     Args:
@@ -222,12 +220,8 @@ def evaluate(model: str | Path, chosen: RunSettings, split: str = "search") -> E
         EvaluationStore(chosen.evaluation.store or ":memory:"),
         batch_size=chosen.evaluation.batch_size,
     )
-    try:
-        candidate = Candidate.whole("model", pool.num_layers)
-        (result,) = evaluator.evaluate([candidate], split=split, secondary=True)  # type: ignore[arg-type]
-    finally:
-        evaluator.close()
-    return result
+    candidate = Candidate.whole("model", pool.num_layers)
+    return evaluator.evaluate([candidate], split=split, secondary=True)[0]
 
 
 def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> None:

@@ -201,7 +201,9 @@ def evaluate(
         from hm3rl.reporting.terminal import evaluation_as_dict, print_evaluation
 
         settings = api.settings(*(overrides or []), config_dir=config_dir)
-        result = api.evaluate(model, settings, split)
+        if split not in ("search", "test"):
+            raise InputError(f"unknown split {split!r}", "use search or test")
+        result = api.evaluate(model, settings, "test" if split == "test" else "search")
         if as_json:
             typer.echo(json.dumps(evaluation_as_dict(result, list(settings.tasks)), indent=2))
         else:

@@ -261,8 +261,8 @@ class ExportSettings:
     """What a search leaves behind besides scores.
 
     Attributes:
-        prefer: After the search, export the model picked for this preference (weight by task);
-            empty: export nothing.
+        prefer: After the search, export the model picked for this preference (weight by task, on
+            the command line `+export.prefer.math=2`); empty: export nothing.
     """
 
     prefer: dict[str, float] = field(default_factory=dict)

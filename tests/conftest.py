@@ -34,6 +34,8 @@ from hm3rl.models.pool import ModelPool
 
 torch.set_num_threads(1)
 
+pytest_plugins = ["tests.small_search"]
+
 TINY_WORDS = ("<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28)))
 
 WINDOW = 6

@@ -100,16 +100,15 @@ class MergeAgent:
                 continue
             self.knowledge.add(row, outcome)
             if outcome.ok:
-                self.replay.add(row[None], self._returns(row[None], outcome.vector[None]), goal[None])
+                returns = self._returns(row[None], outcome.vector[None])
+                self.replay.add(row[None], returns, goal[None])
 
     def _returns(self, tokens: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Vectors with the length cost taken off every objective."""
         lengths = self.knowledge.lengths(tokens)
         return vectors - self.settings.length_cost * lengths[:, None]
 
-    def acquire(
-        self, tokens: np.ndarray, preferences: np.ndarray, evaluate: EvaluatePaths
-    ) -> int:
+    def acquire(self, tokens: np.ndarray, preferences: np.ndarray, evaluate: EvaluatePaths) -> int:
         """Evaluate distinct new rows and learn their outcomes; returns how many were charged."""
         if len(tokens) == 0:
             return 0
@@ -211,9 +210,7 @@ class MergeAgent:
             drawn = roll_out(self.policy, self.space, goals, 1.0, rng)
             starts = np.unique(np.concatenate([greedy, drawn]), axis=0)
             goals = np.tile(goal, (len(starts), 1))
-            rows = climb(
-                self.model, starts, goals, self.kind, rng, caution=IMAGINATION_CAUTION
-            )
+            rows = climb(self.model, starts, goals, self.kind, rng, caution=IMAGINATION_CAUTION)
             mean, std = self.model.predict(rows)
             expected = scalarise(mean - IMAGINATION_CAUTION * std, goal, self.kind)
             expected -= self.settings.length_cost * self.knowledge.lengths(rows)

@@ -1,4 +1,4 @@
-"""Behaviour paths of the offline phase: mixtures by preference, mutations and crossovers of the best."""
+"""Behaviour paths of the offline phase: mixtures by preference and variations of the best."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
         log_prob: torch.Tensor,
         action_masks: np.ndarray | None = None,
     ) -> None:
-        """Store one step; `reward` has shape (n_envs,) or (n_envs, K), `value` (n_envs, columns)."""
+        """Store one step; `reward` and `value` have shape (n_envs, columns)."""
         self.vector_rewards[self.pos] = np.asarray(reward).reshape(self.n_envs, self.columns)
         self.vector_values[self.pos] = value.detach().cpu().numpy()
         first = value[:, 0]
@@ -82,9 +83,7 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
         """Steps of episodes that had already ended, boolean of shape (steps, n_envs)."""
         return (self.observations["path"] == self.stop).any(axis=-1)
 
-    def compute_returns_and_advantage(
-        self, last_values: torch.Tensor, dones: np.ndarray
-    ) -> None:
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Estimate advantages for each column and scalarise them.
 
         Args:
@@ -120,7 +119,7 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
             starts = [*np.flatnonzero(self.episode_starts[:, env]), self.buffer_size]
             if starts[0] != 0:
                 starts.insert(0, 0)
-            for begin, end in zip(starts[:-1], starts[1:], strict=True):
+            for begin, end in pairwise(starts):
                 steps = np.arange(begin, end)
                 active = steps[~idle[begin:end, env]]
                 late = steps[idle[begin:end, env]]
@@ -131,7 +130,7 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
                         rewards[active, env] = rewards[active, env].sum(axis=0) / len(active)
         return rewards
 
-    def get(
+    def get(  # type: ignore[override]
         self, batch_size: int | None = None
     ) -> Generator[MaskableDictRolloutBufferSamples, None, None]:
         """Yield minibatches of nearly equal size, of active steps only, in random order."""

@@ -1,9 +1,9 @@
 """The state encoder: a GRU over the layers of the path so far (HM3, section 3.2).
 
-Tokens are embedded as [psi_m(recipe features of the member); psi_l(layer index); W phi], with phi the
-layer's descriptor. A member's index in the pool is never an input, so networks carry over to other
-members of known recipes. The embeddings of all actions serve twice: as inputs of the GRU and as the
-keys by which the policy scores actions.
+Tokens are embedded as [psi_m(recipe features of the member); psi_l(layer index); W phi], with phi
+the layer's descriptor. A member's index in the pool is never an input, so networks carry over to
+other members of known recipes. The embeddings of all actions serve twice: as inputs of the GRU and
+as the keys by which the policy scores actions.
 """
 
 from __future__ import annotations
@@ -122,9 +122,7 @@ class PathEncoder(BaseFeaturesExtractor):
         phi = self.descriptor(descriptors.reshape(n, m, depth, shape.descriptor))
         index = self.layer.weight
         width = index.shape[1]
-        stems = torch.cat(
-            [member, index[depth].expand(n, m, width), phi.mean(dim=2)], dim=-1
-        )
+        stems = torch.cat([member, index[depth].expand(n, m, width), phi.mean(dim=2)], dim=-1)
         layers = torch.cat(
             [
                 member[:, :, None].expand(n, m, depth, width),
@@ -145,7 +143,7 @@ class PathEncoder(BaseFeaturesExtractor):
             path: Token rows, integers of shape (B, horizon).
 
         Returns:
-            Shape (B, horizon + 1, H + E): the state after 0, 1, ... tokens, with the time's embedding.
+            Shape (B, horizon + 1, H + E): the state after 0, 1, ... tokens, and the time.
         """
         b, steps = path.shape
         if len(table) == 1:

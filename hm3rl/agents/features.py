@@ -52,14 +52,12 @@ class FeatureMap:
 
     def __init__(self, space: PathSpace) -> None:
         self.space = space
-        m, depth = len(space.members), space.depth
+        depth = space.depth
         context = _standardised(space.context.astype(np.float64))
         context /= np.sqrt(max(1, context.shape[1]))
         layers = _standardised(space.descriptors.astype(np.float64))
         layers /= np.sqrt(max(1, layers.shape[2]))
-        described = np.concatenate(
-            [np.repeat(context[:, None], depth, axis=1), layers], axis=2
-        )
+        described = np.concatenate([np.repeat(context[:, None], depth, axis=1), layers], axis=2)
         stems = np.concatenate([context, layers.mean(axis=1)], axis=1)
         self._recipe = self._reduced(described, stems)
 

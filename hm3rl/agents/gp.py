@@ -16,8 +16,6 @@ from torch import Tensor
 from hm3rl.agents.features import PathFeatures
 
 JITTER = 1e-6
-PARTS = 5
-"""Kernel parts: linear choice, linear recipe, exponential choice, exponential recipe, transition."""
 
 
 class PathGP:
@@ -77,15 +75,15 @@ class PathGP:
         return noise[:, None, None] * torch.eye(n, dtype=torch.float64)
 
     def _parts(self, left: PathFeatures, right: PathFeatures) -> Tensor:
-        """Gram matrices and distances, shape (PARTS, n, m); two are distances, not yet kernels.
+        """Gram matrices and distances, shape (5, n, m).
+
+        Linear choice, linear recipe, distance of choices, distance of recipes, linear transition.
 
         Everything heavy is torch's, whose number of threads the run decides.
         """
         blocks = []
         for block, other, (centre, size) in zip(left, right, self._norms, strict=True):
-            blocks.append(
-                (torch.as_tensor(block - centre), torch.as_tensor(other - centre), size)
-            )
+            blocks.append((torch.as_tensor(block - centre), torch.as_tensor(other - centre), size))
         grams = [a @ b.T / size for a, b, size in blocks]
         distances = [_square_distances(a, b) / size for a, b, size in blocks[:2]]
         return torch.stack([*grams[:2], *distances, grams[2]])
@@ -114,9 +112,7 @@ class PathGP:
         assert self._features is not None
         with torch.no_grad():
             cross = self._kernel(self._parts(features, self._features))
-            white = torch.linalg.solve_triangular(
-                self._factor, cross.transpose(1, 2), upper=False
-            )
+            white = torch.linalg.solve_triangular(self._factor, cross.transpose(1, 2), upper=False)
             variance = self._prior_variance(features) - (white**2).sum(dim=1)
             mean = (cross @ self._weights).squeeze(-1).T * self._scale + self._shift
         return mean.numpy(), (variance.T * self._scale**2).numpy()
@@ -140,9 +136,7 @@ class PathGP:
         assert self._features is not None
         with torch.no_grad():
             cross = self._kernel(self._parts(features, self._features))
-            white = torch.linalg.solve_triangular(
-                self._factor, cross.transpose(1, 2), upper=False
-            )
+            white = torch.linalg.solve_triangular(self._factor, cross.transpose(1, 2), upper=False)
             own = self._kernel(self._parts(features, features))
             covariance = (own - white.transpose(1, 2) @ white) * self._scale[:, None, None] ** 2
             mean = (cross @ self._weights).squeeze(-1).T * self._scale + self._shift

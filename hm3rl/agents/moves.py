@@ -104,7 +104,9 @@ def _repeat(space: PathSpace, body: list[int], rng: np.random.Generator) -> list
     return body[: at + 1] + body[at:]
 
 
-def mutate(space: PathSpace, row: np.ndarray, rng: np.random.Generator, times: int = 1) -> np.ndarray:
+def mutate(
+    space: PathSpace, row: np.ndarray, rng: np.random.Generator, times: int = 1
+) -> np.ndarray:
     """Apply random moves: replace, swap, another stem, and where legal skip and repeat.
 
     Args:
@@ -156,7 +158,9 @@ def crossover(
     return np.asarray(first)
 
 
-def neighbours(space: PathSpace, row: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+def neighbours(
+    space: PathSpace, row: np.ndarray, limit: int, rng: np.random.Generator
+) -> np.ndarray:
     """Paths one move away: every single replacement and stem, and a few random moves.
 
     Args:

@@ -105,6 +105,8 @@ class PathPolicy(MaskableActorCriticPolicy):
         }
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
+    relations: Tensor
+
     def _build(self, lr_schedule: Schedule) -> None:
         width, hidden, k = self.features_dim, self.hidden, self.objectives
         self.actor = Conditioned(width, k, hidden, self.conditioning)
@@ -146,7 +148,7 @@ class PathPolicy(MaskableActorCriticPolicy):
         return self.features_extractor
 
     def heads(self, states: Tensor, table: Tensor, last: Tensor, preference: Tensor) -> Heads:
-        """Heads of states (B, T, S); `last` are the last tokens (B, T), padding before the first."""
+        """Heads of states (B, T, S) whose last tokens are `last` (B, T), padding at the start."""
         preference = preference[:, None].expand(*states.shape[:2], preference.shape[-1])
         acting = self.actor(states, preference)
         keys = self.key(table[:, :-1])
@@ -197,10 +199,10 @@ class PathPolicy(MaskableActorCriticPolicy):
     ) -> MaskableDistribution:
         distribution = self.action_dist.proba_distribution(action_logits=heads.logits)
         if masks is not None:
-            distribution.apply_masking(masks)  # type: ignore[arg-type]
+            distribution.apply_masking(masks)
         return distribution
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         obs: PyTorchObs,
         deterministic: bool = False,
@@ -212,7 +214,7 @@ class PathPolicy(MaskableActorCriticPolicy):
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, self._values(heads), distribution.log_prob(actions)
 
-    def evaluate_actions(  # type: ignore[override]
+    def evaluate_actions(
         self, obs: PyTorchObs, actions: Tensor, action_masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (B, K or 1), log-probabilities (B,) and entropies (B,) of given actions."""

@@ -54,7 +54,9 @@ class PreferencePPO(MaskablePPO):
         """Forget the moments of earlier training (a new phase begins)."""
         policy = self.policy
         policy.optimizer = policy.optimizer_class(
-            policy.parameters(), lr=self.lr_schedule(1), **policy.optimizer_kwargs
+            policy.parameters(),
+            lr=self.lr_schedule(1),  # type: ignore[call-arg]
+            **policy.optimizer_kwargs,
         )
 
 
@@ -145,7 +147,7 @@ def kl_anchor(
             divergence = (target.exp() * (target - found) * batch.masks).sum(-1)
             loss = (divergence * batch.steps).sum() / batch.steps.sum()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
 
     return pull

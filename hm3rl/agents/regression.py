@@ -63,7 +63,7 @@ class Regression:
             loss = acting + 0.5 * (value + utility)
             report.update({"regression/value": value.item(), "regression/utility": utility.item()})
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
         self.optimiser.step()
         self.policy.set_training_mode(False)

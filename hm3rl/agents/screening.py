@@ -55,7 +55,7 @@ def choose_by_hypervolume(
     points = improvement_points(front, reach + MARGIN, count)
     chosen: list[int] = []
     alive = np.ones((len(samples), len(points)), dtype=bool)
-    dominates = (samples[:, :, None, :] >= points[None, None]).all(axis=3)  # (S, n, points)
+    dominates = np.all(samples[:, :, None, :] >= points[None, None], axis=3)  # (S, n, points)
     for _ in range(min(batch, samples.shape[1])):
         gain = np.einsum("snp,sp->n", dominates, alive, dtype=np.float32)
         gain[chosen] = -1.0

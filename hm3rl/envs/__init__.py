@@ -1,4 +1,4 @@
-"""Environments: the construction of inference paths as an MDP, and a synthetic one of known optimum."""
+"""Environments: building inference paths as an MDP, and a synthetic problem of known optimum."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ PreferenceSampler = Callable[[np.random.Generator], np.ndarray]
 Observation = dict[str, np.ndarray]
 
 FEATURE_BOUND = 1e6
-"""Bound of features in the observation space; they are of order one, the checkers want it finite."""
+"""Bound of features in the observation space; they are of order one, checkers want it finite."""
 
 
 def observation_space(space: PathSpace, objectives: int) -> spaces.Dict:
@@ -107,7 +107,9 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
         self.length_cost = length_cost
         self.reward_dim = objectives
         self.reward_space = spaces.Box(-np.inf, np.inf, shape=(objectives,), dtype=np.float64)
-        self.observation_space = observation_space(space, objectives)
+        self.observation_space = observation_space(  # type: ignore[assignment]
+            space, objectives
+        )
         self.action_space = spaces.Discrete(space.num_actions)
         self.preference_sampler: PreferenceSampler = preference_sampler or (
             lambda rng: sample_dirichlet(1, objectives, rng)[0]
@@ -136,9 +138,7 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
         """Legal actions now, boolean of shape (num_actions,)."""
         return self.space.mask(self._tokens)
 
-    def step(
-        self, action: np.int64
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take one action; scores the path when it is STOP."""
         chosen = int(action)
         zero = np.zeros(self.reward_dim)

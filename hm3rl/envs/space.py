@@ -1,4 +1,4 @@
-"""What paths there are: members, legal moves, and the token form that environments and networks share.
+"""What paths there are: members, legal moves, and the token form that everybody shares.
 
 Actions are numbered stem choices first (0 .. M-1), then layers (M + m*L + l), then STOP (M + M*L).
 A path in token form is its actions in order, padded with `pad` to `max_length + 2`.
@@ -224,9 +224,8 @@ class PathSpace:
         layer = (body >= m) & (body < self.stop)
         length = layer.sum(axis=1)
         place = np.arange(body.shape[1])[None, :]
-        form = np.where(
-            place < length[:, None], layer, body == np.where(place == length[:, None], self.stop, self.pad)
-        ).all(axis=1)
+        end = np.where(place == length[:, None], self.stop, self.pad)
+        form = np.where(place < length[:, None], layer, body == end).all(axis=1)
         stem = (tokens[:, 0] >= 0) & (tokens[:, 0] < m)
         if self.limits.stem != "free":
             stem &= tokens[:, 0] == self.members.index(self.limits.stem)

@@ -18,8 +18,8 @@ class MergePathVecEnv(VecEnv):
     """Vectorised `MergePathEnv` with one scoring call for each batch of episodes.
 
     A batch lasts exactly `space.horizon` steps. An episode that ended earlier idles: its mask
-    leaves STOP alone, which does nothing, and the rollout buffer drops those steps (it knows them by
-    the STOP in the observed path). Then all paths are scored together, in the order of the
+    leaves STOP alone, which does nothing, and the rollout buffer drops those steps (it knows them
+    by the STOP in the observed path). Then all paths are scored together, in the order of the
     environments, and every environment is reset. An illegal action makes its episode worth zero.
 
     Args:
@@ -57,7 +57,9 @@ class MergePathVecEnv(VecEnv):
         self._step = 0
         for i in range(self.num_envs):
             given = self._options[i].get("preference")
-            self._preferences[i] = self.env.preference_sampler(self._rng) if given is None else given
+            self._preferences[i] = (
+                self.env.preference_sampler(self._rng) if given is None else given
+            )
 
     def step_async(self, actions: np.ndarray) -> None:
         """Take the actions of the next step, shape (num_envs,)."""
@@ -88,7 +90,7 @@ class MergePathVecEnv(VecEnv):
         legal = np.flatnonzero(~self._illegal)
         paths = [env.space.decode(self._tokens[i]) for i in legal]
         vectors = np.asarray(env.score_paths(paths)) if paths else np.zeros((0, env.reward_dim))
-        for i, path, vector in zip(legal, paths, vectors, strict=True):
+        for i, path, vector in zip(legal.tolist(), paths, vectors, strict=True):
             utility = scalarise(vector, self._preferences[i], env.scalarisation)
             rewards[i] = float(utility) - env.length_cost * path.length
             infos[i].update(vector_reward=np.asarray(vector, dtype=np.float64), path=path)

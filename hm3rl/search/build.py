@@ -17,6 +17,7 @@ from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
 from hm3rl.merging.operators import OPERATORS
 from hm3rl.models.pool import ModelPool
+from hm3rl.objectives.preferences import parse_preference
 from hm3rl.objectives.scalarisation import SCALARISATIONS
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.members import MemberSet
@@ -77,12 +78,8 @@ def check_settings(settings: RunSettings) -> None:
             f"budget={settings.budget} is below the {phases} phases of {settings.search.name}",
             f"give budget={phases} at least; 100 and more are useful",
         )
-    unknown = [name for name in settings.export.prefer if name not in settings.tasks]
-    if unknown:
-        raise InputError(
-            f"export.prefer names no task of this run: {', '.join(unknown)}",
-            f"the tasks are {', '.join(settings.tasks)}",
-        )
+    if settings.export.prefer:
+        parse_preference(settings.export.prefer, list(settings.tasks))
 
 
 def load_pool(settings: RunSettings) -> ModelPool:

@@ -14,7 +14,7 @@ import pytest
 from hm3rl import api
 from hm3rl.errors import InputError
 from hm3rl.evaluation.store import EvaluationStore
-from tests.search.conftest import FEW_ITEMS
+from tests.small_search import FEW_ITEMS
 
 WORDS = [*FEW_ITEMS, "budget=24", "seed=5", "threads=1"]
 

@@ -124,8 +124,9 @@ def _parts(expression: str) -> tuple[int, str, int]:
 
 def test_easy_math_never_carries() -> None:
     for item in MathTask().training_items(500, "easy", 0):
-        a, b, operator, c, d = item.prompt.removeprefix("compute ").removesuffix(" =").split()
-        columns = ((int(a), int(c)), (int(b), int(d)))
+        words = item.prompt.removeprefix("compute ").removesuffix(" =").split()
+        operator = words[3]
+        columns = [(int(x), int(y)) for x, y in zip(words[:3], words[4:], strict=True)]
         if operator == "+":
             assert all(x + y < 10 for x, y in columns)
         else:

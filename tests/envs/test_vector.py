@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hm3rl.envs.merge_path import MergePathEnv
+from hm3rl.envs.vector import MergePathVecEnv, VectorReward
+from hm3rl.paths.limits import PathLimits
+from tests.envs.test_merge_path import Scores
+from tests.envs.test_space import make_space
+
+
+def make_vector(num_envs: int = 2, length_cost: float = 0.0) -> tuple[MergePathVecEnv, Scores]:
+    scores = Scores()
+    env = MergePathEnv(make_space(PathLimits(2, 4)), scores, 2, length_cost=length_cost)
+    return MergePathVecEnv(env, num_envs), scores
+
+
+def walk(vector: MergePathVecEnv | VectorReward, plans: list[list[int]], horizon: int) -> list:
+    steps = []
+    for t in range(horizon):
+        actions = np.array([plan[t] if t < len(plan) else plan[-1] for plan in plans])
+        steps.append(vector.step(actions))
+    return steps
+
+
+def test_all_paths_of_a_batch_are_scored_in_one_call_in_order() -> None:
+    vector, scores = make_vector()
+    calls: list[int] = []
+    vector.env.score_paths = lambda paths: calls.append(len(paths)) or scores(paths)
+    vector.reset()
+    space = vector.env.space
+    a, b, stop = space.layer_action(0, 0), space.layer_action(1, 1), space.stop
+    steps = walk(vector, [[0, a, a, stop], [1, b, b, b, a, stop]], space.horizon)
+    assert calls == [2]
+    assert scores.asked == ["a | a[0] + a[0]", "b | b[1] + b[1] + b[1] + a[0]"]
+    assert all(not step[2].any() for step in steps[:-1])
+    _, rewards, dones, infos = steps[-1]
+    assert dones.all()
+    preferences = np.stack([info["preference"] for info in infos])
+    np.testing.assert_allclose(infos[0]["vector_reward"], [1.0, 0.0])
+    np.testing.assert_allclose(infos[1]["vector_reward"], [0.25, 0.75])
+    expected = [preferences[0] @ [1.0, 0.0], preferences[1] @ [0.25, 0.75]]
+    np.testing.assert_allclose(rewards, expected, rtol=1e-6)
+
+
+def test_an_episode_that_ended_early_idles_on_stop_alone() -> None:
+    vector, _ = make_vector()
+    vector.reset()
+    space = vector.env.space
+    a, stop = space.layer_action(0, 0), space.stop
+    for actions in ([0, 1], [a, a], [a, a], [stop, a]):
+        observations, *_ = vector.step(np.array(actions))
+    masks = vector.action_masks()
+    assert np.flatnonzero(masks[0]).tolist() == [stop]
+    assert masks[1].sum() > 1
+    before = observations["path"][0].copy()
+    observations, *_ = vector.step(np.array([stop, a]))
+    np.testing.assert_array_equal(observations["path"][0], before)
+
+
+def test_a_batch_ends_with_fresh_episodes() -> None:
+    vector, _ = make_vector()
+    vector.reset()
+    space = vector.env.space
+    a = space.layer_action(0, 0)
+    last = walk(vector, [[0, a, a, space.stop]] * 2, space.horizon)[-1]
+    assert (last[0]["length"] == 0).all()
+    assert (last[3][0]["terminal_observation"]["length"] == 4).all()
+
+
+def test_illegal_actions_are_worth_nothing_and_not_scored() -> None:
+    vector, scores = make_vector()
+    vector.reset()
+    space = vector.env.space
+    a = space.layer_action(0, 0)
+    last = walk(vector, [[0, a, a, space.stop], [space.stop]], space.horizon)[-1]
+    assert len(scores.asked) == 1
+    assert last[3][1]["illegal"]
+    assert last[1][1] == 0.0
+
+
+def test_vectors_pass_with_the_length_cost_taken_off_every_objective() -> None:
+    plain, _ = make_vector(length_cost=0.1)
+    vector = VectorReward(plain)
+    vector.reset()
+    space = plain.env.space
+    a, b = space.layer_action(0, 0), space.layer_action(1, 0)
+    _, rewards, _, infos = walk(vector, [[0, a, a, b, b, space.stop]] * 2, space.horizon)[-1]
+    assert rewards.shape == (2, 2)
+    np.testing.assert_allclose(rewards[0], [0.5 - 0.4, 0.5 - 0.4], rtol=1e-6)
+    assert infos[0]["preference"] @ rewards[0] == pytest.approx(0.1, abs=1e-6)

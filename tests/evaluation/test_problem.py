@@ -1,0 +1,188 @@
+"""The rules every searcher plays by: budget, archive, free sources, free test scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hm3rl.errors import BudgetExhausted, InputError
+from hm3rl.evaluation import evaluator as evaluator_module
+from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.events import EvaluationEvent, NullLogger
+from hm3rl.objectives.indicators import hypervolume
+from hm3rl.paths import Candidate, LayerPath, PathLimits
+from hm3rl.paths.members import MemberSet
+from tests.evaluation.conftest import EchoTask, WordTask, blend
+
+LIMITS = PathLimits(3, 3, actions="same_depth")
+
+
+class Listener(NullLogger):
+    def __init__(self) -> None:
+        self.events: list[EvaluationEvent] = []
+
+    def evaluation(self, event: EvaluationEvent) -> None:
+        self.events.append(event)
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+def problem(members: MemberSet, evaluator: Evaluator, listener: Listener) -> MergeProblem:
+    problem = MergeProblem(members, evaluator, LIMITS, budget=5, logger=listener)
+    problem.prepare()
+    return problem
+
+
+def path(text: str) -> Candidate:
+    return Candidate(LayerPath.parse(text))
+
+
+ONE, TWO, THREE = path("a | a[0:2] + b[2]"), path("b | a[0:2] + b[2]"), path("c | b[0:2] + c[2]")
+
+
+def test_the_sources_are_scored_for_nothing(problem: MergeProblem, listener: Listener) -> None:
+    assert (problem.charged, problem.remaining, problem.trace) == (0, 5, [])
+    sources = [Candidate.whole(name, 3) for name in ("a", "b", "c", "base")]
+    assert all(problem.seen(source) for source in sources)
+    vectors = np.array([e.vector for e in problem.known(sources)])
+    assert problem.archive.keys == tuple(problem.key(source) for source in sources)
+    assert problem.z_star.tolist() == vectors[:3].max(axis=0).tolist()  # the base does not count
+    assert [e.phase for e in listener.events] == ["sources"] * 4
+    assert [e.charged for e in listener.events] == [0] * 4
+    problem.prepare()
+    assert len(listener.events) == 4
+
+
+def test_distinct_new_candidates_are_charged(problem: MergeProblem) -> None:
+    source = Candidate.whole("a", 3)
+    found = problem.evaluate([ONE, source, ONE, TWO], "online")
+    assert problem.charged == 2 and problem.remaining == 3
+    assert found[0] is found[2] and found[1] is problem.known([source])[0]
+    assert problem.evaluate([TWO, ONE], "online") == [found[3], found[0]]
+    assert problem.charged == 2
+    assert problem.candidate(found[0].key) == ONE and problem.evaluation(found[3].key) is found[3]
+
+
+def test_a_warm_store_saves_time_but_no_budget(
+    problem: MergeProblem, members: MemberSet, evaluator: Evaluator, tasks: tuple[WordTask, ...]
+) -> None:
+    first = problem.evaluate([ONE, TWO], "online")
+    calls = tasks[0].calls
+    listener = Listener()
+    again = MergeProblem(members, evaluator, LIMITS, budget=5, logger=listener)
+    again.prepare()
+    second = again.evaluate([ONE, TWO], "online")
+    assert again.charged == 2 and tasks[0].calls == calls
+    assert [e.scores for e in second] == [e.scores for e in first]
+    assert again.trace == problem.trace
+    assert all(event.cached and event.seconds == 0 for event in listener.events)
+
+
+def test_asking_for_more_than_is_left_scores_nothing(
+    problem: MergeProblem, store: EvaluationStore, listener: Listener
+) -> None:
+    problem.evaluate([ONE, TWO], "online")
+    stored, heard = len(store), len(listener.events)
+    more = [path(f"{s} | {s}[0] + {t}[1] + c[2]") for s in "ab" for t in "ab"]
+    with pytest.raises(BudgetExhausted) as caught:
+        problem.evaluate([ONE, *more], "online")
+    assert (caught.value.asked, caught.value.remaining) == (4, 3)
+    assert (problem.charged, len(store), len(listener.events)) == (2, stored, heard)
+    problem.evaluate([ONE, *more[:3]], "online")
+    assert problem.remaining == 0
+    problem.evaluate([ONE, *more[:3]], "online")
+
+
+def test_events_and_trace_follow_the_order_of_submission(
+    problem: MergeProblem, listener: Listener
+) -> None:
+    found = problem.evaluate([TWO, ONE, THREE], "offline")
+    events = listener.events[4:]
+    assert [e.key for e in events] == [e.key for e in found] == [p.key for p in problem.trace]
+    assert [e.charged for e in events] == [p.charged for p in problem.trace] == [1, 2, 3]
+    assert [e.hypervolume for e in events] == [p.hypervolume for p in problem.trace]
+    assert events[0].text == "b | a[0:2] + b[2]" and events[0].phase == "offline"
+    assert Candidate.from_dict(events[0].candidate) == TWO
+    assert events[0].scores == dict(zip(("one", "three"), found[0].scores, strict=True))
+    assert events[0].seconds == pytest.approx(found[0].total_seconds) and not events[0].cached
+    everything = np.stack([problem.archive.vector(k) for k in problem.archive.keys])
+    assert problem.trace[-1].hypervolume == pytest.approx(hypervolume(everything / problem.z_star))
+
+
+def test_rescoring_is_free_and_changes_nothing(problem: MergeProblem, listener: Listener) -> None:
+    problem.evaluate([ONE], "online")
+    before = (problem.charged, problem.archive.keys, len(listener.events))
+    (test, unseen) = problem.rescore([ONE, TWO])
+    assert test.split == "test" and test.secondary is not None and unseen.ok
+    assert (problem.charged, problem.archive.keys, len(listener.events)) == before
+    assert not problem.seen(TWO)
+    assert problem.known([ONE])[0].split == "search"
+
+
+def test_a_failure_is_charged_but_is_no_point_of_the_archive(
+    problem: MergeProblem, listener: Listener
+) -> None:
+    broken = Candidate.whole(blend(1.0, 0.0, 0.0, scale=1e60), 3)
+    volume = problem.archive.hypervolume()
+    (failed,) = problem.evaluate([broken], "parameter")
+    assert not failed.ok and problem.charged == 1
+    assert failed.key not in problem.archive and problem.archive.hypervolume() == volume
+    assert listener.events[-1].failed and listener.events[-1].scores == {}
+    assert problem.seen(broken)
+
+
+def test_paths_outside_the_limits_are_refused_but_whole_members_are_not(
+    problem: MergeProblem, members: MemberSet, evaluator: Evaluator
+) -> None:
+    for text in ("a | a[0:2]", "a | a[0] + a[0] + a[2]"):
+        with pytest.raises(InputError, match="breaks the limits"):
+            problem.evaluate([path(text)], "online")
+    assert problem.charged == 0
+    narrow = MergeProblem(members, evaluator, PathLimits(3, 3, stem="b"), budget=2)
+    with pytest.raises(InputError, match="breaks the limits"):
+        narrow.evaluate([ONE], "online")
+    narrow.evaluate([Candidate.whole(blend(0.5, 0.5, 0.0), 3), TWO], "parameter")
+    assert narrow.charged == 2
+
+
+def test_a_task_nobody_can_do_is_named(members: MemberSet, store: EvaluationStore) -> None:
+    evaluator = Evaluator(members, [WordTask("one"), EchoTask("silence")], store)
+    with pytest.raises(InputError, match="no expert scores above 0 on task 'silence'") as caught:
+        MergeProblem(members, evaluator, LIMITS, budget=3).prepare()
+    assert caught.value.remedy
+
+
+def test_a_source_that_cannot_run_is_named(
+    members: MemberSet, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise ZeroDivisionError("no heads")
+
+    monkeypatch.setattr(evaluator_module, "assemble", crash)
+    with pytest.raises(InputError, match="source 'a' cannot be scored: ZeroDivisionError"):
+        MergeProblem(members, evaluator, LIMITS, budget=3).prepare()
+
+
+def test_items_too_long_for_the_models_are_refused_before_anything_is_scored(
+    members: MemberSet, store: EvaluationStore
+) -> None:
+    task = WordTask("one")
+    task.max_new_tokens = 1
+    with pytest.raises(InputError, match="max_new_tokens is 1"):
+        MergeProblem(members, Evaluator(members, [task], store), LIMITS, budget=3).prepare()
+    assert len(store) == 0
+
+
+def test_a_budget_below_zero_and_an_unprepared_archive_are_refused(
+    members: MemberSet, evaluator: Evaluator
+) -> None:
+    with pytest.raises(InputError, match="budget=-1"):
+        MergeProblem(members, evaluator, LIMITS, budget=-1)
+    with pytest.raises(RuntimeError, match="prepare"):
+        _ = MergeProblem(members, evaluator, LIMITS, budget=1).archive

@@ -1,0 +1,73 @@
+"""The configuration becomes tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from hm3rl.errors import InputError
+from hm3rl.models.pool import ModelPool
+from hm3rl.settings import EvaluationSettings, TaskSettings
+from hm3rl.tasks.base import Task
+from hm3rl.tasks.build import build_tasks
+
+
+@pytest.fixture
+def tokenizer(tiny_pool: ModelPool) -> PreTrainedTokenizerBase:
+    return tiny_pool.tokenizer
+
+
+def build(tokenizer: PreTrainedTokenizerBase, **tasks: TaskSettings) -> tuple[Task, ...]:
+    return build_tasks(tasks, EvaluationSettings(), tokenizer)
+
+
+def test_the_zoos_tasks_in_the_order_asked_for(tokenizer: PreTrainedTokenizerBase) -> None:
+    tasks = build(
+        tokenizer,
+        code=TaskSettings(kind="code", search_items=5, test_items=7),
+        math=TaskSettings(kind="math", search_items=6, max_new_tokens=9),
+        translation=TaskSettings(kind="translation", search_items=4, test_items=4),
+    )
+    assert [task.name for task in tasks] == ["code", "math", "translation"]
+    assert [len(task.items("search")) for task in tasks] == [5, 6, 4]
+    assert len(tasks[0].items("test")) == 7
+    assert tasks[1].max_new_tokens == 9
+
+
+def test_the_code_task_can_execute(tokenizer: PreTrainedTokenizerBase) -> None:
+    (code,) = build(tokenizer, code=TaskSettings(kind="code", search_items=3, test_items=3))
+    items = code.items("search")
+    outputs = [items[0].reference, "x +", "( " + items[2].reference + " )"]
+    assert code.score(items, outputs) == [1.0, 0.0, 1.0]
+
+
+def test_a_file_of_ones_own(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    lines = [json.dumps({"prompt": f"w{i} w3", "reference": "w1"}) for i in range(60)]
+    path.write_text("\n".join(lines))
+    (task,) = build(
+        tokenizer, own=TaskSettings(kind="jsonl", path=str(path), metric="chrf", search_items=2)
+    )
+    assert (task.name, task.metric, task.max_new_tokens) == ("own", "chrf", 64)
+    assert len(task.items("search")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("poetry", TaskSettings(kind="poetry"), "unknown kind of task 'poetry'"),
+        ("sums", TaskSettings(kind="math"), "keep their names"),
+        ("own", TaskSettings(kind="jsonl"), "has no file"),
+        ("math", TaskSettings(kind="math", search_items=-1), "search_items=-1"),
+        ("math", TaskSettings(kind="math", search_items=1), "has 1 items"),
+    ],
+)
+def test_bad_settings_are_refused_with_a_remedy(
+    tokenizer: PreTrainedTokenizerBase, name: str, settings: TaskSettings, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build(tokenizer, **{name: settings})
+    assert caught.value.remedy

@@ -1,0 +1,151 @@
+"""The user's own file becomes a task, or a message that names the line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from hm3rl.errors import InputError
+from hm3rl.models.pool import ModelPool
+from hm3rl.tasks.base import split_of
+from hm3rl.tasks.jsonl import JsonlTask
+from hm3rl.tasks.sandbox import SandboxPool
+
+Writer = Callable[..., Path]
+
+
+def rows(count: int = 60, **extra: Any) -> list[dict[str, Any]]:
+    return [{"prompt": f"w{i} w{i + 1} =", "reference": f"w{i}", **extra} for i in range(count)]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Writer:
+    def write(lines: list[Any]) -> Path:
+        path = tmp_path / "own.jsonl"
+        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tokenizer(tiny_pool: ModelPool) -> PreTrainedTokenizerBase:
+    return tiny_pool.tokenizer
+
+
+def test_items_keep_their_order_and_fall_into_the_split_of_their_prompt(write: Writer) -> None:
+    task = JsonlTask("own", write(rows()))
+    for split in ("train", "search", "test"):
+        prompts = [item.prompt for item in task.items(split)]
+        wanted = [row["prompt"] for row in rows() if split_of("own", row["prompt"]) == split]
+        assert prompts == wanted and prompts
+
+
+def test_limits_take_the_first_items(write: Writer) -> None:
+    whole = JsonlTask("own", write(rows()))
+    part = JsonlTask("own", write(rows()), limits={"search": 3, "test": 0})
+    assert part.items("search") == whole.items("search")[:3]
+    assert part.items("test") == whole.items("test")
+
+
+def test_exact_match_and_chrf_score_texts(write: Writer) -> None:
+    exact = JsonlTask("own", write(rows()))
+    items = exact.items("search")[:2]
+    assert exact.exact_only and exact.score(items, [items[0].reference, "w9 w9"]) == [1.0, 0.0]
+    soft = JsonlTask("own", write(rows()), metric="chrf")
+    assert not soft.exact_only
+    assert soft.score(items, [i.reference for i in items]) == pytest.approx([1.0, 1.0])
+
+
+def test_programs_are_executed(write: Writer) -> None:
+    with SandboxPool() as runner:
+        lines = rows(metric="pass_at_1", tests=[["f(2)", "3"]])
+        task = JsonlTask("own", write(lines), runner=runner)
+        items = task.items("search")[:2]
+        right = "Sure:\n```python\ndef f(x):\n    return x + 1\n```"
+        assert task.metric == "pass_at_1"
+        assert task.score(items, [right, "def f(x): return x"]) == [1.0, 0.0]
+
+
+def test_the_metric_of_the_lines_goes_before_the_configured_one(write: Writer) -> None:
+    assert JsonlTask("own", write(rows(metric="chrf")), metric="exact_match").metric == "chrf"
+    mixed = [*rows(30, metric="chrf"), *[{**r, "prompt": "x " + r["prompt"]} for r in rows(30)]]
+    with pytest.raises(InputError, match=r"line 31: metric 'exact_match', but line 1 has 'chrf'"):
+        JsonlTask("own", write(mixed))
+
+
+def test_prompts_go_through_the_chat_template(
+    write: Writer, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    chats = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows()]
+    from_text = JsonlTask("own", write(rows()), tokenizer=tokenizer)
+    item = from_text.items("search")[0]
+    written = item.prompt.strip()
+    assert item.prompt == tokenizer.apply_chat_template(
+        [{"role": "user", "content": written}], tokenize=False, add_generation_prompt=True
+    )
+    assert split_of("own", written) == "search"
+    from_chat = JsonlTask("own", write(chats), tokenizer=tokenizer)
+    rendered = {i.prompt for s in ("train", "search", "test") for i in from_text.items(s)}
+    assert {i.prompt for s in ("train", "search", "test") for i in from_chat.items(s)} == rendered
+
+
+def test_a_template_that_is_not_there_is_refused(
+    write: Writer, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    with pytest.raises(InputError, match="none") as caught:
+        JsonlTask("own", write(rows()), tokenizer=tokenizer)
+    assert "chat_template=false" in caught.value.remedy
+
+
+GOOD = {"prompt": "p", "reference": "r"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", r"line 2 is not JSON"),
+        ("[1, 2]", r"line 2 is not a JSON object"),
+        ({**GOOD, "answer": "r"}, r"line 2 has unknown fields: answer"),
+        ({"reference": "r"}, r"line 2: prompt must be"),
+        ({"prompt": "", "reference": "r"}, r"line 2: prompt must be"),
+        ({"prompt": [{"role": "user"}], "reference": "r"}, r"line 2: prompt must be"),
+        ({"prompt": [{"role": "user", "content": "p"}], "reference": "r"}, r"chat template"),
+        ({"prompt": "p"}, r"line 2: reference must be"),
+        ({"prompt": "p", "reference": " "}, r"line 2: reference must be"),
+        ({**GOOD, "tests": [["f(1)"]]}, r"line 2: tests must be"),
+        ({**GOOD, "tests": []}, r"line 2: tests must be"),
+        ({**GOOD, "metric": "bleu"}, r"metric"),
+        (rows(1)[0], r"line 2 repeats the prompt of line 1"),
+    ],
+)
+def test_bad_lines_are_named(write: Writer, line: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        JsonlTask("own", write([rows(1)[0], line, *rows()[1:]]))
+    assert caught.value.remedy
+
+
+def test_empty_lines_count_but_are_skipped(write: Writer) -> None:
+    with pytest.raises(InputError, match="line 4 is not JSON"):
+        JsonlTask("own", write(["", rows(1)[0], "", "oops"]))
+
+
+def test_an_unknown_metric_and_missing_tests_are_refused(write: Writer) -> None:
+    with pytest.raises(InputError, match="unknown metric 'bleu'"):
+        JsonlTask("own", write(rows()), metric="bleu")
+    with pytest.raises(InputError, match="line 1: pass_at_1 needs tests"):
+        JsonlTask("own", write(rows()), metric="pass_at_1")
+
+
+def test_too_few_lines_and_a_missing_file_are_refused(write: Writer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fall into the search split"):
+        JsonlTask("own", write(rows(3)))
+    with pytest.raises(InputError, match="cannot be read"):
+        JsonlTask("own", tmp_path / "nowhere.jsonl")

@@ -1,0 +1,208 @@
+"""The command line: what it prints, its exit codes, and that bad input fails early and clearly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner, Result
+
+from hm3rl import __version__
+from hm3rl.cli import app
+from hm3rl.models.zoo import zoo_folder
+from tests.small_search import FEW_ITEMS
+
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def assert_refused(result: Result, *named: str) -> None:
+    assert result.exit_code == 2, result.output
+    for word in named:
+        assert word in result.output
+    assert "->" in result.output  # every message says the way out
+    assert "Traceback" not in result.output
+
+
+def test_version_and_help_do_not_import_torch():
+    script = "import sys; from hm3rl.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    script += "assert not {'torch', 'hydra', 'wandb', 'transformers'} & set(sys.modules)"
+    for word in ("--help", "--version"):
+        command = [sys.executable, "-c", script, word]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ("Usage" if word == "--help" else __version__) in done.stdout
+
+
+def test_search_front_pick_export_evaluate(tmp_path: Path):
+    run, model = tmp_path / "run", tmp_path / "model"
+    done = call("search", *FEW_ITEMS, "budget=12", f"output={run}")
+    assert done.exit_code == 0, done.output
+    assert "hypervolume" in done.output and "hm3rl pick" in done.output
+
+    shown = json.loads(call("front", run, "--json").stdout)
+    assert shown["summary"]["charged"] == 12
+    assert len(shown["front"]) >= 1
+    assert "M00" in call("front", run).output
+
+    picked = call("pick", run, "--prefer", "math=2", "code=1", "--export", model, "--json")
+    assert picked.exit_code == 0, picked.output
+    path = json.loads(picked.stdout)["path"]
+    assert " | " in path
+
+    assert call("export", run, "M00", "--to", tmp_path / "first").exit_code == 0
+    for folder in (model, tmp_path / "first"):
+        loaded = AutoModelForCausalLM.from_pretrained(folder)
+        tokens = AutoTokenizer.from_pretrained(folder)("a", return_tensors="pt")
+        assert loaded(**tokens).logits.isfinite().all()
+
+    scored = json.loads(call("evaluate", model, *FEW_ITEMS, "--json").stdout)
+    stored = json.loads(picked.stdout)["evaluation"]
+    assert scored["scores"] == pytest.approx(stored["scores"])
+
+
+def test_check_runs_nothing_and_says_what_a_run_needs():
+    report = json.loads(call("check", *FEW_ITEMS, "budget=12", "--json").stdout)
+    assert report["evaluations"] == 12 and report["layers"] == 8
+    assert "24 search items" in report["tasks"]
+
+
+def test_init_writes_a_config_that_check_accepts(tmp_path: Path):
+    rows = [{"prompt": f"w{i}", "reference": "x"} for i in range(60)]
+    data = tmp_path / "qa.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    made = call(
+        *("init", tmp_path / "conf", "--base", "zoo:base", "--expert", "m=zoo:math"),
+        *("--task", f"qa={data}"),
+    )
+    assert made.exit_code == 0, made.output
+    words = ("--config-dir", tmp_path / "conf", "experiment=mine", "pool.dtype=float32")
+    assert call("check", *words).exit_code == 0
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Path:
+    for name in ("base", "math"):
+        shutil.copytree(zoo_folder(name), tmp_path / name)
+    return tmp_path
+
+
+def search_on(folder: Path) -> Result:
+    return call(
+        *("search", *FEW_ITEMS, "budget=12", f"pool.base={folder / 'base'}"),
+        f"pool.experts={{math: {folder / 'math'}}}",
+        f"output={folder / 'run'}",
+    )
+
+
+def test_a_missing_folder_is_named(copies: Path):
+    shutil.rmtree(copies / "math")
+    assert_refused(search_on(copies), str(copies / "math"))
+
+
+def test_a_model_in_pickle_files_only_is_refused(copies: Path):
+    (copies / "math" / "model.safetensors").unlink()
+    torch.save({}, copies / "math" / "pytorch_model.bin")
+    assert_refused(search_on(copies), "math", "safetensors")
+
+
+def test_a_hidden_size_mismatch_names_both_sides(copies: Path):
+    config = json.loads((copies / "math" / "config.json").read_text())
+    other = config["hidden_size"] * 2
+    (copies / "math" / "config.json").write_text(json.dumps(config | {"hidden_size": other}))
+    assert_refused(search_on(copies), "hidden_size", str(other), str(config["hidden_size"]))
+
+
+def test_a_corrupt_file_is_named(copies: Path):
+    file = copies / "math" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    assert_refused(search_on(copies), "model.safetensors")
+
+
+def test_nan_weights_are_named_with_their_tensor(copies: Path):
+    file = copies / "math" / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    assert_refused(search_on(copies), "model.norm.weight")
+
+
+def test_nothing_is_left_behind_by_refused_sources(copies: Path):
+    shutil.rmtree(copies / "math")
+    search_on(copies)
+    assert not (copies / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["tasks.math.kind=poetry"], ["poetry"]),
+        (["agent.entropi=1"], ["agent.entropi"]),
+        (["search=hm4"], ["hm4"]),
+        (["budget=2"], ["budget=2", "3 phases"]),
+        (["budget=0"], ["budget=0"]),
+        (["+export.prefer.poems=1"], ["poems"]),
+        (["+export.prefer.math=0"], ["zero"]),
+        (["pool.dtype=int3"], ["int3"]),
+        (["paths.actions=sideways"], ["sideways"]),
+        (["search.parameter.operators=[blend]"], ["blend"]),
+        (["agent.scalarisation=median"], ["median"]),
+        (["search.parameter_share=0.9"], ["parameter_share"]),
+        (["logging.wandb=sometimes"], ["sometimes"]),
+        (["resume=nowhere"], ["nowhere"]),
+    ],
+)
+def test_a_bad_setting_is_refused_before_anything_is_made(
+    tmp_path: Path, words: list[str], named: list[str]
+):
+    own = [] if words[0].startswith("resume") else [f"output={tmp_path / 'run'}"]
+    assert_refused(call("search", *words, *own), *named)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_bad_preference_at_pick_is_refused(finished):
+    assert_refused(call("pick", finished.folder.path, "--prefer", "poems=1"), "poems")
+    assert_refused(call("pick", finished.folder.path, "--prefer", "math=0"), "zero")
+    assert_refused(call("pick", "nowhere", "--prefer", "math=1"), "nowhere")
+
+
+def test_export_asks_which_model_and_never_overwrites(finished, tmp_path: Path):
+    assert_refused(call("export", finished.folder.path), "which model")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    target = tmp_path / "there"
+    assert_refused(call("export", finished.folder.path, "M00", "--to", target), str(target.name))
+
+
+def test_ctrl_c_exits_with_130_and_the_run_can_be_resumed(tmp_path: Path, monkeypatch):
+    from hm3rl.evaluation.problem import MergeProblem
+
+    plain = MergeProblem.evaluate
+
+    def interrupted(self, candidates, phase):
+        if phase == "online":
+            raise KeyboardInterrupt
+        return plain(self, candidates, phase)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(MergeProblem, "evaluate", interrupted)
+        assert call("search", *FEW_ITEMS, "budget=12", f"output={run}").exit_code == 130
+    assert (run / "run.log").read_text().rstrip().endswith("interrupted")
+    assert call("search", f"resume={run}").exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path: Path):
+    command = [sys.executable, "-m", "hm3rl.cli", "search", *FEW_ITEMS, "budget=6", "-m"]
+    subprocess.run([*command, "seed=0,1"], cwd=tmp_path, check=True, capture_output=True)
+    summaries = sorted(tmp_path.glob("sweeps/run/*/summary.json"))
+    assert [json.loads(s.read_text())["seed"] for s in summaries] == [0, 1]
