@@ -90,7 +90,7 @@ def search_paths(
     names, depth = list(known), members.pool.num_layers
     elite = [((index,) * (depth + 1), known[name]) for index, name in enumerate(names)]
     seen = {path for path, _ in elite}
-    points = []
+    points: list[np.ndarray] = []
     while len(points) < count:
         preference = rng.dirichlet(np.ones(len(elite[0][1])))
         parent = max(elite, key=lambda entry: float(preference @ entry[1]))[0]

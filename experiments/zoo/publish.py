@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
@@ -33,7 +32,7 @@ def publish(
         fresh = Path(temporary) / folder.name
         cast = LlamaForCausalLM(model.config)
         cast.load_state_dict(model.state_dict())
-        cast = cast.to(torch.bfloat16)
+        cast.bfloat16()
         cast.config.use_cache = True
         cast.generation_config = GenerationConfig(
             do_sample=False, pad_token_id=0, bos_token_id=1, eos_token_id=2

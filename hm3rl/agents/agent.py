@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hm3rl.agents.behaviour import beyond, elites
 from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.knowledge import EvaluatePaths, Knowledge, LogMetrics, Outcome
@@ -183,9 +184,9 @@ class MergeAgent:
         lattice = simplex_lattice(k, 4)
         draws = sample_dirichlet(max(0, self.settings.imagined - len(lattice)), k, self.rng)
         goals = np.concatenate([lattice, draws])[: self.settings.imagined]
-        utilities = scalarise(self.knowledge.vectors[None], goals[:, None, :], self.kind)
-        starts = self.knowledge.tokens[utilities.argmax(axis=1)]
-        rows = climb(self.model, starts, goals, self.kind, self.rng, caution=IMAGINATION_CAUTION)
+        starts = elites(self.knowledge, goals, self.kind)
+        utopia = beyond(self.knowledge.vectors)
+        rows = climb(self.model, starts, goals, self.kind, self.rng, utopia)
         mean, std = self.model.predict(rows)
         returns = self._returns(rows, mean - IMAGINATION_CAUTION * std)
         self.replay.add(rows, returns, goals, imagined=True)
@@ -210,7 +211,9 @@ class MergeAgent:
             drawn = roll_out(self.policy, self.space, goals, 1.0, rng)
             starts = np.unique(np.concatenate([greedy, drawn]), axis=0)
             goals = np.tile(goal, (len(starts), 1))
-            rows = climb(self.model, starts, goals, self.kind, rng, caution=IMAGINATION_CAUTION)
+            utopia = beyond(self.knowledge.vectors)
+            rows = climb(self.model, starts, goals, self.kind, rng, utopia)
+            rows = np.concatenate([starts, rows])
             mean, std = self.model.predict(rows)
             expected = scalarise(mean - IMAGINATION_CAUTION * std, goal, self.kind)
             expected -= self.settings.length_cost * self.knowledge.lengths(rows)

@@ -41,9 +41,16 @@ def member_weights(
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+def beyond(vectors: np.ndarray) -> np.ndarray:
+    """A utopian point for Tchebycheff: a tenth of the range above the best, shape (K,)."""
+    best = vectors.max(axis=0)
+    return np.asarray(best + 0.1 * np.maximum(best - vectors.min(axis=0), 1e-6))
+
+
 def elites(knowledge: Knowledge, preferences: np.ndarray, kind: Scalarisation) -> np.ndarray:
     """The best known path under each preference, rows of shape (n, horizon)."""
-    utilities = scalarise(knowledge.vectors[None], preferences[:, None, :], kind)
+    vectors = knowledge.vectors
+    utilities = scalarise(vectors[None], preferences[:, None, :], kind, beyond(vectors))
     return knowledge.tokens[utilities.argmax(axis=1)]
 
 

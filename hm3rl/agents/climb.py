@@ -15,11 +15,11 @@ def climb(
     preferences: np.ndarray,
     kind: Scalarisation,
     rng: np.random.Generator,
-    caution: float = 0.0,
+    utopia: np.ndarray | None = None,
     rounds: int = 40,
     breadth: int = 80,
 ) -> np.ndarray:
-    """Steepest ascent of u_lambda(mean - caution * std) over single moves, for many paths at once.
+    """Steepest ascent of the expected outcome's utility over single moves, for many paths at once.
 
     Args:
         model: A fitted outcome model.
@@ -27,7 +27,7 @@ def climb(
         preferences: One for each path, shape (n, K).
         kind: Utility.
         rng: Source of randomness of the moves.
-        caution: How many standard deviations are taken off the mean; negative values explore.
+        utopia: Of the Tchebycheff utility, shape (K,).
         rounds: Most moves for each path.
         breadth: Neighbours looked at for each path and round.
 
@@ -35,24 +35,18 @@ def climb(
         Legal rows, shape (n, horizon); a path stops where no neighbour seen is better.
     """
 
-    def utility(rows: np.ndarray, which: np.ndarray) -> np.ndarray:
-        if caution:
-            mean, std = model.predict(rows)
-            mean = mean - caution * std
-        else:
-            mean = model.mean(rows)
-        return scalarise(mean, preferences[which], kind)
+    def utility(means: np.ndarray, which: np.ndarray) -> np.ndarray:
+        return scalarise(means, preferences[which], kind, utopia)
 
     current = np.array(starts)
-    best = utility(current, np.arange(len(current)))
+    best = utility(model.mean(current), np.arange(len(current)))
     active = np.arange(len(current))
     for _ in range(rounds):
         if len(active) == 0:
             break
         options = [neighbours(model.space, current[i], breadth, rng) for i in active]
         owner = np.repeat(active, [len(rows) for rows in options])
-        rows = np.concatenate(options)
-        values = utility(rows, owner)
+        values = utility(model.mean(np.concatenate(options)), owner)
         moved = []
         start = 0
         for i, found in zip(active, options, strict=True):

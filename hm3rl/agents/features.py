@@ -1,4 +1,4 @@
-"""What the outcome model sees of a complete path: counts of layers, recipes by depth, transitions.
+"""What the outcome model sees of a complete path: recipes by depth, and transitions.
 
 Everything is a function of the path and its members alone, never of a policy. Depth means the
 index of a layer in its source, so that paths with repeats and skips have features of the same
@@ -18,12 +18,11 @@ class PathFeatures(NamedTuple):
     """Blocks of features of n paths, each an array of shape (n, ...).
 
     Attributes:
-        choice: How often each member's layer stands in the path, and who is the stem (one-hot).
-        recipe: Sum of the used members' recipe features and layer descriptors, by depth, scaled.
+        recipe: Sum of the used members' recipe features and layer descriptors, by depth, and those
+            of the stem, scaled. Members of equal recipe and weights are equal here.
         transition: Changes of member by depth, jumps, and length.
     """
 
-    choice: np.ndarray
     recipe: np.ndarray
     transition: np.ndarray
 
@@ -120,4 +119,4 @@ class FeatureMap:
             ],
             axis=1,
         )
-        return PathFeatures(choice, recipe, np.concatenate([at, overall], axis=1).astype(float))
+        return PathFeatures(recipe, np.concatenate([at, overall], axis=1).astype(float))

@@ -12,7 +12,7 @@ from hm3rl.envs.space import PathSpace
 ATTEMPTS = 20
 """Tries of a random move before the path is left as it is."""
 
-RANDOM_MOVES = 4
+RANDOM_MOVES = 2
 """Random moves among the neighbours: runs, swaps, skips and repeats."""
 
 

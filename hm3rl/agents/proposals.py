@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hm3rl.agents.behaviour import elites, variations
+from hm3rl.agents.behaviour import beyond, elites, variations
 from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.knowledge import Knowledge
+from hm3rl.agents.moves import mutate
 from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.objectives.preferences import sample_dirichlet
@@ -77,23 +78,21 @@ def propose(
     Returns:
         Distinct paths that are not known.
     """
-    front = knowledge.vectors[knowledge.front()]
-    k = knowledge.objectives
+    vectors = knowledge.vectors
+    front, utopia = vectors[knowledge.front()], beyond(vectors)
     sampled = thin_preferences(front, count // 4, rng)
     heat = rng.choice(TEMPERATURES, size=len(sampled))
-    varied = sample_dirichlet(count // 2, k, rng)
-    climbing = thin_preferences(front, max(8, count // 32), rng)
-    starts = elites(knowledge, climbing, kind)
-    bold = climb(model, starts, climbing, kind, rng, caution=-1.0)
-    plain = climb(model, starts, climbing, kind, rng)
-    near = variations(knowledge, np.repeat(climbing, 2, axis=0), kind, rng, mixing=0.0)
-    parts = [
-        (roll_out(policy, knowledge.space, sampled, heat, rng), sampled),
-        (variations(knowledge, varied, kind, rng, mixing=0.25), varied),
-        (bold, climbing),
-        (plain, climbing),
-        (near, np.repeat(climbing, 2, axis=0)),
-    ]
+    parts = [(roll_out(policy, knowledge.space, sampled, heat, rng), sampled)]
+    # Tchebycheff reaches every part of the front; a weighted sum would only look at its bulges.
+    varied = sample_dirichlet(count // 2, knowledge.objectives, rng)
+    parts.append((variations(knowledge, varied, "tchebycheff", rng, mixing=0.25), varied))
+    utilities: set[Scalarisation] = {"tchebycheff", kind}
+    for climbing_kind in sorted(utilities):
+        goals = thin_preferences(front, max(8, count // 32), rng)
+        starts = elites(knowledge, goals, climbing_kind)
+        tops = climb(model, starts, goals, climbing_kind, rng, utopia)
+        around = np.stack([mutate(knowledge.space, row, rng) for _ in range(2) for row in tops])
+        parts += [(tops, goals), (around, np.tile(goals, (2, 1)))]
     tokens = np.concatenate([rows for rows, _ in parts])
     preferences = np.concatenate([goal for _, goal in parts])
     fresh = knowledge.fresh(tokens)

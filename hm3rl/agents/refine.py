@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hm3rl.agents.behaviour import elites, variations
+from hm3rl.agents.behaviour import beyond, elites, variations
 from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.knowledge import EvaluatePaths
@@ -38,13 +38,13 @@ def refine_for(
     few = goals[:8]
     while spent < budget:
         agent.refit()
+        utopia = beyond(agent.knowledge.vectors)
         starts = elites(agent.knowledge, few, agent.kind)
         rows = np.concatenate(
             [
                 roll_out(agent.policy, agent.space, goals, 1.0, agent.rng),
                 variations(agent.knowledge, goals, agent.kind, agent.rng, mixing=0.1),
-                climb(agent.model, starts, few, agent.kind, agent.rng, caution=-1.0),
-                climb(agent.model, starts, few, agent.kind, agent.rng),
+                climb(agent.model, starts, few, agent.kind, agent.rng, utopia),
             ]
         )
         fresh = agent.knowledge.fresh(rows)

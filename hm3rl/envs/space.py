@@ -131,7 +131,7 @@ class PathSpace:
             no-op of an episode that waits for others.
         """
         last = int(tokens[-1]) if len(tokens) else self.pad
-        return self.mask_after(last, len(tokens))
+        return self.mask_after(last, len(tokens)).copy()
 
     def mask_after(self, last: int, taken: int) -> np.ndarray:
         """Legal actions after `taken` actions, the last of which was `last` (padding if none).

@@ -270,8 +270,10 @@ class Evaluator:
         given = [number for number, ids in enumerate(answers.tokens) if ids is not None]
         # Not batch_decode: given no rows, transformers answers with one empty text.
         texts = [
-            self.pool.tokenizer.decode(
-                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            str(
+                self.pool.tokenizer.decode(
+                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
             )
             for ids in answers.tokens
             if ids is not None

@@ -47,7 +47,7 @@ INSTRUCTIONS: dict[str, Instruction] = {
     "negate": Instruction("- {}", lambda v, k: -v, unary=True),
 }
 
-EASY = ("add", "subtract", "times", "modulo", "atmost", "square", "negate")
+EASY = ("add", "subtract", "times", "modulo", "atmost", "square")
 """Instructions of the easy level."""
 
 

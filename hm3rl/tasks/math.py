@@ -1,7 +1,7 @@
-"""Math: two-digit addition and subtraction, the answer's digits written backwards.
+"""Math: three-digit addition and subtraction, the answer's digits written backwards.
 
-"compute 4 7 + 3 8 =" is answered by "5 8" (85): the last digit first, as one adds by hand, so that
-every step needs only one column and the carry. Scored by exact match.
+"compute 1 4 7 + 2 3 8 =" is answered by "5 8 3" (385): the last digit first, as one adds by hand,
+so that every step needs only one column and the carry. Scored by exact match.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hm3rl.tasks.synthetic_text import Level, SyntheticTask, normalise
 
 
 class MathTask(SyntheticTask):
-    """Sums and differences of numbers below 100; the easy level has no carry and no borrow."""
+    """Sums and differences of numbers below 1000; the easy level has no carry and no borrow."""
 
     name = "math"
     metric = "exact_match"
@@ -26,7 +26,7 @@ class MathTask(SyntheticTask):
     def draw(self, rng: random.Random, level: Level) -> Item:
         """Draw a sum or a difference with a non-negative result."""
         while True:
-            left, right = rng.randrange(100), rng.randrange(100)
+            left, right = rng.randrange(1000), rng.randrange(1000)
             operator = rng.choice("+-")
             if operator == "-" and left < right:
                 left, right = right, left
@@ -49,13 +49,13 @@ class MathTask(SyntheticTask):
 
 
 def _digits(number: int) -> str:
-    """Write a number below 100 as two digits apart."""
-    return f"{number // 10} {number % 10}"
+    """Write a number below 1000 as three digits apart."""
+    return " ".join(f"{number:03d}")
 
 
 def _carries(left: int, right: int, operator: str) -> bool:
     """Tell whether any column of the sum carries or of the difference borrows."""
-    columns = [(left % 10, right % 10), (left // 10, right // 10)]
+    columns = [(left // 10**place % 10, right // 10**place % 10) for place in range(3)]
     if operator == "+":
         return any(a + b > 9 for a, b in columns)
     return any(a < b for a, b in columns)

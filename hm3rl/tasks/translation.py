@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics.chrf import CHRF
 
 from hm3rl.tasks.base import Item
 from hm3rl.tasks.french import ADJECTIVES, ADVERBS, DETERMINERS, NOUNS, VERBS

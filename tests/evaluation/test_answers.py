@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from hm3rl.tasks.base import Task
 from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.translation import TranslationTask
-from tests.evaluation.conftest import WordTask
+from tests.evaluation.conftest import EchoTask, WordTask
 
 
 def generate(model: PreTrainedModel, ids: Encoded, limit: int, end: int) -> list[int]:
@@ -246,6 +247,31 @@ def test_invalid_logits_are_refused(members: MemberSet) -> None:
     request = Request.build(WordTask("one"), "search", tokenizer, 8)
     with pytest.raises(InvalidLogitsError):
         answer(model, request, tokenizer, 8, True)
+
+
+def test_invalid_logits_are_refused_in_the_teacher_forced_pass(members: MemberSet) -> None:
+    recipe = MergeRecipe("task_arithmetic", (("a", 1.0),), scale=1e60)
+    model = assemble(Candidate.whole(recipe, 3), members)
+    request = Request.build(EchoTask("one"), "search", members.pool.tokenizer, 8)
+    with torch.inference_mode(), pytest.raises(InvalidLogitsError):
+        teacher_forced(model, request.batches[0], {2}, keep_cache=False)
+
+
+def test_an_answer_that_leaves_the_reference_by_a_special_token_is_decoded(
+    members: MemberSet,
+) -> None:
+    """Special tokens vanish from the text, so "w1 <s> w2" still reads as "w1 w2"."""
+    tokenizer = members.pool.tokenizer
+    request = Request.build(EchoTask("one"), "search", tokenizer, 64)
+    (batch,) = request.batches
+    with torch.inference_mode():
+        forced = teacher_forced(members.model("a"), batch, {2}, keep_cache=False)
+    left = [row for row, exact in enumerate(forced.exact.tolist()) if not exact]
+    ordinary = replace(forced, next_token=torch.full_like(forced.next_token, 9))
+    special = replace(forced, next_token=torch.full_like(forced.next_token, 1))
+    assert left and answers_module._to_decode(ordinary, {0, 1, 3}, spared=True) == ([], [])
+    rows, keep = answers_module._to_decode(special, {0, 1, 3}, spared=True)
+    assert rows == left and keep == forced.agreed[left].tolist()
 
 
 def test_word_level_vocabularies_spell_in_one_way(tiny_pool: ModelPool, tmp_path: Path) -> None:

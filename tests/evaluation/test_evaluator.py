@@ -10,6 +10,7 @@ import torch
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation import evaluator as module
+from hm3rl.evaluation.answers import Answers
 from hm3rl.evaluation.evaluator import PARTS, Evaluator
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.models.pool import ModelPool
@@ -17,7 +18,7 @@ from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.members import MemberSet
 from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.build import build_tasks
-from tests.evaluation.conftest import WordTask, blend
+from tests.evaluation.conftest import EchoTask, WordTask, blend
 
 A, B, C = (Candidate.whole(name, 3) for name in "abc")
 
@@ -173,6 +174,15 @@ def test_scores_outside_the_unit_interval_are_a_failure(
 
     (wild,) = Evaluator(members, [Wild("one")], store).evaluate([A])
     assert not wild.ok and "outside [0, 1]" in str(wild.error)
+
+
+def test_items_that_were_not_decoded_score_zero(
+    members: MemberSet, store: EvaluationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Answers([None] * 12, np.ones(12), 0)
+    monkeypatch.setattr(module, "answer", lambda *_: nothing)
+    (silent,) = Evaluator(members, [EchoTask("one")], store).evaluate([A])
+    assert silent.ok and silent.scores == (0.0,) and silent.nll == (1.0,)
 
 
 def test_bad_arguments_are_refused(
