@@ -147,13 +147,29 @@ class PathPolicy(MaskableActorCriticPolicy):
         assert isinstance(self.features_extractor, PathEncoder)
         return self.features_extractor
 
-    def heads(self, states: Tensor, table: Tensor, last: Tensor, preference: Tensor) -> Heads:
-        """Heads of states (B, T, S) whose last tokens are `last` (B, T), padding at the start."""
+    def heads(
+        self,
+        states: Tensor,
+        table: Tensor,
+        last: Tensor,
+        preference: Tensor,
+        acting: int | None = None,
+    ) -> Heads:
+        """Heads of a batch of states.
+
+        Args:
+            states: Shape (B, T, S).
+            table: Token embeddings, from `PathEncoder.tokens`.
+            last: Last token before each state, padding at the start; integers of shape (B, T).
+            preference: Shape (B, K).
+            acting: Rows whose logits are wanted, the first ones; default all.
+        """
         preference = preference[:, None].expand(*states.shape[:2], preference.shape[-1])
-        acting = self.actor(states, preference)
-        keys = self.key(table[:, :-1])
-        query = self.query(acting) / self.embedding**0.5
-        relations = torch.einsum("btar,btr->bta", self.relations[last], self.relation(acting))
+        features = self.actor(states[:acting], preference[:acting])
+        keys = self.key(table[:acting, :-1])
+        query = self.query(features) / self.embedding**0.5
+        relation = self.relation(features)
+        relations = torch.einsum("btar,btr->bta", self.relations[last[:acting]], relation)
         logits = query @ keys.transpose(1, 2) + relations
         values = self.vector_value(self.vector_critic(states, preference))
         utility = self.utility_value(self.utility_critic(states, preference)).squeeze(-1)
@@ -172,7 +188,12 @@ class PathPolicy(MaskableActorCriticPolicy):
         return Heads(*(part.squeeze(1) for part in heads))
 
     def sequences(
-        self, path: Tensor, context: Tensor, descriptors: Tensor, preference: Tensor
+        self,
+        path: Tensor,
+        context: Tensor,
+        descriptors: Tensor,
+        preference: Tensor,
+        acting: int | None = None,
     ) -> Heads:
         """Heads before each token of whole paths, in one pass of the GRU.
 
@@ -181,6 +202,7 @@ class PathPolicy(MaskableActorCriticPolicy):
             context: Shape (1, M*R), shared by all rows.
             descriptors: Shape (1, M*L*D).
             preference: Shape (B, K).
+            acting: Rows whose logits are wanted, the first ones; default all.
 
         Returns:
             Heads of shapes (B, horizon, ...).
@@ -189,7 +211,7 @@ class PathPolicy(MaskableActorCriticPolicy):
         states = self.encoder.states(table, path)[:, :-1]
         first = torch.full_like(path[:, :1], self.shape.stop + 1)
         last = torch.cat([first, path[:, :-1]], dim=1)
-        return self.heads(states, table, last, preference)
+        return self.heads(states, table, last, preference, acting)
 
     def _values(self, heads: Heads) -> Tensor:
         return heads.values if self.critic == "vector" else heads.utility[:, None]

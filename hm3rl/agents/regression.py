@@ -55,7 +55,7 @@ class Regression:
         """
         self.policy.set_training_mode(True)
         batches = [self._policy_batch(replay, rows), *self._critic_batches(replay, rows)]
-        heads = self._heads(replay, batches)
+        heads = self._heads(replay, batches, acting=BATCH)
         acting = self._policy_loss(replay, rows, batches[0], heads[0])
         loss, report = acting, {"regression/policy": acting.item()}
         if len(batches) == 3:
@@ -82,15 +82,19 @@ class Regression:
         self.rng = own
         return float(np.mean(losses))
 
-    def _heads(self, replay: Replay, batches: list[TrajectoryBatch]) -> list[Heads]:
+    def _heads(
+        self, replay: Replay, batches: list[TrajectoryBatch], acting: int | None = None
+    ) -> list[Heads]:
         heads = self.policy.sequences(
             torch.cat([batch.path for batch in batches]),
             replay.context,
             replay.descriptors,
             torch.cat([batch.preference for batch in batches]),
+            acting,
         )
-        parts = zip(*(part.split(BATCH) for part in heads), strict=True)
-        return [Heads(*part) for part in parts]
+        logits = [*heads.logits.split(BATCH), *[heads.logits[:0]] * len(batches)]
+        values, utilities = heads.values.split(BATCH), heads.utility.split(BATCH)
+        return [Heads(*parts) for parts in zip(logits, values, utilities, strict=False)]
 
     @property
     def _drawn(self) -> bool:

@@ -103,9 +103,7 @@ def test_climbing_a_well_fitted_model_finds_near_optimal_paths() -> None:
     model = OutcomeModel(problem.space(), 3, OutcomeSettings(fit_steps=30))
     model.fit(knowledge)
     goals = sample_dirichlet(6, 3, np.random.default_rng(0))
-    rows = climb(
-        model, knowledge.tokens[:6], goals, "weighted_sum", np.random.default_rng(0)
-    )
+    rows = climb(model, knowledge.tokens[:6], goals, "weighted_sum", np.random.default_rng(0))
     assert problem.space().legal_rows(rows).all()
     reached = [
         problem.normalised(float(vector @ goal), goal)

@@ -115,9 +115,7 @@ def test_greedy_decoding_takes_the_most_likely_action_at_every_step() -> None:
     taken: list[int] = []
     for action in row[row != space.pad]:
         batch = {k: v.numpy() for k, v in observations(space, [taken], goal).items()}
-        chosen, _ = policy.predict(
-            batch, deterministic=True, action_masks=space.mask(taken)[None]
-        )
+        chosen, _ = policy.predict(batch, deterministic=True, action_masks=space.mask(taken)[None])
         assert int(chosen[0]) == action
         taken.append(int(action))
 

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.knowledge import Outcome
+from hm3rl.envs.space import PathSpace
+from hm3rl.envs.synthetic import SyntheticProblem
+from hm3rl.errors import InputError
+from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.limits import PathLimits
+from hm3rl.settings import AgentSettings, OutcomeSettings, ScreeningSettings
+
+PROBLEM = SyntheticProblem.draw(layers=6, members=4, objectives=3, seed=0)
+NAMES = ("x", "y", "z")
+
+
+def quick(**options: object) -> AgentSettings:
+    return AgentSettings(
+        embedding=8,
+        hidden=16,
+        pretrain_steps=60,
+        replay_steps=4,
+        imagined=16,
+        outcome=OutcomeSettings(fit_steps=15, refit_steps=4),
+        screening=options.pop(
+            "screening", ScreeningSettings(proposals=120, samples=16, explore_share=0.25)
+        ),  # type: ignore[arg-type]
+        **options,  # type: ignore[arg-type]
+    )
+
+
+class Budget:
+    """Scores paths and insists that each is new."""
+
+    def __init__(self, fail: bool = False) -> None:
+        self.seen: list[str] = []
+        self.fail = fail
+
+    def __call__(self, paths: list[LayerPath]) -> list[Outcome]:
+        texts = [str(path) for path in paths]
+        assert len(set(texts) | set(self.seen)) == len(texts) + len(self.seen)
+        self.seen += texts
+        np.random.rand(len(paths))  # evaluations may draw random numbers; nobody must care
+        vectors = PROBLEM.score_paths(paths)
+        ok = [not self.fail or len(self.seen) % 3 > 0 for _ in paths]
+        return [Outcome(v, -v, good) for v, good in zip(vectors, ok, strict=True)]
+
+
+def run(settings: AgentSettings, offline: int, online: int, seed: int = 0) -> tuple:
+    agent, budget = MergeAgent(PROBLEM.space(), settings, NAMES, seed), Budget()
+    if offline:
+        agent.offline(budget, offline, lambda values: None)
+        assert len(budget.seen) == offline
+    agent.online(budget, online, lambda values: None)
+    assert len(budget.seen) == offline + online
+    return agent, budget.seen
+
+
+def test_it_spends_its_budget_exactly_and_ends_near_the_optimum() -> None:
+    agent, _ = run(quick(), 40, 45)
+    goals = sample_dirichlet(10, 3, np.random.default_rng(3))
+    archive = np.mean(
+        [PROBLEM.normalised(float((agent.knowledge.vectors @ g).max()), g) for g in goals]
+    )
+    decoded = [PROBLEM.score_paths([agent.decode(g, beam=4)])[0] @ g for g in goals]
+    best = np.mean([PROBLEM.normalised(float(u), g) for u, g in zip(decoded, goals, strict=True)])
+    assert archive > 0.85
+    assert best > 0.9
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scalarisation": "tchebycheff", "conditioning": "film"},
+        {"screening": ScreeningSettings(enabled=False), "anchor": "kl", "rollouts": 4},
+        {"reward": "spread", "critic": "scalar", "anchor": "none", "hindsight": False},
+        {"screening": ScreeningSettings(proposals=80, samples=8, acquisition="utility")},
+        {"length_cost": 0.01, "regression": "cloning", "imagined": 0},
+    ],
+)
+def test_every_option_runs_without_an_offline_phase(options: dict) -> None:
+    run(quick(**options), 0, 21)
+
+
+def test_the_same_seed_makes_the_same_decisions() -> None:
+    first, second, other = (run(quick(), 16, 18, seed)[1] for seed in (1, 1, 2))
+    assert first == second
+    assert first != other
+
+
+def test_an_agent_survives_its_zip(tmp_path: Path) -> None:
+    agent, _ = run(quick(), 16, 8)
+    agent.save(tmp_path / "agent.zip")
+    again = MergeAgent.load(tmp_path / "agent.zip")
+    goals = sample_dirichlet(5, 3, np.random.default_rng(0))
+    for beam in (0, 4):
+        assert [again.decode(g, beam) for g in goals] == [agent.decode(g, beam) for g in goals]
+    paths = [agent.decode(g) for g in goals]
+    for found, expected in zip(again.predict(paths), agent.predict(paths), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+def test_a_file_that_is_no_agent_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "agent.zip").write_text("nothing")
+    with pytest.raises(InputError, match="no saved agent"):
+        MergeAgent.load(tmp_path / "agent.zip")
+
+
+def test_what_is_absorbed_is_free_and_never_asked_for() -> None:
+    space = PROBLEM.space()
+    agent, budget = MergeAgent(space, quick(), NAMES, 0), Budget()
+    whole = [space.decode(space.whole(m)) for m in range(4)]
+    own = [path for path in whole if space.offers(path)]  # only m0's stem is legal
+    stranger = LayerPath.whole("stranger", 6)
+    outcomes = [Outcome(v, -v) for v in PROBLEM.score_paths(own)]
+    agent.absorb([*own, stranger], [*outcomes, outcomes[0]])
+    assert len(agent.knowledge) == len(own) == 1
+    agent.online(budget, 12, lambda values: None)
+    assert str(own[0]) not in budget.seen
+
+
+def test_failures_are_charged_and_passed_over() -> None:
+    agent, budget = MergeAgent(PROBLEM.space(), quick(rollouts=4), NAMES, 0), Budget(fail=True)
+    agent.offline(budget, 12, lambda values: None)
+    agent.online(budget, 20, lambda values: None)
+    assert len(budget.seen) == 32
+    assert 0 < len(agent.knowledge.vectors) < 32
+
+
+def test_a_small_space_is_exhausted_without_repeating() -> None:
+    limits = PathLimits(2, 2, stem="m0", actions="same_depth")
+    space = PathSpace(
+        ("m0", "m1"),
+        (2, 2),
+        limits,
+        np.eye(2, dtype=np.float32),
+        np.zeros((2, 2, 1), dtype=np.float32),
+        np.ones((2, 2), dtype=bool),
+    )
+    seen: list[str] = []
+
+    def evaluate(paths: list[LayerPath]) -> list[Outcome]:
+        seen.extend(str(path) for path in paths)
+        return [Outcome(np.array([p.refs[0].member == "m0", 0.5]), np.zeros(2)) for p in paths]
+
+    agent = MergeAgent(space, quick(rollouts=2), ("x", "y"), 0)
+    agent.offline(evaluate, 3, lambda values: None)
+    agent.online(evaluate, 10, lambda values: None)
+    assert len(seen) == len(set(seen)) == 4

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.moves import random_walk
+from hm3rl.agents.offline import pretrain
+from hm3rl.agents.ppo import build_ppo
+from hm3rl.agents.randomness import OwnRandomness
+from hm3rl.agents.regression import Regression
+from hm3rl.agents.replay import Replay
+from hm3rl.envs.space import PathSpace
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.settings import AgentSettings
+from tests.agents.test_policy import K, M, make_policy, make_space
+
+LEFT, RIGHT = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+
+
+def settings(**options: object) -> AgentSettings:
+    return AgentSettings(embedding=8, hidden=16, pretrain_rate=5e-3, **options)  # type: ignore[arg-type]
+
+
+def share_of_first(space: PathSpace, row: np.ndarray) -> np.ndarray:
+    """(share of layers from member a, share from the others)."""
+    used = row[1:][row[1:] < space.stop]
+    first = float((space.token_member[used] == 0).mean())
+    return np.array([first, 1.0 - first])
+
+
+def filled_replay(space: PathSpace, n: int = 150) -> Replay:
+    rng = np.random.default_rng(0)
+    replay = Replay(space, K)
+    rows = np.stack([random_walk(space, rng) for _ in range(n)])
+    vectors = np.stack([share_of_first(space, row) for row in rows])
+    replay.add(rows, vectors, rng.dirichlet(np.ones(K), size=n))
+    return replay
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weighting": "step"},
+        {"scalarisation": "tchebycheff"},
+        {"hindsight": False, "temperature": 0.1},
+    ],
+)
+def test_regression_learns_which_paths_serve_which_preference(options: dict) -> None:
+    space = make_space(actions="same_depth")
+    replay, policy = filled_replay(space), make_policy(space)
+    regression = Regression(policy, settings(**options), np.random.default_rng(0))
+    for _ in range(150):
+        regression.step(replay, np.arange(len(replay)))
+    rng = np.random.default_rng(1)
+    shares = [
+        np.mean(
+            [
+                share_of_first(space, row)[0]
+                for row in roll_out(policy, space, np.tile(goal, (60, 1)), 1.0, rng)
+            ]
+        )
+        for goal in (LEFT, RIGHT)
+    ]
+    assert shares[0] > shares[1] + 0.15
+
+
+def test_cloning_ignores_returns() -> None:
+    space = make_space(actions="same_depth")
+    replay, policy = filled_replay(space), make_policy(space)
+    regression = Regression(policy, settings(regression="cloning"), np.random.default_rng(0))
+    for _ in range(100):
+        regression.step(replay, np.arange(len(replay)))
+    rows = roll_out(policy, space, np.tile(LEFT, (100, 1)), 1.0, np.random.default_rng(0))
+    share = np.mean([share_of_first(space, row)[0] for row in rows])
+    assert share == pytest.approx(1 / M, abs=0.12)
+
+
+def test_critics_learn_vectors_and_hindsight_utilities() -> None:
+    space = make_space(actions="same_depth")
+    replay, policy = filled_replay(space, 60), make_policy(space)
+    regression = Regression(policy, settings(), np.random.default_rng(0))
+    for _ in range(250):
+        regression.step(replay, np.arange(len(replay)))
+    rows = np.arange(len(replay))
+    batch = replay.batch(rows, np.tile(RIGHT, (len(replay), 1)))
+    heads = policy.sequences(batch.path, replay.context, replay.descriptors, batch.preference)
+    final = heads.utility[:, -1].detach().numpy()
+    assert np.corrcoef(final, replay.vectors[:, 1])[0, 1] > 0.9
+    own = replay.batch(rows, replay.preferences)
+    values = policy.sequences(own.path, replay.context, replay.descriptors, own.preference).values
+    for k in range(K):
+        found = values[:, -1, k].detach().numpy()
+        assert np.corrcoef(found, replay.vectors[:, k])[0, 1] > 0.9
+
+
+def test_imagined_trajectories_reach_the_policy_but_not_the_critics() -> None:
+    space = make_space(actions="same_depth")
+    replay = filled_replay(space, 10)
+    replay.add(replay.tokens, replay.vectors + 50.0, replay.preferences, imagined=True)
+    regression = Regression(make_policy(space), settings(), np.random.default_rng(0))
+    batches = regression._critic_batches(replay, np.arange(20))
+    assert all(float(batch.vector.max()) < 2.0 for batch in batches)
+    assert float(regression._policy_batch(replay, np.arange(20)).vector.max()) > 40.0
+    replay.forget_imagined()
+    assert len(replay) == 10
+
+
+def test_pretraining_stops_early_and_keeps_the_best_weights() -> None:
+    space = make_space(actions="same_depth")
+    replay, policy = filled_replay(space, 40), make_policy(space)
+    regression = Regression(policy, settings(), np.random.default_rng(0))
+    report = pretrain(regression, replay, 3000, 2, np.random.default_rng(0))
+    assert report["offline/steps"] < 3000
+    order = np.random.default_rng(0).permutation(len(replay))
+    held = order[: int(0.15 * len(order))]
+    assert regression.held_out_loss(replay, held) == pytest.approx(report["offline/held_out"])
+
+
+def scores(paths: list[LayerPath]) -> np.ndarray:
+    return np.array(
+        [[np.mean([ref.member == "a" for ref in p.refs]), 0.5 * (p.stem == "b")] for p in paths]
+    )
+
+
+@pytest.mark.parametrize("kind", ["weighted_sum", "tchebycheff"])
+def test_ppo_improves_on_paths_with_either_critic(kind: str) -> None:
+    space = make_space(actions="same_depth")
+    options = settings(rollouts=32, entropy=0.0, learning_rate=5e-3, scalarisation=kind)
+    own = OwnRandomness(0)
+    with own.scope():
+        ppo, episodes = build_ppo(space, K, options, scores, lambda rng: np.array([0.9, 0.1]), 0)
+        before = _mean_first(ppo.policy, space)
+        for _ in range(25):
+            ppo.learn_rollout()
+    assert episodes.num_envs == 32
+    assert ppo.policy.critic == ("vector" if kind == "weighted_sum" else "scalar")
+    assert _mean_first(ppo.policy, space) > before + 0.3
+
+
+def _mean_first(policy: torch.nn.Module, space: PathSpace) -> float:
+    goals = np.tile([0.9, 0.1], (100, 1))
+    rows = roll_out(policy, space, goals, 1.0, np.random.default_rng(0))  # type: ignore[arg-type]
+    return float(np.mean([share_of_first(space, row)[0] for row in rows]))
+
+
+def test_the_anchor_runs_after_each_update() -> None:
+    space = make_space(actions="same_depth")
+    with OwnRandomness(0).scope():
+        ppo, _ = build_ppo(space, K, settings(rollouts=4), scores, lambda rng: LEFT, 0)
+        calls: list[int] = []
+        ppo.anchor = lambda: calls.append(ppo._n_updates)
+        ppo.learn_rollout()
+        ppo.learn_rollout()
+    assert len(calls) == 2
+    assert 0 < calls[0] < calls[1]
+
+
+def test_own_randomness_neither_disturbs_others_nor_is_disturbed() -> None:
+    def draws(own: OwnRandomness, disturb: bool) -> list[float]:
+        with own.scope():
+            first = float(torch.rand(())) + np.random.rand()
+            with own.outside():
+                if disturb:
+                    torch.rand(100)
+                    np.random.rand(100)
+            return [first, float(torch.rand(())) + np.random.rand()]
+
+    torch.manual_seed(1)
+    np.random.seed(1)
+    expected = (float(torch.rand(())), np.random.rand())
+    torch.manual_seed(1)
+    np.random.seed(1)
+    own = OwnRandomness(7)
+    first = draws(own, disturb=False)
+    assert (float(torch.rand(())), np.random.rand()) == expected
+    assert draws(OwnRandomness(7), disturb=True) == first
+    assert draws(own, disturb=False) != first
