@@ -127,8 +127,8 @@ class SearchSettings:
     """
 
     name: str = "hm3"
-    parameter_share: float = 0.2
-    offline_share: float = 0.4
+    parameter_share: float = 0.4
+    offline_share: float = 0.2
     parameter: ParameterSettings = field(default_factory=ParameterSettings)
 
 
@@ -158,6 +158,8 @@ class ScreeningSettings:
         proposals: Paths that compete for one batch.
         samples: Posterior samples of F-hat.
         explore_share: Share of each batch that is unscreened rollouts of the policy (PPO's data).
+        offline_share: Share of the offline phase's evaluations that F-hat screens too; 0 leaves the
+            phase to plain behaviour paths.
     """
 
     enabled: bool = True
@@ -165,6 +167,7 @@ class ScreeningSettings:
     proposals: int = 1500
     samples: int = 64
     explore_share: float = 0.125
+    offline_share: float = 0.75
 
 
 @dataclass
@@ -222,8 +225,8 @@ class AgentSettings:
     rollouts: int = 8
     anchor: str = "replay"
     pretrain_rate: float = 1e-3
-    pretrain_steps: int = 600
-    replay_steps: int = 20
+    pretrain_steps: int = 300
+    replay_steps: int = 8
     patience: int = 5
     regression: str = "advantage"
     weighting: str = "trajectory"

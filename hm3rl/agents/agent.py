@@ -12,13 +12,14 @@ import numpy as np
 from hm3rl.agents.behaviour import beyond, elites
 from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.features import Background
 from hm3rl.agents.knowledge import EvaluatePaths, Knowledge, LogMetrics, Outcome
 from hm3rl.agents.offline import behaviour_batch, pretrain
 from hm3rl.agents.online import OnlineLoop
 from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
-from hm3rl.agents.proposals import thin_preferences
+from hm3rl.agents.proposals import screened_batch, thin_preferences
 from hm3rl.agents.randomness import OwnRandomness
 from hm3rl.agents.refine import refine_for
 from hm3rl.agents.regression import Regression
@@ -93,6 +94,28 @@ class MergeAgent:
                 goal = sample_dirichlet(1, len(self.objectives), self.rng)
                 self._learn(self.space.encode(path)[None], [outcome], goal)
 
+    def absorb_merges(
+        self, context: np.ndarray, descriptors: np.ndarray, outcomes: Sequence[Outcome]
+    ) -> None:
+        """Let F-hat know of whole merged models that were scored but are not offered.
+
+        Call it before learning begins.
+
+        Args:
+            context: Recipe features, shape (n, R), as in the path space.
+            descriptors: Layer descriptors, shape (n, L, D).
+            outcomes: Their outcomes; failures are passed over.
+        """
+        ok = [i for i, outcome in enumerate(outcomes) if outcome.ok]
+        if ok:
+            vectors = np.stack([outcomes[i].vector for i in ok])
+            background = Background(context[ok], descriptors[ok], vectors)
+            self._set_background(background)
+
+    def _set_background(self, background: Background) -> None:
+        settings, k = self.settings.outcome, len(self.objectives)
+        self.model = OutcomeModel(self.space, k, settings, background)
+
     def _learn(
         self, tokens: np.ndarray, outcomes: Sequence[Outcome], preferences: np.ndarray
     ) -> None:
@@ -143,12 +166,23 @@ class MergeAgent:
         with self._randomness.scope(), self._timed():
             spent = 0
             while spent < budget:
-                count = min(self.settings.batch, budget - spent)
-                rows, goals = behaviour_batch(self.knowledge, self.kind, count, self.rng)
-                if len(rows) == 0:
+                charged = self._behave(min(self.settings.batch, budget - spent), evaluate)
+                if charged == 0:
                     break
-                spent += self.acquire(rows, goals, evaluate)
+                spent += charged
             self._pretrain(log)
+
+    def _behave(self, count: int, evaluate: EvaluatePaths) -> int:
+        """Evaluate a batch of behaviour paths; from the first fit on, a share is screened."""
+        screening = self.settings.screening
+        screened = round(count * screening.offline_share) if screening.enabled else 0
+        if screened and len(self.knowledge.vectors) >= LEAST_TO_FIT:
+            self.model.fit(self.knowledge)
+            charged = screened_batch(self, screened, evaluate, policy=None)
+        else:
+            charged = 0
+        rows, goals = behaviour_batch(self.knowledge, "tchebycheff", count - charged, self.rng)
+        return charged + self.acquire(rows, goals, evaluate)
 
     def _pretrain(self, log: LogMetrics) -> None:
         if len(self.knowledge.vectors) < LEAST_TO_FIT:

@@ -13,6 +13,9 @@ import numpy as np
 
 from hm3rl.envs.space import PathSpace
 
+OVERALL = 6
+"""Transition features of the whole path, beside one for each depth."""
+
 
 class PathFeatures(NamedTuple):
     """Blocks of features of n paths, each an array of shape (n, ...).
@@ -42,26 +45,62 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-9)
 
 
+class Background(NamedTuple):
+    """Whole models that were scored but are not offered as members.
+
+    Attributes:
+        context: Recipe features, shape (n, R).
+        descriptors: Layer descriptors, shape (n, L, D).
+        vectors: Scores over z*, shape (n, K).
+    """
+
+    context: np.ndarray
+    descriptors: np.ndarray
+    vectors: np.ndarray
+
+
 class FeatureMap:
     """Turns token rows of a space into `PathFeatures`.
 
     Args:
         space: The path space.
+        background: Further whole models, described like the members.
     """
 
-    def __init__(self, space: PathSpace) -> None:
+    def __init__(self, space: PathSpace, background: Background | None = None) -> None:
         self.space = space
-        depth = space.depth
-        context = _standardised(space.context.astype(np.float64))
+        m = len(space.members)
+        context, layers = space.context, space.descriptors
+        if background is not None:
+            context = np.concatenate([context, background.context])
+            layers = np.concatenate([layers, background.descriptors])
+        context = _standardised(context.astype(np.float64))
         context /= np.sqrt(max(1, context.shape[1]))
-        layers = _standardised(space.descriptors.astype(np.float64))
+        layers = _standardised(layers.astype(np.float64))
         layers /= np.sqrt(max(1, layers.shape[2]))
-        described = np.concatenate([np.repeat(context[:, None], depth, axis=1), layers], axis=2)
+        repeated = np.repeat(context[:, None], space.depth, axis=1)
+        described = np.concatenate([repeated, layers], axis=2)
         stems = np.concatenate([context, layers.mean(axis=1)], axis=1)
-        self._recipe = self._reduced(described, stems)
+        recipe, self._depths = self._reduced(described, stems)
+        # Choices of offered members come first; whole models of the background use the rest.
+        count = len(context)
+        by_layer, by_stem = recipe[: count * space.depth], recipe[count * space.depth :]
+        self._recipe = np.concatenate([by_layer[: m * space.depth], by_stem[:m]])
+        whole = by_layer.reshape(count, space.depth, -1).sum(axis=1) + by_stem
+        self._background = whole[m:]
+
+    def background(self) -> PathFeatures:
+        """Features of the background models' own paths."""
+        plain = np.zeros((len(self._background), self.space.depth + OVERALL))
+        return PathFeatures(self._background, plain)
+
+    @property
+    def depths(self) -> np.ndarray:
+        """Depth of each column of `recipe`, integers of shape (F,); the number L for the stem."""
+        return self._depths
 
     @staticmethod
-    def _reduced(layers: np.ndarray, stems: np.ndarray) -> np.ndarray:
+    def _reduced(layers: np.ndarray, stems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Linear map from choices to recipe features, in as few columns as keep all distances.
 
         Args:
@@ -69,17 +108,21 @@ class FeatureMap:
             stems: Features of each member as a stem, shape (M, F).
 
         Returns:
-            Shape (M*L + M, rank): the features by depth, rotated to their principal axes.
+            Matrix of shape (M*L + M, columns), each depth rotated to its own principal axes, and
+            the depth of each column.
         """
-        m, depth, width = layers.shape
-        wide = np.zeros((m * depth + m, (depth + 1) * width))
-        for layer in range(depth):
-            rows = np.arange(m) * depth + layer
-            wide[rows, layer * width : (layer + 1) * width] = layers[:, layer]
-        wide[m * depth :, depth * width :] = stems
-        left, sizes, _ = np.linalg.svd(wide, full_matrices=False)
-        keep = sizes > 1e-6 * max(sizes.max(), 1e-12)
-        return left[:, keep] * sizes[keep]
+        m, depth, _ = layers.shape
+        columns, depths = [], []
+        for at in range(depth + 1):
+            values = stems if at == depth else layers[:, at]
+            left, sizes, _ = np.linalg.svd(values, full_matrices=False)
+            keep = sizes > 1e-6 * max(sizes.max(), 1e-12)
+            block = np.zeros((m * depth + m, int(keep.sum())))
+            rows = np.arange(m) * depth + at if at < depth else m * depth + np.arange(m)
+            block[rows] = left[:, keep] * sizes[keep]
+            columns.append(block)
+            depths += [at] * block.shape[1]
+        return np.concatenate(columns, axis=1), np.array(depths)
 
     def __call__(self, tokens: np.ndarray) -> PathFeatures:
         """Features of complete paths.

@@ -2,9 +2,13 @@
 
 The kernel is a sum: linear and exponential in the recipes by depth, linear in the transitions. The
 linear part learns from few paths (zoo.md: a ridge regression on one-hot choices ranks unseen paths
-well), the exponential part catches what layers do together. On 249 paths of the tiny zoo recipes
-predicted better than one-hot choices, and better than both together. Hyper-parameters maximise the
-marginal likelihood (Rasmussen and Williams, 2006, equation 5.8).
+well), the exponential part catches what layers do together, and each depth has its own relevance
+for each output (MacKay, 1996). Hyper-parameters maximise the marginal likelihood under a weak prior
+(Rasmussen and Williams, 2006, equation 5.8).
+
+Why so, measured on 249 paths of the tiny zoo, trained on 120 and tested on the others: recipes
+explained more variance than one-hot choices, or both; relevance by depth raised it from .96 .82 .97
+to .98 .92 .98 (translation, math, code); the detour by a predicted likelihood lowered it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from torch import Tensor
 from hm3rl.agents.features import PathFeatures
 
 JITTER = 1e-6
+LINEAR, EXPONENTIAL, TRANSITION, LENGTH, NOISE, DEPTHS = range(6)
+START = (0.0, -1.0, -2.0, 0.0, -3.0)
+"""Logs of the amplitudes of the three parts, the length and the noise, before the first fit."""
 
 
 class PathGP:
@@ -23,13 +30,14 @@ class PathGP:
 
     Args:
         outputs: O.
+        depths: Depth of each recipe feature, integers of shape (F,).
     """
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, outputs: int, depths: np.ndarray) -> None:
         self.outputs = outputs
-        # logs of: amplitudes (linear, exponential, transition), length, noise
-        start = [0.0, -1.0, -2.0, 0.0, -3.0]
-        self.log_parameters = torch.tensor([start] * outputs, dtype=torch.float64)
+        self._depths = torch.as_tensor(depths)
+        relevance = [0.0] * (int(depths.max()) + 1)
+        self.log_parameters = torch.tensor([[*START, *relevance]] * outputs, dtype=torch.float64)
         self._features: PathFeatures | None = None
 
     def fit(self, features: PathFeatures, targets: np.ndarray, steps: int) -> None:
@@ -45,24 +53,26 @@ class PathGP:
         self._scale = values.std(dim=0).clamp(min=1e-3)
         y = ((values - self._shift) / self._scale).T[:, :, None]
         self._features = features
-        self._norms = _norms(features)
-        parts = self._parts(features, features)
+        self._centres = [torch.as_tensor(block.mean(axis=0)) for block in features]
+        self._sizes = [max(float(block.var(axis=0).sum()), 1e-9) for block in features]
         if steps:
-            self._optimise(parts, y, steps)
+            self._optimise(features, y, steps)
         with torch.no_grad():
-            self._factor = torch.linalg.cholesky(self._kernel(parts) + self._noise(len(values)))
+            kernel = self._kernel(features, features) + self._noise(len(values))
+            self._factor = torch.linalg.cholesky(kernel)
             self._weights = torch.cholesky_solve(y, self._factor)
 
-    def _optimise(self, parts: Tensor, y: Tensor, steps: int) -> None:
+    def _optimise(self, features: PathFeatures, y: Tensor, steps: int) -> None:
         parameters = self.log_parameters.clone().requires_grad_(True)
         optimiser = torch.optim.Adam([parameters], lr=0.1)
         for _ in range(steps):
             self.log_parameters = parameters
-            factor = torch.linalg.cholesky(self._kernel(parts) + self._noise(y.shape[1]))
+            kernel = self._kernel(features, features) + self._noise(y.shape[1])
+            factor = torch.linalg.cholesky(kernel)
             white = torch.linalg.solve_triangular(factor, y, upper=False)
             fit = 0.5 * (white**2).sum() + factor.diagonal(dim1=1, dim2=2).log().sum()
-            # A weak prior keeps parameters that the data say nothing about where they started.
-            prior = 0.05 * (parameters**2).sum()
+            general, relevance = parameters[:, :DEPTHS], parameters[:, DEPTHS:]
+            prior = 0.05 * (general[:, :NOISE] ** 2).sum() + 0.25 * (relevance**2).sum()
             optimiser.zero_grad()
             (fit + prior).backward()
             optimiser.step()
@@ -71,35 +81,33 @@ class PathGP:
         self.log_parameters = parameters.detach()
 
     def _noise(self, n: int) -> Tensor:
-        noise = self.log_parameters[:, -1].exp() + JITTER
+        noise = self.log_parameters[:, NOISE].exp() + JITTER
         return noise[:, None, None] * torch.eye(n, dtype=torch.float64)
 
-    def _parts(self, left: PathFeatures, right: PathFeatures) -> Tensor:
-        """Gram matrices and distances, shape (3, n, m).
+    def _scaled(self, features: PathFeatures) -> tuple[Tensor, Tensor]:
+        """Recipes by output with their relevance (O, n, F), and transitions (n, T)."""
+        relevance = self.log_parameters[:, DEPTHS:].exp()[:, self._depths]
+        recipe = torch.as_tensor(features.recipe) - self._centres[0]
+        scaled = recipe * (relevance / self._sizes[0]).sqrt()[:, None, :]
+        transition = torch.as_tensor(features.transition) - self._centres[1]
+        return scaled, transition / self._sizes[1] ** 0.5
 
-        Linear recipe, square distance of recipes, linear transition.
-
-
-        Everything heavy is torch's, whose number of threads the run decides.
-        """
-        recipe, transition = (
-            (torch.as_tensor(block - centre), torch.as_tensor(other - centre), size)
-            for block, other, (centre, size) in zip(left, right, self._norms, strict=True)
-        )
-        gram = recipe[0] @ recipe[1].T / recipe[2]
-        distance = _square_distances(recipe[0], recipe[1]) / recipe[2]
-        return torch.stack([gram, distance, transition[0] @ transition[1].T / transition[2]])
-
-    def _kernel(self, parts: Tensor) -> Tensor:
+    def _kernel(self, left: PathFeatures, right: PathFeatures) -> Tensor:
         """Kernel matrices, shape (O, n, m)."""
+        (recipe, transition), (other, other_transition) = self._scaled(left), self._scaled(right)
+        gram = recipe @ other.transpose(1, 2)
+        own = (recipe**2).sum(dim=2)[:, :, None] + (other**2).sum(dim=2)[:, None, :]
+        distance = (own - 2.0 * gram).clamp(min=0.0)
         p = self.log_parameters.exp()[:, :, None, None]
-        return p[:, 0] * parts[0] + p[:, 1] * torch.exp(-parts[1] / p[:, 3]) + p[:, 2] * parts[2]
+        exponential = torch.exp(-distance / p[:, LENGTH])
+        switches = transition @ other_transition.T
+        return p[:, LINEAR] * gram + p[:, EXPONENTIAL] * exponential + p[:, TRANSITION] * switches
 
     def mean(self, features: PathFeatures) -> np.ndarray:
         """Posterior means, shape (m, O)."""
         assert self._features is not None
         with torch.no_grad():
-            cross = self._kernel(self._parts(features, self._features))
+            cross = self._kernel(features, self._features)
             mean = (cross @ self._weights).squeeze(-1).T * self._scale + self._shift
         return mean.numpy()
 
@@ -107,7 +115,7 @@ class PathGP:
         """Posterior means and variances of the noise-free outcomes, both of shape (m, O)."""
         assert self._features is not None
         with torch.no_grad():
-            cross = self._kernel(self._parts(features, self._features))
+            cross = self._kernel(features, self._features)
             white = torch.linalg.solve_triangular(self._factor, cross.transpose(1, 2), upper=False)
             variance = self._prior_variance(features) - (white**2).sum(dim=1)
             mean = (cross @ self._weights).squeeze(-1).T * self._scale + self._shift
@@ -115,12 +123,10 @@ class PathGP:
 
     def _prior_variance(self, features: PathFeatures) -> Tensor:
         """Diagonal of the kernel, shape (O, m)."""
-        rows = [
-            torch.as_tensor(((block - norm[0]) ** 2).sum(axis=1) / norm[1])
-            for block, norm in zip(features, self._norms, strict=True)
-        ]
+        recipe, transition = self._scaled(features)
         p = self.log_parameters.exp()[:, :, None]
-        return p[:, 0] * rows[0] + p[:, 1] + p[:, 2] * rows[1]
+        linear = p[:, LINEAR] * (recipe**2).sum(dim=2)
+        return linear + p[:, EXPONENTIAL] + p[:, TRANSITION] * (transition**2).sum(dim=1)
 
     def posterior(self, features: PathFeatures) -> tuple[np.ndarray, np.ndarray]:
         """Posterior of the noise-free outcomes of m paths, jointly.
@@ -130,24 +136,9 @@ class PathGP:
         """
         assert self._features is not None
         with torch.no_grad():
-            cross = self._kernel(self._parts(features, self._features))
+            cross = self._kernel(features, self._features)
             white = torch.linalg.solve_triangular(self._factor, cross.transpose(1, 2), upper=False)
-            own = self._kernel(self._parts(features, features))
+            own = self._kernel(features, features)
             covariance = (own - white.transpose(1, 2) @ white) * self._scale[:, None, None] ** 2
             mean = (cross @ self._weights).squeeze(-1).T * self._scale + self._shift
         return mean.numpy(), covariance.numpy()
-
-
-def _square_distances(left: Tensor, right: Tensor) -> Tensor:
-    squares = (left**2).sum(dim=1)[:, None] + (right**2).sum(dim=1)[None, :]
-    return (squares - 2.0 * left @ right.T).clamp(min=0.0)
-
-
-def _norms(features: PathFeatures) -> list[tuple[np.ndarray, float]]:
-    """Centre of each block and its mean square distance from there."""
-    out = []
-    for block in features:
-        centre = block.mean(axis=0)
-        spread = float(((block - centre) ** 2).sum(axis=1).mean())
-        out.append((centre, max(spread, 1e-9)))
-    return out

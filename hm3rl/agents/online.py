@@ -17,18 +17,11 @@ from hm3rl.agents.knowledge import EvaluatePaths, LogMetrics
 from hm3rl.agents.offline import behaviour_batch
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import kl_anchor
-from hm3rl.agents.proposals import propose, thin_preferences
-from hm3rl.agents.screening import choose_by_hypervolume, choose_by_utility
+from hm3rl.agents.proposals import screened_batch, thin_preferences
 from hm3rl.objectives.preferences import sample_dirichlet
 
 if TYPE_CHECKING:
     from hm3rl.agents.agent import MergeAgent
-
-FINALISTS = 192
-"""Proposals that keep their place until the joint posterior is sampled."""
-
-PREFERENCES = 64
-"""Preferences over which the expected utility improvement is averaged."""
 
 
 class OnlineLoop:
@@ -69,6 +62,7 @@ class OnlineLoop:
             self._owed += charged * settings.screening.explore_share
             losses = self._regress(settings.replay_steps)
             log({**losses, f"online/{kind}": float(charged)})
+        agent.refit()
 
     def _rollout_turn(self, left: int) -> bool:
         if left < self.settings.rollouts:
@@ -79,40 +73,13 @@ class OnlineLoop:
         )
 
     def _screened(self, count: int, evaluate: EvaluatePaths) -> int:
-        agent, screening = self.agent, self.settings.screening
-        if not (screening.enabled and agent.model.ready):
-            goals = self._thin(4 * count)
-            rows = roll_out(agent.policy, agent.space, goals, 1.0, agent.rng)
-            fresh = agent.knowledge.fresh(rows, count)
-            return agent.acquire(fresh, goals[: len(fresh)], evaluate)
-        found = propose(
-            agent.policy, agent.model, agent.knowledge, agent.kind, screening.proposals, agent.rng
-        )
-        if len(found.tokens) == 0:
-            return 0
-        keep = self._finalists(found.tokens)
-        samples = agent.model.samples(found.tokens[keep], screening.samples, agent.rng)
-        vectors = agent.knowledge.vectors
-        if screening.acquisition == "hypervolume":
-            front = vectors[agent.knowledge.front()]
-            chosen = choose_by_hypervolume(samples, front, count)
-        else:
-            goals = sample_dirichlet(PREFERENCES, agent.knowledge.objectives, agent.rng)
-            chosen = choose_by_utility(samples, vectors, goals, agent.kind, count)
-        picked = keep[chosen]
-        return agent.acquire(found.tokens[picked], found.preferences[picked], evaluate)
-
-    def _finalists(self, tokens: np.ndarray) -> np.ndarray:
-        """The proposals with the best optimistic utility under any of many preferences."""
         agent = self.agent
-        if len(tokens) <= FINALISTS:
-            return np.arange(len(tokens))
-        mean, std = agent.model.predict(tokens)
-        goals = sample_dirichlet(PREFERENCES, agent.knowledge.objectives, agent.rng)
-        optimistic = (mean + std) @ goals.T
-        # Rank under the preference that likes a path most, so that every part of the front is kept.
-        rank = (-optimistic).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
-        return np.sort(rank.min(axis=1).argsort(kind="stable")[:FINALISTS])
+        if self.settings.screening.enabled and agent.model.ready:
+            return screened_batch(agent, count, evaluate, agent.policy)
+        goals = self._thin(4 * count)
+        rows = roll_out(agent.policy, agent.space, goals, 1.0, agent.rng)
+        fresh = agent.knowledge.fresh(rows, count)
+        return agent.acquire(fresh, goals[: len(fresh)], evaluate)
 
     def _rescue(self, count: int, evaluate: EvaluatePaths) -> int:
         """Behaviour paths, when nothing new came out otherwise."""

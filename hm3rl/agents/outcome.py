@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hm3rl.agents.features import FeatureMap
+from hm3rl.agents.features import Background, FeatureMap
 from hm3rl.agents.gp import PathGP
 from hm3rl.agents.knowledge import Knowledge
 from hm3rl.envs.space import PathSpace
@@ -29,14 +29,23 @@ class OutcomeModel:
         space: The path space.
         objectives: K.
         settings: Gradient steps of the fits.
+        background: Whole models that are no members, whose scores are known all the same: the
+            merges the parameter level tried.
     """
 
-    def __init__(self, space: PathSpace, objectives: int, settings: OutcomeSettings) -> None:
+    def __init__(
+        self,
+        space: PathSpace,
+        objectives: int,
+        settings: OutcomeSettings,
+        background: Background | None = None,
+    ) -> None:
         self.space = space
         self.objectives = objectives
         self.settings = settings
-        self.features = FeatureMap(space)
-        self.scores = PathGP(objectives)
+        self.background = background
+        self.features = FeatureMap(space, background)
+        self.scores = PathGP(objectives, self.features.depths)
         self._adapted_at = 0
 
     def fit(self, knowledge: Knowledge) -> None:
@@ -49,13 +58,20 @@ class OutcomeModel:
             steps = self.settings.refit_steps
         if steps:
             self._adapted_at = len(tokens)
-        self.scores.fit(self.features(tokens), vectors, steps)
+        self._condition(tokens, vectors, steps)
 
     def restore(self, knowledge: Knowledge) -> None:
         """Condition on stored evaluations with stored hyper-parameters."""
         if len(knowledge.vectors) > 1:
             self._adapted_at = len(knowledge.vectors)
-            self.scores.fit(self.features(knowledge.tokens), knowledge.vectors, 0)
+            self._condition(knowledge.tokens, knowledge.vectors, 0)
+
+    def _condition(self, tokens: np.ndarray, vectors: np.ndarray, steps: int) -> None:
+        features = self.features(tokens)
+        if self.background is not None:
+            features = features.stacked(self.features.background())
+            vectors = np.concatenate([vectors, self.background.vectors])
+        self.scores.fit(features, vectors, steps)
 
     @property
     def ready(self) -> bool:

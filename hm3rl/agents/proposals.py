@@ -1,23 +1,33 @@
-"""Paths that compete for an evaluation in the online phase."""
+"""Paths that compete for an evaluation, and the choice of those that get one."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from hm3rl.agents.behaviour import beyond, elites, variations
 from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
-from hm3rl.agents.knowledge import Knowledge
+from hm3rl.agents.knowledge import EvaluatePaths, Knowledge
 from hm3rl.agents.moves import mutate
 from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy
+from hm3rl.agents.screening import choose_by_hypervolume, choose_by_utility
 from hm3rl.objectives.preferences import sample_dirichlet
-from hm3rl.objectives.scalarisation import Scalarisation
+from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+
+if TYPE_CHECKING:
+    from hm3rl.agents.agent import MergeAgent
 
 TEMPERATURES = (0.7, 1.0, 1.5)
 THIN_CANDIDATES = 8
+
+FINALISTS = 192
+"""Proposals that keep their place until the joint posterior is sampled."""
+
+PREFERENCES = 64
+"""Preferences under which finalists and expected utility improvement are found."""
 
 
 class Proposals(NamedTuple):
@@ -58,7 +68,7 @@ def thin_preferences(front: np.ndarray, n: int, rng: np.random.Generator) -> np.
 
 
 def propose(
-    policy: PathPolicy,
+    policy: PathPolicy | None,
     model: OutcomeModel,
     knowledge: Knowledge,
     kind: Scalarisation,
@@ -68,7 +78,7 @@ def propose(
     """Collect new paths: policy samples, variations of the best, and ascents under F-hat.
 
     Args:
-        policy: The networks.
+        policy: The networks; None while they are untrained.
         model: A fitted outcome model.
         knowledge: Evaluated paths.
         kind: Utility.
@@ -80,9 +90,11 @@ def propose(
     """
     vectors = knowledge.vectors
     front, utopia = vectors[knowledge.front()], beyond(vectors)
-    sampled = thin_preferences(front, count // 4, rng)
-    heat = rng.choice(TEMPERATURES, size=len(sampled))
-    parts = [(roll_out(policy, knowledge.space, sampled, heat, rng), sampled)]
+    parts = []
+    if policy is not None:
+        sampled = thin_preferences(front, count // 4, rng)
+        heat = rng.choice(TEMPERATURES, size=len(sampled))
+        parts.append((roll_out(policy, knowledge.space, sampled, heat, rng), sampled))
     # Tchebycheff reaches every part of the front; a weighted sum would only look at its bulges.
     varied = sample_dirichlet(count // 2, knowledge.objectives, rng)
     parts.append((variations(knowledge, varied, "tchebycheff", rng, mixing=0.25), varied))
@@ -100,3 +112,54 @@ def propose(
     for i, row in enumerate(tokens):
         first.setdefault(row.tobytes(), i)
     return Proposals(fresh, preferences[[first[row.tobytes()] for row in fresh]])
+
+
+def finalists(model: OutcomeModel, tokens: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """Positions of the proposals with the best optimistic utility under any of many preferences.
+
+    Args:
+        model: A fitted outcome model.
+        tokens: Rows of n paths.
+        goals: Preferences, shape (P, K).
+
+    Returns:
+        Sorted, at most `FINALISTS`.
+    """
+    if len(tokens) <= FINALISTS:
+        return np.arange(len(tokens))
+    mean, std = model.predict(tokens)
+    optimistic = mean + std
+    utopia = beyond(optimistic)
+    utilities = scalarise(optimistic[:, None, :], goals[None], "tchebycheff", utopia)
+    # Rank under the preference that likes a path most, so that every part of the front is kept.
+    rank = (-utilities).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+    return np.sort(rank.min(axis=1).argsort(kind="stable")[:FINALISTS])
+
+
+def screened_batch(
+    agent: MergeAgent, count: int, evaluate: EvaluatePaths, policy: PathPolicy | None
+) -> int:
+    """Evaluate the most promising of many proposals.
+
+    Args:
+        agent: Its outcome model is fitted.
+        count: Paths to evaluate.
+        evaluate: Scores new paths and charges the budget.
+        policy: Proposes paths too; None while it is untrained.
+
+    Returns:
+        Evaluations charged, 0 if every proposal is known.
+    """
+    screening, knowledge = agent.settings.screening, agent.knowledge
+    found = propose(policy, agent.model, knowledge, agent.kind, screening.proposals, agent.rng)
+    if len(found.tokens) == 0:
+        return 0
+    goals = sample_dirichlet(PREFERENCES, knowledge.objectives, agent.rng)
+    keep = finalists(agent.model, found.tokens, goals)
+    samples = agent.model.samples(found.tokens[keep], screening.samples, agent.rng)
+    if screening.acquisition == "hypervolume":
+        chosen = choose_by_hypervolume(samples, knowledge.vectors[knowledge.front()], count)
+    else:
+        chosen = choose_by_utility(samples, knowledge.vectors, goals, agent.kind, count)
+    picked = keep[chosen]
+    return agent.acquire(found.tokens[picked], found.preferences[picked], evaluate)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hm3rl.agents.features import Background
 from hm3rl.agents.knowledge import Outcome
 from hm3rl.envs.space import PathSpace
 from hm3rl.errors import InputError
@@ -51,6 +52,9 @@ def save_state(agent: MergeAgent, path: Path) -> None:
         "preferences": agent.replay.preferences[~agent.replay.imagined],
         "gp": agent.model.scores.log_parameters.numpy(),
     }
+    if agent.model.background is not None:
+        named = agent.model.background._asdict()
+        arrays.update({f"background_{name}": values for name, values in named.items()})
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     with zipfile.ZipFile(path, "a") as archive:
@@ -89,6 +93,13 @@ def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
         arrays["can_follow"],
     )
     agent = cls(space, AgentSettings(**options), tuple(meta["objectives"]), meta["seed"])
+    background = {
+        name: arrays[f"background_{name}"]
+        for name in Background._fields
+        if f"background_{name}" in arrays
+    }
+    if background:
+        agent._set_background(Background(**background))
     agent.ppo.set_parameters(str(path), device="cpu")
     for row, vector, nll, goal in zip(
         arrays["tokens"], arrays["vectors"], arrays["nll"], arrays["preferences"], strict=True

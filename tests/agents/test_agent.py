@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,16 @@ NAMES = ("x", "y", "z")
 
 
 def quick(**options: object) -> AgentSettings:
-    return AgentSettings(
+    small = AgentSettings(
         embedding=8,
         hidden=16,
         pretrain_steps=60,
         replay_steps=4,
         imagined=16,
         outcome=OutcomeSettings(fit_steps=15, refit_steps=4),
-        screening=options.pop(
-            "screening", ScreeningSettings(proposals=120, samples=16, explore_share=0.25)
-        ),  # type: ignore[arg-type]
-        **options,  # type: ignore[arg-type]
+        screening=ScreeningSettings(proposals=120, samples=16, explore_share=0.25),
     )
+    return replace(small, **options)  # type: ignore[arg-type]
 
 
 class Budget:
@@ -152,3 +151,19 @@ def test_a_small_space_is_exhausted_without_repeating() -> None:
     agent.offline(evaluate, 3, lambda values: None)
     agent.online(evaluate, 10, lambda values: None)
     assert len(seen) == len(set(seen)) == 4
+
+
+def test_merges_that_are_no_members_teach_the_outcome_model(tmp_path: Path) -> None:
+    agent, budget = MergeAgent(PROBLEM.space(), quick(), NAMES, 0), Budget()
+    vectors = PROBLEM.value(np.tile(np.arange(4)[:, None], (1, 6)))
+    descriptors = np.zeros((4, 6, 1), dtype=np.float32)
+    agent.absorb_merges(np.eye(4, dtype=np.float32), descriptors, [Outcome(v, v) for v in vectors])
+    agent.offline(budget, 12, lambda values: None)
+    whole = agent.space.decode(agent.space.whole(2))
+    mean, std = agent.predict([whole])
+    assert str(whole) not in budget.seen
+    np.testing.assert_allclose(mean[0], vectors[2], atol=0.25 * vectors.std(axis=0).max())
+    agent.save(tmp_path / "agent.zip")
+    again = MergeAgent.load(tmp_path / "agent.zip").predict([whole])
+    np.testing.assert_allclose(again[0], mean, atol=1e-8)
+    np.testing.assert_allclose(again[1], std, atol=1e-8)

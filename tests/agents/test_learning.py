@@ -80,7 +80,7 @@ def test_cloning_ignores_returns() -> None:
 
 def test_critics_learn_vectors_and_hindsight_utilities() -> None:
     space = make_space(actions="same_depth")
-    replay, policy = filled_replay(space, 60), make_policy(space)
+    replay, policy = filled_replay(space, 60), make_policy(space, gain=1.0)
     regression = Regression(policy, settings(), np.random.default_rng(0))
     for _ in range(250):
         regression.step(replay, np.arange(len(replay)))

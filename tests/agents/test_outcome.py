@@ -6,7 +6,7 @@ import torch
 
 from hm3rl.agents.climb import climb
 from hm3rl.agents.features import FeatureMap
-from hm3rl.agents.gp import PathGP
+from hm3rl.agents.gp import DEPTHS, NOISE, PathGP
 from hm3rl.agents.knowledge import Knowledge, Outcome
 from hm3rl.agents.moves import random_walk
 from hm3rl.agents.outcome import OutcomeModel
@@ -53,14 +53,14 @@ def test_transitions_count_switches_repeats_skips_and_jumps_back() -> None:
 def test_the_posterior_is_the_textbook_one() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
     knowledge = known_paths(problem, 30)
-    features = FeatureMap(problem.space())(knowledge.tokens)
-    gp = PathGP(2)
+    mapping = FeatureMap(problem.space())
+    features, gp = mapping(knowledge.tokens), PathGP(2, mapping.depths)
     train, test = features.rows(np.arange(20)), features.rows(np.arange(20, 30))
     gp.fit(train, knowledge.vectors[:20], 0)
-    noise = np.exp(gp.log_parameters[0, -1].item()) + 1e-6
-    kernel = gp._kernel(gp._parts(train, train))[0].numpy() + noise * np.eye(20)
-    cross = gp._kernel(gp._parts(test, train))[0].numpy()
-    own = gp._kernel(gp._parts(test, test))[0].numpy()
+    noise = np.exp(gp.log_parameters[0, NOISE].item()) + 1e-6
+    kernel = gp._kernel(train, train)[0].numpy() + noise * np.eye(20)
+    cross = gp._kernel(test, train)[0].numpy()
+    own = gp._kernel(test, test)[0].numpy()
     y = knowledge.vectors[:20, 0]
     scale = y.std(ddof=1)
     mean = cross @ np.linalg.solve(kernel, (y - y.mean()) / scale) * scale + y.mean()
@@ -76,8 +76,8 @@ def test_the_posterior_is_the_textbook_one() -> None:
 def test_fitting_raises_the_likelihood_and_predicts_unseen_paths() -> None:
     problem = SyntheticProblem.draw(8, 4, 3, seed=1)
     knowledge = known_paths(problem, 160)
-    features = FeatureMap(problem.space())(knowledge.tokens)
-    gp = PathGP(3)
+    mapping = FeatureMap(problem.space())
+    features, gp = mapping(knowledge.tokens), PathGP(3, mapping.depths)
     gp.fit(features.rows(np.arange(120)), knowledge.vectors[:120], 30)
     mean, variance = gp.marginal(features.rows(np.arange(120, 160)))
     truth = knowledge.vectors[120:]
@@ -128,8 +128,20 @@ def test_failed_evaluations_are_remembered_but_never_learnt_from() -> None:
 def test_degenerate_targets_do_not_break_the_fit() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
     knowledge = known_paths(problem, 10)
-    gp = PathGP(2)
-    features = FeatureMap(problem.space())(knowledge.tokens)
+    mapping = FeatureMap(problem.space())
+    features, gp = mapping(knowledge.tokens), PathGP(2, mapping.depths)
     gp.fit(features, np.column_stack([np.zeros(10), knowledge.vectors[:, 0]]), 20)
     assert torch.isfinite(gp.log_parameters).all()
     assert gp.mean(features)[:, 0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_depths_that_matter_become_relevant() -> None:
+    rng = np.random.default_rng(0)
+    gains = 0.02 * rng.normal(size=(6, 4, 2))
+    gains[2] = rng.normal(size=(4, 2))
+    knowledge = known_paths(SyntheticProblem(gains, np.zeros(2)), 80)
+    mapping = FeatureMap(knowledge.space)
+    gp = PathGP(2, mapping.depths)
+    gp.fit(mapping(knowledge.tokens), knowledge.vectors, 60)
+    relevance = gp.log_parameters[:, DEPTHS:]
+    assert (relevance.argmax(dim=1) == 2).all()

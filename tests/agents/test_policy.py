@@ -27,7 +27,9 @@ def make_space(order: list[int] | None = None, actions: str = "any") -> PathSpac
     return PathSpace(names, (L,) * M, limits, context, descriptors, np.ones((M, M), dtype=bool))
 
 
-def make_policy(space: PathSpace, conditioning: str = "concat", critic: str = "vector"):
+def make_policy(
+    space: PathSpace, conditioning: str = "concat", critic: str = "vector", gain: float = 3.0
+) -> PathPolicy:
     torch.manual_seed(0)
     env = MergePathEnv(space, lambda paths: np.zeros((len(paths), K)), K)
     policy = PathPolicy(
@@ -42,7 +44,7 @@ def make_policy(space: PathSpace, conditioning: str = "concat", critic: str = "v
     )
     with torch.no_grad():  # away from the near-uniform start, so that differences show
         for parameter in policy.parameters():
-            parameter.mul_(3.0)
+            parameter.mul_(gain)
     return policy
 
 
