@@ -1,4 +1,4 @@
-"""A search on the shipped zoo with few items, so that a candidate takes a few hundredths of a second."""
+"""A search on the shipped zoo with few items: a candidate takes hundredths of a second."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ from hm3rl.models.zoo import zoo_folder
 from tests.small_search import FEW_ITEMS
 
 
-
 def call(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 

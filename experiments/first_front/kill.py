@@ -1,6 +1,6 @@
 """Kill a search three times at random moments, resume it, compare with one left alone.
 
-    python -m experiments.first_front.kill --budget 60 --seed 0
+python -m experiments.first_front.kill --budget 60 --seed 0
 """
 
 from __future__ import annotations

@@ -50,13 +50,17 @@ def main() -> None:
             for name, utility in zip(("pick", "policy"), utilities, strict=True):
                 wins[name].append(utility >= best)
             rows.append(
-                [seed, number, *(f"{w:.4f}" for w in preference), chosen.origin]
-                + [f"{u:.4f}" for u in (*utilities, best)]
+                [
+                    *(seed, number, *(f"{w:.4f}" for w in preference), chosen.origin),
+                    *(f"{u:.4f}" for u in (*utilities, best)),
+                ]
             )
     write_csv(
         RESULTS / "preferences.csv",
-        ["seed", "preference", *run.objectives, "origin"]
-        + ["utility_pick", "utility_policy", "utility_best_expert"],
+        [
+            *("seed", "preference", *run.objectives, "origin"),
+            *("utility_pick", "utility_policy", "utility_best_expert"),
+        ],
         rows,
     )
     gains = np.array([[float(r[-3]) - float(r[-1]), float(r[-2]) - float(r[-1])] for r in rows])  # type: ignore[arg-type]

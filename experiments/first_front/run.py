@@ -1,6 +1,6 @@
 """Run every method and seed of the first table; skip what is finished, continue what was killed.
 
-    python -m experiments.first_front.run --budget 300 --seeds 0 1 2 3 4 --workers 2
+python -m experiments.first_front.run --budget 300 --seeds 0 1 2 3 4 --workers 2
 """
 
 from __future__ import annotations

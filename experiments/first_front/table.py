@@ -1,6 +1,6 @@
 """Make the table, the CSV files and the figure of this folder from finished runs.
 
-    python -m experiments.first_front.table --budget 300
+python -m experiments.first_front.table --budget 300
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from experiments.first_front.run import METHODS
 from hm3rl.runs import write_csv, write_text
 
 RESULTS = Path(__file__).parent / "results"
+SECONDS = ("search", "model", "programs", "agent", "other", "other_ms_per_evaluation")
 STYLE = {
     "hm3": ("#009e73", "-"),
     "parameter_only": ("#0072b2", "--"),
@@ -99,15 +100,13 @@ def main() -> None:
                 by_method.setdefault(method, {}).setdefault(split, {})[seed] = value
                 volumes.append([method, seed, args.budget, split, f"{value:.6f}"])
             spent = summary["seconds"]
-            keys = ("search", "model", "programs", "agent", "other", "other_ms_per_evaluation")
-            times.append([method, seed, args.budget, *(spent[key] for key in keys)])
+            times.append([method, seed, args.budget, *(spent[key] for key in SECONDS)])
     write_csv(
         RESULTS / "hypervolume.csv", ["method", "seed", "budget", "split", "hypervolume"], volumes
     )
     write_csv(
         RESULTS / "seconds.csv",
-        ["method", "seed", "budget", "search", "model", "programs", "agent", "other"]
-        + ["other_ms_per_evaluation"],
+        ["method", "seed", "budget", *SECONDS],
         times,
     )
     lines = [

@@ -57,7 +57,7 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     bytes_each = sum(p.nbytes for p in model.parameters())
     items = {task.name: len(task.items("search")) for task in tasks}
     tokens = sum(
-        len(pool.tokenizer(item.prompt + " " + item.reference)["input_ids"])  # type: ignore[arg-type]
+        len(pool.tokenizer(item.prompt + " " + item.reference)["input_ids"])
         for task in tasks
         for item in task.items("search")
     )

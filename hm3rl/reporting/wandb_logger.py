@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import wandb
 
@@ -14,6 +14,7 @@ from hm3rl.events import EvaluationEvent
 from hm3rl.runs import RunFolder
 from hm3rl.settings import LoggingSettings
 
+Mode = Literal["online", "offline", "disabled"]
 MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -24,7 +25,7 @@ def has_key() -> bool:
     return bool(wandb.api.api_key)
 
 
-def resolve_mode(asked: str) -> str:
+def resolve_mode(asked: str) -> Mode:
     """Decide between online, offline and disabled.
 
     Args:
@@ -45,7 +46,7 @@ def resolve_mode(asked: str) -> str:
         )
     if asked == "auto":
         return "online" if has_key() else "offline"
-    return asked
+    return cast(Mode, asked)
 
 
 def run_id(folder: RunFolder) -> str:

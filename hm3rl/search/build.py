@@ -119,7 +119,7 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
         min_length=settings.paths.min_length or depth,
         max_length=settings.paths.max_length or depth,
         stem=settings.paths.stem,
-        actions=settings.paths.actions,
+        actions="any" if settings.paths.actions == "any" else "same_depth",
     )
     store = EvaluationStore(settings.evaluation.store or store_path)
     evaluator = build_evaluator(settings, members, store)

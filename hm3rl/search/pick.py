@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation.result import Evaluation
-from hm3rl.objectives.scalarisation import scalarise
+from hm3rl.objectives.scalarisation import Scalarisation, scalarise
 from hm3rl.paths.candidate import Candidate
 from hm3rl.search.architecture_level import path_scorer, to_candidate
 from hm3rl.search.finished import FinishedRun
@@ -58,11 +59,11 @@ def pick(
     Raises:
         InputError: `evaluate=False` or a budget with a run that has no agent.
     """
-    kind = run.settings.agent.scalarisation
-    best = run.archive.best(preference, kind)  # type: ignore[arg-type]
+    kind = cast(Scalarisation, run.settings.agent.scalarisation)
+    best = run.archive.best(preference, kind)
     front_utility = float(
         scalarise(run.archive.vector(best) / run.archive.z_star, preference, kind)
-    )  # type: ignore[arg-type]
+    )
     if run.agent is None:
         if not evaluate or budget:
             raise InputError(
@@ -99,8 +100,8 @@ def pick(
 def _utility(run: FinishedRun, evaluation: Evaluation, preference: np.ndarray) -> float:
     if evaluation.status != "ok":
         return -np.inf
-    kind = run.settings.agent.scalarisation
-    return float(scalarise(evaluation.vector / run.archive.z_star, preference, kind))  # type: ignore[arg-type]
+    kind = cast(Scalarisation, run.settings.agent.scalarisation)
+    return float(scalarise(evaluation.vector / run.archive.z_star, preference, kind))
 
 
 def _from_front(
