@@ -16,6 +16,7 @@ from hm3rl.agents.features import Background
 from hm3rl.agents.knowledge import EvaluatePaths, Knowledge, LogMetrics, Outcome
 from hm3rl.agents.offline import behaviour_batch, pretrain
 from hm3rl.agents.online import OnlineLoop
+from hm3rl.agents.options import check_options
 from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
@@ -27,7 +28,7 @@ from hm3rl.agents.replay import Replay
 from hm3rl.agents.storage import load_state, save_state
 from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.preferences import sample_dirichlet, simplex_lattice
-from hm3rl.objectives.scalarisation import SCALARISATIONS, Scalarisation, scalarise
+from hm3rl.objectives.scalarisation import Scalarisation, scalarise
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.settings import AgentSettings
 
@@ -54,8 +55,7 @@ class MergeAgent:
     def __init__(
         self, space: PathSpace, settings: AgentSettings, objectives: Sequence[str], seed: int
     ) -> None:
-        if settings.scalarisation not in SCALARISATIONS:
-            raise ValueError(f"unknown scalarisation {settings.scalarisation!r}")
+        check_options(settings)
         self.space = space
         self.settings = settings
         self.objectives = tuple(objectives)

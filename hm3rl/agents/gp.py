@@ -6,9 +6,10 @@ well), the exponential part catches what layers do together, and each depth has 
 for each output (MacKay, 1996). Hyper-parameters maximise the marginal likelihood under a weak prior
 (Rasmussen and Williams, 2006, equation 5.8).
 
-Why so, measured on 249 paths of the tiny zoo, trained on 120 and tested on the others: recipes
-explained more variance than one-hot choices, or both; relevance by depth raised it from .96 .82 .97
-to .98 .92 .98 (translation, math, code); the detour by a predicted likelihood lowered it.
+Why so, measured on 249 paths of one search on the tiny zoo, trained on the first half and tested on
+the second (share of the variance explained: translation, math, code): relevance by depth raised it
+from .96 .82 .97 to .98 .92 .98; a detour by predicted likelihoods gave .98 .89 .97. Recipes were at
+least as good as one-hot choices, or both together, in a similar test on an earlier zoo.
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.knowledge import Outcome
 from hm3rl.envs.space import PathSpace
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.descriptors import layer_descriptors
 from hm3rl.paths.layer_path import LayerPath
@@ -57,12 +60,7 @@ def path_scorer(problem: MergeProblem, phase: str) -> Callable[[list[LayerPath]]
     def score(paths: list[LayerPath]) -> list[Outcome]:
         candidates = [to_candidate(problem, path) for path in paths]
         return [
-            Outcome(
-                vector=np.asarray(evaluation.vector) / problem.z_star,
-                nll=np.asarray(evaluation.nll),
-                ok=evaluation.status == "ok",
-            )
-            for evaluation in problem.evaluate(candidates, phase)
+            to_outcome(problem, evaluation) for evaluation in problem.evaluate(candidates, phase)
         ]
 
     return score
@@ -82,12 +80,35 @@ def known_outcomes(
     """
     paths = [LayerPath.whole(name, problem.pool.num_layers) for name in names]
     evaluations = problem.known([to_candidate(problem, path) for path in paths])
-    outcomes = [
-        Outcome(
-            vector=np.asarray(e.vector) / problem.z_star,
-            nll=np.asarray(e.nll),
-            ok=e.status == "ok",
-        )
-        for e in evaluations
-    ]
-    return paths, outcomes
+    return paths, [to_outcome(problem, evaluation) for evaluation in evaluations]
+
+
+def absorb_merges(problem: MergeProblem, agent: MergeAgent, recipes: Sequence[MergeRecipe]) -> None:
+    """Tell the agent of the merged models that were scored but do not join the pool.
+
+    Their scores cost evaluations already; the outcome model learns from them what a layer's recipe
+    does, before the first path is scored.
+
+    Args:
+        problem: The problem that scored them.
+        agent: An agent that has not begun to learn.
+        recipes: The recipes.
+    """
+    if not recipes:
+        return
+    names = [problem.members.add(recipe) for recipe in recipes]
+    _, outcomes = known_outcomes(problem, names)
+    agent.absorb_merges(
+        np.stack([problem.members.recipe_features(name) for name in names]),
+        layer_descriptors(problem.members, names, seed=DESCRIPTOR_SEED),
+        outcomes,
+    )
+
+
+def to_outcome(problem: MergeProblem, evaluation: Evaluation) -> Outcome:
+    """An evaluation as the agent sees it: scores over z*, likelihoods, whether it worked."""
+    return Outcome(
+        vector=np.asarray(evaluation.vector) / problem.z_star,
+        nll=np.asarray(evaluation.nll),
+        ok=evaluation.ok,
+    )

@@ -16,7 +16,12 @@ import numpy as np
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
-from hm3rl.search.architecture_level import known_outcomes, path_scorer, path_space
+from hm3rl.search.architecture_level import (
+    absorb_merges,
+    known_outcomes,
+    path_scorer,
+    path_space,
+)
 from hm3rl.search.parameter_level import search_recipes, select_members
 from hm3rl.settings import AgentSettings, SearchSettings
 
@@ -88,6 +93,8 @@ class HM3:
             path_space(problem, names), self.agent_settings, problem.objectives, self.seed
         )
         agent.absorb(*known_outcomes(problem, names))
+        if self.parameter_level:
+            absorb_merges(problem, agent, [recipe for recipe in recipes if recipe not in chosen])
 
         def log(values: dict[str, float]) -> None:
             problem.logger.metrics(problem.charged, values)

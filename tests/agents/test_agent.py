@@ -8,6 +8,7 @@ import pytest
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.knowledge import Outcome
+from hm3rl.agents.options import CHOICES
 from hm3rl.envs.space import PathSpace
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.errors import InputError
@@ -167,3 +168,12 @@ def test_merges_that_are_no_members_teach_the_outcome_model(tmp_path: Path) -> N
     again = MergeAgent.load(tmp_path / "agent.zip").predict([whole])
     np.testing.assert_allclose(again[0], mean, atol=1e-8)
     np.testing.assert_allclose(again[1], std, atol=1e-8)
+
+
+@pytest.mark.parametrize("key", sorted(CHOICES))
+def test_words_that_name_no_option_are_refused(key: str) -> None:
+    settings = quick()
+    *room, name = key.split(".")
+    setattr(getattr(settings, room[0]) if room else settings, name, "nonsense")
+    with pytest.raises(InputError, match=f"agent.{key}=nonsense"):
+        MergeAgent(PROBLEM.space(), settings, NAMES, 0)
