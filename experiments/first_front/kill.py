@@ -59,26 +59,28 @@ def main() -> None:
     shutil.rmtree(args.root, ignore_errors=True)
     words = [f"seed={args.seed}", f"budget={args.budget}", "threads=1"]
     whole, killed = args.root / "whole", args.root / "killed"
-    begun = time.perf_counter()
     subprocess.run(command([*words, f"output={whole}"]), check=True, capture_output=True)
-    seconds = time.perf_counter() - begun
+    # A moment is "so many evaluations are on disk, and a random part of a second has passed", so
+    # that it does not depend on how fast the machine is. The four sources are on disk first.
     rng = random.Random(args.seed)
+    marks = sorted(rng.sample(range(6, args.budget + 3), args.kills))
     moments: list[dict[str, float]] = []
-    for number in range(args.kills):
+    for mark in marks:
         start = [*words, f"output={killed}"]
         if (killed / "config.yaml").exists():
             start = [f"resume={killed}"]
         process = subprocess.Popen(
             command(start), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        # Moments spread over the run: each life lasts a random part of the undisturbed run.
-        life = rng.uniform(0.25, 0.75) * seconds
-        time.sleep(life)
-        if process.poll() is not None:
-            raise RuntimeError(f"life {number} ended by itself; raise --budget")
+        while stored(killed) < mark:
+            if process.poll() is not None:
+                raise RuntimeError(f"the search ended before {mark} evaluations were stored")
+            time.sleep(0.02)
+        delay = rng.uniform(0.0, 0.5)
+        time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        moments.append({"seconds": round(life, 2), "stored": stored(killed)})
+        moments.append({"at": mark, "delay": round(delay, 3), "stored": stored(killed)})
     subprocess.run(command([f"resume={killed}"]), check=True, capture_output=True)
     same_decisions = decisions(whole) == decisions(killed)
     same_front = (whole / "front.csv").read_text() == (killed / "front.csv").read_text()
