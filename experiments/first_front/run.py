@@ -29,12 +29,11 @@ def run_one(method: str, seed: int, budget: int, root: Path, extra: list[str]) -
         words = [f"resume={folder}"]
     else:
         words = [
+            "experiment=first_front",
             f"search={method}",
-            f"name=first_front_{method}",
             f"output={folder}",
             f"seed={seed}",
             f"budget={budget}",
-            "threads=1",
             *extra,
         ]
     begun = time.perf_counter()
