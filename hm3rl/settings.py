@@ -139,12 +139,10 @@ class OutcomeSettings:
     Attributes:
         fit_steps: Gradient steps on the marginal likelihood at the first fit.
         refit_steps: The same at later fits, which start from the last hyper-parameters.
-        likelihood: Whether the tasks' negative log-likelihoods help to predict the scores.
     """
 
     fit_steps: int = 60
     refit_steps: int = 12
-    likelihood: bool = True
 
 
 @dataclass

@@ -15,6 +15,10 @@ from hm3rl.search.architecture_level import path_scorer, to_candidate
 from hm3rl.search.finished import FinishedRun
 
 
+BEAM = 16
+"""Samples of the policy that are improved and ranked by its outcome model before one is chosen."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The model chosen for a preference.
@@ -71,7 +75,7 @@ def pick(
                 "pick from its front (drop --no-eval and --budget), or search with search=hm3",
             )
         return _from_front(run, best, front_utility, None, None)
-    path = run.agent.decode(preference)
+    path = run.agent.decode(preference, beam=BEAM)
     candidate = to_candidate(run.problem, path)
     key = run.problem.key(candidate)
     if not evaluate:
