@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# torch is pinned in the constraints file; a looser range pulls several GB of CUDA packages onto a machine without a GPU.
+# torch first and pinned: a looser range may replace a build that is there already by a larger one.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-slow lint install format clean

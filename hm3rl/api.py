@@ -10,6 +10,8 @@ report = api.export(run, choice.candidate, "my-model")
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -100,27 +103,30 @@ def search_with(
 ) -> SearchResult:
     """Run a search from settings; see `search`."""
     check_settings(chosen)
+    if chosen.logging.wandb != "disabled":
+        # Imported here: a second and a half that a run without wandb need not pay.
+        from hm3rl.reporting.wandb_logger import WandbLogger, resolve_mode
+
+        resolve_mode(chosen.logging.wandb)
 
     def loggers(folder: RunFolder, run: RunSettings) -> Sequence[RunLogger]:
         listeners: list[RunLogger] = [CsvLogger(folder, list(run.tasks))]
         if console is not None and run.logging.progress:
             listeners.append(ProgressLogger(run.budget, console))
         if run.logging.wandb != "disabled":
-            # Imported here: a second and a half that a run without wandb need not pay.
-            from hm3rl.reporting.wandb_logger import WandbLogger
-
             listeners.append(WandbLogger(folder, run.logging, run.name, run.search.name))
         return listeners
 
     result = run_search(chosen, loggers, resumed)
-    run = FinishedRun(result.folder.path)
+    run = FinishedRun(result.folder.path, result.problem)
     write_pictures(run)
     write_leaderboard(run.folder, run.front_rows(), run.summary, run.summary["sources"])
     if chosen.export.prefer:
         choice = pick(run, chosen.export.prefer)
         target = run.folder.models / "picked"
-        if not target.exists():
-            export(run, choice.candidate, target, evaluation=choice.evaluation)
+        # Of the life before, if the run was resumed; it may not be this search's choice.
+        shutil.rmtree(target, ignore_errors=True)
+        export(run, choice.candidate, target, evaluation=choice.evaluation)
     return result
 
 
@@ -195,6 +201,7 @@ def export(
         evaluation=evaluation,
         objectives=run.objectives,
         seed=run.settings.seed,
+        command=json.loads(run.folder.environment.read_text())["command"],
     )
 
 
@@ -231,21 +238,30 @@ def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> Non
     `InputError` before any job starts. A job that fails does not stop the others.
     """
     words = [*overrides, *_search_path(config_dir)]
-    parsed = OverridesParser.create().parse_overrides(words)
-    first = [
-        f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}"
-        if o.is_sweep_override()
-        else o.input_line or ""
-        for o in parsed
-    ]
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+        first = [
+            f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}"
+            if o.is_sweep_override()
+            else o.input_line or ""
+            for o in parsed
+        ]
+    except HydraException as error:
+        raise InputError(
+            f"cannot read the sweep: {str(error).splitlines()[0]}", "write key=value1,value2"
+        ) from None
     plain = [w for w in first if not w.startswith(("hydra.", "hydra/")) or "searchpath" in w]
     check_settings(compose_settings(plain))
     register()
-    sys.argv = ["hm3rl", "--multirun", *words]
     decorated: Any = hydra.main(
         version_base="1.3", config_path=str(config_folder()), config_name="config"
     )(sweep_job)
-    decorated()
+    argv = sys.argv
+    sys.argv = ["hm3rl", "--multirun", *words]
+    try:
+        decorated()
+    finally:
+        sys.argv = argv
 
 
 def sweep_job(config: DictConfig) -> float:

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from hm3rl import __version__
-from hm3rl.errors import InputError
+from hm3rl.errors import HM3Error, InputError
 
 app = typer.Typer(
     help="Multi-objective model merging: a front of merged models, one for every preference.",
@@ -49,6 +49,9 @@ def exit_codes() -> Iterator[None]:
     except InputError as error:
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
+    except HM3Error as error:
+        err.print(f"failed: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         err.print("interrupted; every finished evaluation is saved", markup=False)
         raise typer.Exit(130) from None
@@ -140,13 +143,15 @@ def pick(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The model for a preference: the policy's, or the best of the front."""
+    """The model for a preference: the agent's, or the best of the front."""
     with exit_codes():
         from hm3rl import api
         from hm3rl.objectives.preferences import parse_preference_text
         from hm3rl.reporting.terminal import choice_as_dict, print_choice
 
         opened = api.open_run(run)
+        if export is not None and export.exists():
+            raise InputError(f"{export} exists", "give --export a folder that does not")
         weights = parse_preference_text([*prefer, *(more or [])], opened.objectives)
         preference = dict(zip(opened.objectives, map(float, weights), strict=True))
         choice = api.pick(opened, preference, budget=budget, evaluate=not no_eval)

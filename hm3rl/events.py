@@ -20,7 +20,7 @@ class EvaluationEvent:
         charged: Evaluations charged so far, this one included (sources are free and do not raise
             it).
         phase: Name of the phase that asked for it ("sources", "parameter", "offline", "online",
-            "random", ...).
+            "random paths", ...).
         key: Content hash of the candidate.
         text: The candidate's path in text form.
         candidate: The candidate as a JSON-ready mapping, enough to rebuild it.

@@ -280,6 +280,8 @@ class RunSettings:
         resume: Folder of a killed run to continue; only `budget` may change.
         seed: Seed of everything random.
         budget: Distinct candidates the run may ask to be scored.
+        planned_budget: Budget that phases are planned for; 0: `budget`. A run resumed with another
+            budget keeps the plan of its first one and spends the surplus in its last phase.
         threads: Threads of torch; 0 leaves torch's default.
         pool: Source models.
         tasks: Tasks by name, in the order of the score vectors.
@@ -297,6 +299,7 @@ class RunSettings:
     resume: str = ""
     seed: int = 0
     budget: int = 300
+    planned_budget: int = 0
     threads: int = 0
     pool: PoolSettings = field(default_factory=PoolSettings)
     tasks: dict[str, TaskSettings] = field(default_factory=dict)

@@ -203,5 +203,5 @@ def test_ctrl_c_exits_with_130_and_the_run_can_be_resumed(tmp_path: Path, monkey
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path: Path):
     command = [sys.executable, "-m", "hm3rl.cli", "search", *FEW_ITEMS, "budget=6", "-m"]
     subprocess.run([*command, "seed=0,1"], cwd=tmp_path, check=True, capture_output=True)
-    summaries = sorted(tmp_path.glob("sweeps/run/*/summary.json"))
+    summaries = sorted(tmp_path.glob("sweeps/run/*/*/summary.json"))
     assert [json.loads(s.read_text())["seed"] for s in summaries] == [0, 1]

@@ -15,10 +15,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 from hm3rl.runs import write_text
 
+COUNT = "SELECT COUNT(*) FROM evaluations WHERE split = 'search'"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -28,13 +30,13 @@ def command(words: list[str]) -> list[str]:
 
 
 def stored(folder: Path) -> int:
-    """Evaluations committed to the store."""
+    """Evaluations on the search split that are committed to the store."""
     path = folder / "evaluations.sqlite"
     if not path.exists():
         return 0
-    with sqlite3.connect(path, timeout=30) as connection:
+    with closing(sqlite3.connect(path, timeout=30)) as connection:
         try:
-            return int(connection.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
+            return int(connection.execute(COUNT).fetchone()[0])
         except sqlite3.OperationalError:  # the store's tables are not there yet
             return 0
 
@@ -56,9 +58,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/kill"))
     parser.add_argument("--write", action="store_true", help="write results/kill.json")
     args = parser.parse_args()
-    shutil.rmtree(args.root, ignore_errors=True)
     words = [f"seed={args.seed}", f"budget={args.budget}", "threads=1"]
     whole, killed = args.root / "whole", args.root / "killed"
+    for folder in (whole, killed):
+        shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(command([*words, f"output={whole}"]), check=True, capture_output=True)
     # A moment is "so many evaluations are on disk, and a random part of a second has passed", so
     # that it does not depend on how fast the machine is. The four sources are on disk first.

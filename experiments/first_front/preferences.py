@@ -2,9 +2,10 @@
 
     python -m experiments.first_front.preferences --budget 300
 
-For each finished hm3 run: the policy's decoded path, and what `pick` answers (the better of the
-decoded path and the front, by search scores), scored on the test split, against the best of the
-three experts under the same preference.
+For each finished hm3 run, three answers: what `pick` gives (the better of the agent's decoded path
+and the front, by search scores); the agent's decoded path (policy samples, improved and ranked by
+its outcome model; nothing is evaluated); the policy's greedy path alone. Each is scored on the test
+split, against the best of the three experts under the same preference.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from hm3rl.search.finished import FinishedRun
 from hm3rl.search.pick import pick
 
 COUNT = 20
+ANSWERS = {
+    "pick": "`pick`: agent or front",
+    "agent": "agent's decoded path, zero evaluations",
+    "greedy": "policy's greedy path, zero evaluations",
+}
 PREFERENCE_SEED = 20260522
 """Of the 20 preferences; the searches draw theirs from their own seeds, 0 to 4."""
 
@@ -33,7 +39,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/first_front"))
     args = parser.parse_args()
     rows: list[list[object]] = []
-    wins: dict[str, list[bool]] = {"pick": [], "policy": []}
+    wins: dict[str, list[bool]] = {name: [] for name in ANSWERS}
+    gains: dict[str, list[float]] = {name: [] for name in ANSWERS}
     for seed, folder in load(args.root, args.budget)["hm3"].items():
         run = FinishedRun(folder)
         preferences = sample_dirichlet(
@@ -42,13 +49,17 @@ def main() -> None:
         z_test = np.array(run.summary["z_star"]["test"])
         experts = np.array([s["test"] for s in run.summary["sources"].values()]) / z_test
         for number, preference in enumerate(preferences):
-            chosen = pick(run, preference)
+            # Decoded first: `pick` teaches the agent the path it scores.
             decoded = pick(run, preference, evaluate=False)
-            tested = run.problem.rescore([chosen.candidate, decoded.candidate], split="test")
+            greedy = pick(run, preference, evaluate=False, beam=0)
+            chosen = pick(run, preference)
+            candidates = [chosen.candidate, decoded.candidate, greedy.candidate]
+            tested = run.problem.rescore(candidates, split="test", secondary=False)
             utilities = [float(scalarise(e.vector / z_test, preference)) for e in tested]
             best = float(scalarise(experts, preference).max())
-            for name, utility in zip(("pick", "policy"), utilities, strict=True):
+            for name, utility in zip(ANSWERS, utilities, strict=True):
                 wins[name].append(utility >= best)
+                gains[name].append(utility - best)
             rows.append(
                 [
                     *(seed, number, *(f"{w:.4f}" for w in preference), chosen.origin),
@@ -59,18 +70,18 @@ def main() -> None:
         RESULTS / "preferences.csv",
         [
             *("seed", "preference", *run.objectives, "origin"),
-            *("utility_pick", "utility_policy", "utility_best_expert"),
+            *("utility_pick", "utility_agent", "utility_greedy", "utility_best_expert"),
         ],
         rows,
     )
-    gains = np.array([[float(r[-3]) - float(r[-1]), float(r[-2]) - float(r[-1])] for r in rows])  # type: ignore[arg-type]
     lines = [
-        "| model | at least the best single expert | mean gain in utility (test, f / z*) |",
+        "| answer | at least the best single expert | mean gain in utility (test, f / z*) |",
         "|---|---:|---:|",
-        f"| `pick` (policy or front) | {np.mean(wins['pick']):.0%} of {len(rows)} "
-        f"| {gains[:, 0].mean():+.4f} |",
-        f"| policy alone, zero evaluations | {np.mean(wins['policy']):.0%} of {len(rows)} "
-        f"| {gains[:, 1].mean():+.4f} |",
+    ]
+    lines += [
+        f"| {ANSWERS[name]} | {np.mean(wins[name]):.0%} of {len(rows)} "
+        f"| {np.mean(gains[name]):+.4f} |"
+        for name in ANSWERS
     ]
     write_text(RESULTS / "preferences.md", "\n".join(lines) + "\n")
     print("\n".join(lines))

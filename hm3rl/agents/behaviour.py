@@ -34,8 +34,9 @@ def member_weights(
         row = space.whole(member) if space.num_layers[member] <= space.max_length else None
         if row is not None and knowledge.knows(row) and knowledge.outcome(row).ok:
             own[:, member] = scalarise(knowledge.outcome(row).vector, preferences, kind)
-    known = np.isfinite(own)
-    average = own[:, known[0]].mean(axis=1) if known[0].any() else np.zeros(len(preferences))
+    # A member's path is known or not, whatever the preference; there may be no preference at all.
+    known = np.isfinite(own).all(axis=0) if len(own) else np.zeros(own.shape[1], dtype=bool)
+    average = own[:, known].mean(axis=1) if known.any() else np.zeros(len(preferences))
     own = np.where(known, own, average[:, None])
     weights = np.exp((own - own.max(axis=1, keepdims=True)) / SHARPNESS)
     return weights / weights.sum(axis=1, keepdims=True)

@@ -60,7 +60,9 @@ class OnlineLoop:
                     break
             spent += charged
             self._owed += charged * settings.screening.explore_share
-            losses = self._regress(settings.replay_steps)
+            # PPO's own updates are held by the anchor, whichever was chosen.
+            regress = kind != "rollouts" or settings.anchor == "replay"
+            losses = self._regress(settings.replay_steps) if regress else {}
             log({**losses, f"online/{kind}": float(charged)})
         agent.refit()
 
@@ -79,7 +81,9 @@ class OnlineLoop:
         goals = self._thin(4 * count)
         rows = roll_out(agent.policy, agent.space, goals, 1.0, agent.rng)
         fresh = agent.knowledge.fresh(rows, count)
-        return agent.acquire(fresh, goals[: len(fresh)], evaluate)
+        first = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
+        own = goals[[first[row.tobytes()] for row in fresh]]
+        return agent.acquire(fresh, own, evaluate)
 
     def _rescue(self, count: int, evaluate: EvaluatePaths) -> int:
         """Behaviour paths, when nothing new came out otherwise."""

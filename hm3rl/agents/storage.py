@@ -82,8 +82,14 @@ def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
     """Read an agent; see the module."""
     meta, arrays = _read(path)
     options = dict(meta["settings"])
-    options["outcome"] = OutcomeSettings(**options["outcome"])
-    options["screening"] = ScreeningSettings(**options["screening"])
+    try:
+        options["outcome"] = OutcomeSettings(**options["outcome"])
+        options["screening"] = ScreeningSettings(**options["screening"])
+        settings = AgentSettings(**options)
+    except TypeError as error:
+        raise InputError(
+            f"{path} was saved with other options ({error})", "repeat the search with this version"
+        ) from None
     space = PathSpace(
         tuple(meta["members"]),
         tuple(meta["num_layers"]),
@@ -92,7 +98,7 @@ def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
         arrays["descriptors"],
         arrays["can_follow"],
     )
-    agent = cls(space, AgentSettings(**options), tuple(meta["objectives"]), meta["seed"])
+    agent = cls(space, settings, tuple(meta["objectives"]), meta["seed"])
     background = {
         name: arrays[f"background_{name}"]
         for name in Background._fields

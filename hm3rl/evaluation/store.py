@@ -175,8 +175,10 @@ class EvaluationStore:
                     else f"{self.path} is a database, but no store of evaluations",
                     "name another file",
                 )
-        finally:
-            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
     def _put(
         self, evaluation: Evaluation, candidate: Mapping[str, Any], condition: Condition

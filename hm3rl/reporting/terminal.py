@@ -77,7 +77,7 @@ def print_choice(console: Console, choice: Choice, objectives: Sequence[str]) ->
     console.print(f"utility      {choice.utility:.4f} (search split, f / z*)", markup=False)
     if choice.decoded_utility is not None:
         console.print(
-            f"             policy's own path {choice.decoded_utility:.4f}, best of the front "
+            f"             agent's own path {choice.decoded_utility:.4f}, best of the front "
             f"{choice.front_utility:.4f}",
             markup=False,
         )

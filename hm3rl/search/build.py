@@ -5,11 +5,13 @@ Everything a user can get wrong fails here, before any long work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from hm3rl.agents.options import check_options
 from hm3rl.errors import InputError
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
@@ -18,7 +20,6 @@ from hm3rl.events import RunLogger
 from hm3rl.merging.operators import OPERATORS
 from hm3rl.models.pool import ModelPool
 from hm3rl.objectives.preferences import parse_preference
-from hm3rl.objectives.scalarisation import SCALARISATIONS
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.members import MemberSet
 from hm3rl.search.base import Searcher
@@ -31,17 +32,93 @@ from hm3rl.tasks.build import build_tasks
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
-    "hm3": lambda s: HM3(s.search, s.agent, s.seed),
-    "architecture_only": lambda s: HM3(s.search, s.agent, s.seed, parameter_level=False),
-    "no_offline": lambda s: HM3(s.search, s.agent, s.seed, offline_phase=False),
-    "parameter_only": lambda s: ParameterOnly(s.search, s.seed),
-    "random": lambda s: RandomSearch(s.search, s.seed),
+    "hm3": lambda s: HM3(s.search, s.agent, s.seed, s.planned_budget),
+    "architecture_only": lambda s: HM3(
+        s.search, s.agent, s.seed, s.planned_budget, parameter_level=False
+    ),
+    "no_offline": lambda s: HM3(s.search, s.agent, s.seed, s.planned_budget, offline_phase=False),
+    "parameter_only": lambda s: ParameterOnly(s.search, s.seed, s.planned_budget),
+    "random": lambda s: RandomSearch(s.search, s.seed, s.planned_budget),
 }
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(f"unknown {what} {value!r}", f"one of {', '.join(known)}")
+
+
+def _check_ranges(settings: RunSettings) -> None:
+    """Refuse numbers outside their range.
+
+    Raises:
+        InputError: Names the key, its value and its range.
+    """
+    parameter, evaluation, agent = settings.search.parameter, settings.evaluation, settings.agent
+    at_least: dict[str, tuple[float, float]] = {
+        "seed": (settings.seed, 0),
+        "threads": (settings.threads, 0),
+        "paths.min_length": (settings.paths.min_length, 0),
+        "paths.max_length": (settings.paths.max_length, 0),
+        "evaluation.batch_size": (evaluation.batch_size, 1),
+        "evaluation.program_workers": (evaluation.program_workers, 1),
+        "evaluation.program_seconds": (evaluation.program_seconds, 0.01),
+        "evaluation.program_memory_mb": (evaluation.program_memory_mb, 64),
+        "search.parameter.members": (parameter.members, 1),
+        "search.parameter.operators (their number)": (len(parameter.operators), 1),
+        "search.parameter.scale_max": (parameter.scale_max, parameter.scale_min),
+        "search.parameter.density_max": (parameter.density_max, parameter.density_min),
+        "search.parameter.density_min": (parameter.density_min, 0.001),
+        "agent.batch": (agent.batch, 1),
+        "agent.rollouts": (agent.rollouts, 1),
+        "agent.screening.proposals": (agent.screening.proposals, 1),
+        "agent.screening.samples": (agent.screening.samples, 1),
+    }
+    at_most = {
+        "search.parameter.density_max": (parameter.density_max, 1.0),
+        "search.parameter.warm_up": (parameter.warm_up, 1.0),
+        "agent.screening.explore_share": (agent.screening.explore_share, 1.0),
+        "agent.screening.offline_share": (agent.screening.offline_share, 1.0),
+    }
+    for key, (value, bound) in at_least.items():
+        if not value >= bound:
+            raise InputError(f"{key}={value} is too small", f"give {bound:g} or more")
+    for key, (value, bound) in at_most.items():
+        if not 0 <= value <= bound:
+            raise InputError(f"{key}={value} is out of range", f"give 0 to {bound:g}")
+
+
+def _limits(settings: RunSettings, pool: ModelPool) -> PathLimits:
+    """Path limits of a configuration.
+
+    Raises:
+        InputError: A stem that is no member, or lengths that no path can have.
+    """
+    depth, paths = pool.num_layers, settings.paths
+    low, high = paths.min_length or depth, paths.max_length or depth
+    if paths.actions == "same_depth" and (low, high) != (depth, depth):
+        raise InputError(
+            f"paths.min_length={low} and paths.max_length={high} with same-depth paths, which have "
+            f"{depth} layers",
+            "use paths=any, or leave the lengths at 0",
+        )
+    if low > high:
+        raise InputError(
+            f"paths.min_length={low} is above paths.max_length={high}", "give min_length <= max"
+        )
+    offered = list(pool.expert_names)
+    if settings.search.name == "architecture_only":
+        offered.append(pool.base_name)
+    if paths.stem != "free" and paths.stem not in offered:
+        raise InputError(
+            f"paths.stem={paths.stem} is no member of this search",
+            f"use free, or one of {', '.join(offered)}",
+        )
+    return PathLimits(
+        min_length=low,
+        max_length=high,
+        stem=paths.stem,
+        actions="any" if paths.actions == "any" else "same_depth",
+    )
 
 
 def check_settings(settings: RunSettings) -> None:
@@ -53,14 +130,17 @@ def check_settings(settings: RunSettings) -> None:
     _one_of("search.name", settings.search.name, tuple(SEARCHERS))
     _one_of("pool.dtype", settings.pool.dtype, tuple(DTYPES))
     _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
-    _one_of("agent.scalarisation", settings.agent.scalarisation, SCALARISATIONS)
     _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))
     for operator in settings.search.parameter.operators:
         _one_of("search.parameter.operators entry", operator, tuple(OPERATORS))
+    check_options(settings.agent)
+    _check_ranges(settings)
     if not settings.pool.experts:
         raise InputError("pool.experts is empty", "name at least one expert: pool.experts.NAME=DIR")
     if not settings.tasks:
         raise InputError("no tasks", "choose a task group, for example tasks=zoo")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.pool.device):
+        raise InputError(f"unknown pool.device {settings.pool.device!r}", "use cpu, cuda or cuda:N")
     if settings.pool.device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
             f"pool.device={settings.pool.device}, but torch sees no CUDA device",
@@ -114,13 +194,7 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
     check_settings(settings)
     pool = load_pool(settings)
     members = MemberSet(pool)
-    depth = pool.num_layers
-    limits = PathLimits(
-        min_length=settings.paths.min_length or depth,
-        max_length=settings.paths.max_length or depth,
-        stem=settings.paths.stem,
-        actions="any" if settings.paths.actions == "any" else "same_depth",
-    )
+    limits = _limits(settings, pool)
     store = EvaluationStore(settings.evaluation.store or store_path)
     evaluator = build_evaluator(settings, members, store)
     return MergeProblem(members, evaluator, limits, budget=settings.budget, logger=logger)

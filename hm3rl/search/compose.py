@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from hm3rl.errors import InputError
 from hm3rl.runs import RunFolder
@@ -44,6 +45,8 @@ def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Ru
     Raises:
         InputError: An unknown key or group, or a value of the wrong type.
     """
+    if any(word.startswith(("resume=", "+resume=")) for word in overrides):
+        raise InputError("resume= goes with a plain `hm3rl search`", "drop it here")
     register()
     where = config_folder() if folder is None else folder.resolve()
     try:
@@ -77,7 +80,7 @@ def settings_of_run(folder: RunFolder) -> RunSettings:
         return to_settings(
             cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), loaded))
         )
-    except (OmegaConfBaseException, OSError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError) as error:
         raise InputError(
             f"cannot read {folder.config}: {str(error).splitlines()[0]}",
             "the run was written by another version of hm3rl; use that one",
@@ -109,6 +112,7 @@ def resume_settings(overrides: Sequence[str]) -> tuple[RunSettings, RunFolder] |
     folder = RunFolder.existing(given["resume"])
     settings = settings_of_run(folder)
     if "budget" in given:
+        settings.planned_budget = settings.planned_budget or settings.budget
         try:
             settings.budget = int(given["budget"])
         except ValueError:

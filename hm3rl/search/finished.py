@@ -25,12 +25,13 @@ class FinishedRun:
 
     Args:
         path: The run folder.
+        alive: The run's problem, if it is in memory still, so that no model is loaded twice.
 
     Raises:
         InputError: Not a run folder, or the search has not finished.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, alive: MergeProblem | None = None) -> None:
         self.folder = RunFolder.existing(path)
         if not self.folder.summary.is_file():
             raise InputError(
@@ -38,6 +39,7 @@ class FinishedRun:
                 f"continue it: hm3rl search resume={path}",
             )
         self.settings = settings_of_run(self.folder)
+        self._alive = alive
         self.summary: dict[str, Any] = json.loads(self.folder.summary.read_text())
         self.objectives: tuple[str, ...] = tuple(self.summary["objectives"])
         self.archive = Archive(self.objectives, self.summary["z_star"]["search"])
@@ -77,7 +79,11 @@ class FinishedRun:
     @cached_property
     def problem(self) -> MergeProblem:
         """Pool, tasks and evaluator of the run; its own scores come from the store."""
-        problem = build_problem(self.settings, self.folder.store, NullLogger())
+        if self._alive is None:
+            problem = build_problem(self.settings, self.folder.store, NullLogger())
+        else:
+            alive = self._alive
+            problem = MergeProblem(alive.members, alive.evaluator, alive.limits, alive.budget)
         problem.prepare()
         for candidate in self._candidates.values():
             for recipe in candidate.recipes:

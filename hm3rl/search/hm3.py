@@ -33,6 +33,8 @@ class HM3:
         settings: Shares of the budget and the parameter level.
         agent: The agent's settings.
         seed: Seed of the search.
+        planned: Budget the shares refer to; 0: the budget given to `search`. The online phase
+            takes what differs.
         parameter_level: Whether merged models join the pool.
         offline_phase: Whether the networks are pre-trained.
     """
@@ -42,6 +44,7 @@ class HM3:
         settings: SearchSettings,
         agent: AgentSettings,
         seed: int,
+        planned: int = 0,
         parameter_level: bool = True,
         offline_phase: bool = True,
     ) -> None:
@@ -49,6 +52,7 @@ class HM3:
         self.settings = settings
         self.agent_settings = agent
         self.seed = seed
+        self.planned = planned
         self.parameter_level = parameter_level
         self.offline_phase = offline_phase
         self.phases = 1 + int(parameter_level) + int(offline_phase)
@@ -70,9 +74,12 @@ class HM3:
             shares = np.array([0.0, o / (1.0 - p), (1.0 - p - o) / (1.0 - p)])
         if not self.offline_phase:
             shares = np.array([shares[0], 0.0, shares[1] + shares[2]])
-        parameter, offline = (
-            max(round(budget * share), int(share > 0)) for share in (shares[0], shares[1])
+        planned = min(self.planned or budget, budget)
+        # Every phase still to come keeps one evaluation, however the shares round.
+        parameter = min(
+            max(round(planned * shares[0]), int(shares[0] > 0)), budget - 1 - int(shares[1] > 0)
         )
+        offline = min(max(round(planned * shares[1]), int(shares[1] > 0)), budget - 1 - parameter)
         return parameter, offline, budget - parameter - offline
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:

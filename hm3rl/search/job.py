@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -122,18 +123,21 @@ def run_search(
     folder = open_folder(settings, resumed)
     with RunLock(folder):
         begun = time.perf_counter()
-        loggers: list[RunLogger] = []
-        logger = LoggerGroup(loggers)
+        logger = LoggerGroup([])
         problem = build_problem(settings, folder.store, logger)
         settings.output = str(folder.path)
+        note_environment(folder, problem)
         write_text(folder.config, to_yaml(settings))
-        folder.write_json(folder.environment, describe_environment(problem.pool.hashes))
-        logger.loggers = tuple(make_loggers(folder, settings))
+        # From here to the end the folder is unfinished, also if it was finished before.
+        folder.summary.unlink(missing_ok=True)
         status = "failed"
         try:
+            for listener in make_loggers(folder, settings):
+                logger.loggers = (*logger.loggers, listener)
             logger.start(to_dict(settings))
             logger.phase("sources", 0)
             problem.prepare()
+            experts_on_test(problem)
             searcher = build_searcher(settings)
             before = Counter(problem.evaluator.totals.seconds)
             searched = time.perf_counter()
@@ -146,6 +150,7 @@ def run_search(
             front, test, tested_sources = rescore_front(problem)
             summary = summarise(settings, problem, searcher, front, test, tested_sources)
             summary["seconds"] = seconds(spent, searcher, search_seconds, problem.charged)
+            summary["resumed"] = resumed
             summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
             columns, rows = front_table(problem, front)
             write_csv(folder.front, columns, rows)
@@ -160,6 +165,48 @@ def run_search(
     return SearchResult(folder, problem, searcher, front, summary)
 
 
+def note_environment(folder: RunFolder, problem: MergeProblem) -> None:
+    """Write environment.json, or compare with the one that is there.
+
+    Raises:
+        InputError: The run is resumed and a source model is another one now.
+    """
+    hashes = dict(problem.pool.hashes)
+    if not folder.environment.is_file():
+        folder.write_json(folder.environment, describe_environment(hashes))
+        return
+    before = json.loads(folder.environment.read_text())["sources"]
+    changed = [name for name in hashes if before.get(name) != hashes[name]]
+    if changed:
+        raise InputError(
+            f"the run in {folder.path} began with other weights of {', '.join(changed)}",
+            "restore that model, or start a new run",
+        )
+
+
+def experts(problem: MergeProblem) -> list[Candidate]:
+    """The experts as candidates."""
+    depth = problem.pool.num_layers
+    return [Candidate.whole(name, depth) for name in problem.pool.expert_names]
+
+
+def experts_on_test(problem: MergeProblem) -> np.ndarray:
+    """Best score of the experts on each task, test split, shape (K,); the search never sees it.
+
+    Raises:
+        InputError: It is zero for a task.
+    """
+    tested = problem.rescore(experts(problem), split="test", secondary=True)
+    best: np.ndarray = np.array([evaluation.vector for evaluation in tested]).max(axis=0)
+    for task, value in zip(problem.objectives, best, strict=True):
+        if value <= 0:
+            raise InputError(
+                f"no expert scores above zero on the test items of {task}",
+                "give the task more test items, or drop it",
+            )
+    return best
+
+
 def rescore_front(
     problem: MergeProblem,
 ) -> tuple[list[FrontRow], Archive, dict[str, Evaluation]]:
@@ -171,23 +218,12 @@ def rescore_front(
     Returns:
         The front, best mean first; the archive of its test scores, the experts' own points
         included, normalised by the experts' best test scores; the experts' test evaluations.
-
-    Raises:
-        InputError: No expert scores above zero on the test items of a task.
     """
     keys = problem.archive.front_keys()
     candidates = [problem.candidate(key) for key in keys]
-    sources = [Candidate.whole(name, problem.pool.num_layers) for name in problem.pool.expert_names]
+    sources = experts(problem)
+    test = Archive(problem.objectives, experts_on_test(problem))
     tested = problem.rescore([*sources, *candidates], split="test", secondary=True)
-    own = np.array([evaluation.vector for evaluation in tested[: len(sources)]])
-    z_test = own.max(axis=0)
-    for task, value in zip(problem.objectives, z_test, strict=True):
-        if value <= 0:
-            raise InputError(
-                f"no expert scores above zero on the test items of {task}",
-                "give the task more test items, or drop it",
-            )
-    test = Archive(problem.objectives, z_test)
     for candidate, evaluation in zip([*sources, *candidates], tested, strict=True):
         if evaluation.status == "ok":
             test.add(problem.key(candidate), evaluation.vector)

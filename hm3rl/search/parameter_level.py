@@ -21,6 +21,9 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.settings import ParameterSettings
 
 BATCH = 10
+ATTEMPTS = 500
+"""Draws without anything new after which a space counts as exhausted."""
+
 DECIMALS = 4
 
 
@@ -99,6 +102,7 @@ def search_recipes(
     rng: np.random.Generator,
     phase: str,
     vary: bool = True,
+    planned: int = 0,
 ) -> list[MergeRecipe]:
     """Spend a budget on merged models of the sources' depth.
 
@@ -109,19 +113,23 @@ def search_recipes(
         rng: Source of randomness.
         phase: Name under which the evaluations are logged.
         vary: Whether elites are varied after the warm-up; without it all draws are random.
+        planned: Budget the warm-up's share refers to; 0: `budget`.
 
     Returns:
-        The recipes that got a score, in the order charged.
+        The recipes that got a score, in the order charged; fewer than `budget` only if there are no
+        more different ones.
     """
     sampler = RecipeSampler(problem.pool.expert_names, settings, rng)
     scored: list[MergeRecipe] = []
     vectors: list[np.ndarray] = []
     known: set[str] = set()
-    warm_up = round(budget * settings.warm_up) if vary else budget
+    warm_up = round((planned or budget) * settings.warm_up) if vary else budget
     spent = 0
     while spent < budget:
         batch: list[MergeRecipe] = []
-        while len(batch) < min(BATCH, budget - spent):
+        for _ in range(ATTEMPTS):
+            if len(batch) == min(BATCH, budget - spent):
+                break
             if spent + len(batch) < warm_up or not vectors:
                 recipe = sampler.draw()
             else:
@@ -132,6 +140,8 @@ def search_recipes(
             if recipe.key not in known and not problem.seen(candidate):
                 known.add(recipe.key)
                 batch.append(recipe)
+        if not batch:
+            break
         candidates = [Candidate.whole(recipe, problem.pool.num_layers) for recipe in batch]
         for recipe, evaluation in zip(batch, problem.evaluate(candidates, phase), strict=True):
             if evaluation.status == "ok":

@@ -17,19 +17,23 @@ class ParameterOnly:
     Args:
         settings: The searcher's settings.
         seed: Seed of the search.
+        planned: Budget the warm-up refers to; 0: the budget given to `search`.
     """
 
     name = "parameter_only"
     phases = 1
 
-    def __init__(self, settings: SearchSettings, seed: int) -> None:
+    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
         self.settings = settings
         self.seed = seed
+        self.planned = planned
         self.agent: MergeAgent | None = None
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
         problem.logger.phase("parameter", budget)
-        search_recipes(problem, budget, self.settings.parameter, rng, "parameter")
+        search_recipes(
+            problem, budget, self.settings.parameter, rng, "parameter", planned=self.planned
+        )
         return problem.archive

@@ -14,7 +14,6 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.search.architecture_level import path_scorer, to_candidate
 from hm3rl.search.finished import FinishedRun
 
-
 BEAM = 16
 """Samples of the policy that are improved and ranked by its outcome model before one is chosen."""
 
@@ -26,10 +25,11 @@ class Choice:
     Attributes:
         candidate: What rebuilds it.
         key: Its content hash.
-        origin: `policy` (decoded by the agent) or `front` (best of what was evaluated).
+        origin: `agent` (its decoded path: policy samples improved and ranked by its outcome model)
+            or `front` (best of what was evaluated).
         utility: Its utility on the search split, or None if it was not evaluated.
         evaluation: Its scores on the search split, or None.
-        decoded: The path the policy decoded, in text form, or None without an agent.
+        decoded: The path the agent decoded, in text form, or None without an agent.
         decoded_utility: Its utility, or None if it was not evaluated.
         front_utility: Utility of the best evaluated model.
     """
@@ -45,17 +45,22 @@ class Choice:
 
 
 def pick(
-    run: FinishedRun, preference: np.ndarray, budget: int = 0, evaluate: bool = True
+    run: FinishedRun,
+    preference: np.ndarray,
+    budget: int = 0,
+    evaluate: bool = True,
+    beam: int = BEAM,
 ) -> Choice:
     """The model for a preference.
 
-    The policy is decoded and its path scored once; the better of it and the front is kept.
+    The agent decodes a path, which is scored once; the better of it and the front is kept.
 
     Args:
         run: A finished run.
         preference: Shape (K,), on the simplex.
         budget: Further evaluations to refine the choice with, all for this preference.
         evaluate: Whether anything is scored; without, the decoded path is returned as it is.
+        beam: Policy samples the agent improves and ranks; 0: the policy's greedy path.
 
     Returns:
         The choice.
@@ -75,11 +80,11 @@ def pick(
                 "pick from its front (drop --no-eval and --budget), or search with search=hm3",
             )
         return _from_front(run, best, front_utility, None, None)
-    path = run.agent.decode(preference, beam=BEAM)
+    path = run.agent.decode(preference, beam=beam)
     candidate = to_candidate(run.problem, path)
     key = run.problem.key(candidate)
     if not evaluate:
-        return Choice(candidate, key, "policy", None, None, str(path), None, front_utility)
+        return Choice(candidate, key, "agent", None, None, str(path), None, front_utility)
     run.problem.budget = run.problem.charged + 1 + budget
     (evaluation,) = run.problem.evaluate([candidate], "pick")
     decoded_utility = _utility(run, evaluation, preference)
@@ -91,7 +96,7 @@ def pick(
         return Choice(
             candidate,
             run.problem.key(candidate),
-            "policy",
+            "agent",
             utility,
             evaluation,
             str(path),

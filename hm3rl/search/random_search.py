@@ -14,7 +14,7 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.search.architecture_level import path_scorer, path_space
-from hm3rl.search.parameter_level import BATCH, search_recipes, select_members
+from hm3rl.search.parameter_level import ATTEMPTS, BATCH, search_recipes, select_members
 from hm3rl.settings import SearchSettings
 
 
@@ -24,20 +24,23 @@ class RandomSearch:
     Args:
         settings: The searcher's settings; shares as in HM3.
         seed: Seed of the search.
+        planned: Budget the shares refer to; 0: the budget given to `search`.
     """
 
     name = "random"
     phases = 2
 
-    def __init__(self, settings: SearchSettings, seed: int) -> None:
+    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
         self.settings = settings
         self.seed = seed
+        self.planned = planned
         self.agent: MergeAgent | None = None
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        parameter = max(round(budget * self.settings.parameter_share), 1)
+        planned = min(self.planned or budget, budget)
+        parameter = min(max(round(planned * self.settings.parameter_share), 1), budget - 1)
         problem.logger.phase("parameter", parameter)
         recipes = search_recipes(
             problem, parameter, self.settings.parameter, rng, "parameter", vary=False
@@ -51,11 +54,15 @@ class RandomSearch:
         spent = parameter
         while spent < budget:
             batch: list[LayerPath] = []
-            while len(batch) < min(BATCH, budget - spent):
+            for _ in range(ATTEMPTS):
                 path = space.decode(random_walk(space, rng))
                 if path not in known:
                     known.add(path)
                     batch.append(path)
+                if len(batch) == min(BATCH, budget - spent):
+                    break
+            if not batch:
+                break  # a small space: every legal path is known
             before = problem.charged
             score(batch)
             spent += problem.charged - before

@@ -29,12 +29,12 @@ def test_the_choice_is_at_least_as_good_as_anything_evaluated(finished: Finished
         preference = np.array([weights.get(task, 0) for task in finished.objectives], float)
         best = weighted_sum(finished.archive.normalised, preference / preference.sum()).max()
         assert choice.utility is not None and choice.utility >= best - 1e-9
-        assert choice.origin in ("policy", "front")
+        assert choice.origin in ("agent", "front")
 
 
 def test_without_evaluation_the_policy_answers_alone(finished: FinishedRun):
     choice = api.pick(finished, {"code": 1}, evaluate=False)
-    assert choice.origin == "policy" and choice.utility is None
+    assert choice.origin == "agent" and choice.utility is None
     assert str(choice.candidate.path) == choice.decoded
 
 

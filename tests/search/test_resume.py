@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,10 @@ def decisions(folder: Path) -> list[tuple[str, ...]]:
         return [(r["charged"], r["phase"], r["key"], r["hypervolume"]) for r in rows]
 
 
+def searched_keys(store: EvaluationStore) -> set[str]:
+    return {e.key for condition, e in store.evaluations() if condition.split == "search"}
+
+
 def test_sigkill_loses_no_committed_evaluation_and_changes_nothing(tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     api.search(*WORDS, f"output={whole}")
@@ -37,11 +43,11 @@ def test_sigkill_loses_no_committed_evaluation_and_changes_nothing(tmp_path: Pat
         time.sleep(0.05)
         if store.exists() and (killed / "run.log").exists():
             with EvaluationStore(store) as reader:
-                committed = len(reader)
+                committed = len(searched_keys(reader))
     process.send_signal(signal.SIGKILL)
     process.wait()
     with EvaluationStore(store) as reader:
-        before = {evaluation.key for _, evaluation in reader.evaluations()}
+        before = searched_keys(reader)
     assert 12 <= len(before) < 4 + 24
     api.search(f"resume={killed}")
     assert decisions(killed) == decisions(whole)
@@ -64,3 +70,45 @@ def test_a_warm_store_saves_time_and_never_budget(searched, tmp_path: Path):
     )
     assert again.problem.charged == 20
     assert again.problem.evaluator.totals.computed == 0
+
+
+def test_more_budget_keeps_every_evaluation_of_the_first_life(searched, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(searched("budget=20").folder.path, run)
+    before = decisions(run)
+    result = api.search(f"resume={run}", "budget=26")
+    assert result.summary["charged"] == 26
+    kept = {key for _, _, key, _ in decisions(run)}
+    assert {key for _, _, key, _ in before} <= kept
+
+
+def test_a_run_that_is_resumed_counts_as_unfinished_until_it_ends(
+    searched, tmp_path: Path, monkeypatch
+):
+    from hm3rl.evaluation.problem import MergeProblem
+
+    run = tmp_path / "run"
+    shutil.copytree(searched("budget=20").folder.path, run)
+
+    def interrupted(self, candidates, phase):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MergeProblem, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            api.search(f"resume={run}")
+    with pytest.raises(InputError, match="resume="):
+        api.open_run(run)
+    api.search(f"resume={run}")
+    assert api.open_run(run).archive.keys == searched("budget=20").problem.archive.keys
+
+
+def test_resuming_with_other_source_weights_is_refused(searched, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(searched("budget=20").folder.path, run)
+    environment = run / "environment.json"
+    described = json.loads(environment.read_text())
+    described["sources"]["math"] = "0" * 64
+    environment.write_text(json.dumps(described))
+    with pytest.raises(InputError, match="other weights of math"):
+        api.search(f"resume={run}")

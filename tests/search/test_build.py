@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from hm3rl.errors import InputError
+from hm3rl.search.build import check_settings
+from hm3rl.search.compose import compose_settings
+from hm3rl.search.hm3 import HM3
+from hm3rl.settings import AgentSettings, SearchSettings
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("seed=-1", "seed=-1"),
+        ("threads=-1", "threads=-1"),
+        ("pool.device=tpu", "tpu"),
+        ("evaluation.program_workers=0", "program_workers=0"),
+        ("evaluation.program_memory_mb=1", "program_memory_mb=1"),
+        ("search.parameter.operators=[]", "operators"),
+        ("search.parameter.scale_min=4", "scale_max=3"),
+        ("search.parameter.density_max=1.5", "density_max=1.5"),
+        ("search.parameter.density_min=0", "density_min=0"),
+        ("agent.batch=0", "agent.batch=0"),
+        ("agent.conditioning=poetry", "agent.conditioning=poetry"),
+        ("agent.screening.acquisition=luck", "acquisition=luck"),
+    ],
+)
+def test_a_value_out_of_range_is_named_before_anything_is_loaded(override: str, named: str):
+    with pytest.raises(InputError, match=named):
+        check_settings(compose_settings([override]))
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.05), (0.8, 0.1), (0.05, 0.9), (0.4, 0.2)])
+def test_shares_never_take_the_last_evaluation_of_a_later_phase(shares: tuple[float, float]):
+    settings = SearchSettings(parameter_share=shares[0], offline_share=shares[1])
+    for budget in range(3, 60):
+        parts = HM3(settings, AgentSettings(), seed=0).split(budget)
+        assert sum(parts) == budget and min(parts) >= 1
+
+
+def test_more_budget_leaves_the_plan_as_it_was_and_lengthens_the_last_phase():
+    plain = HM3(SearchSettings(), AgentSettings(), seed=0).split(100)
+    longer = HM3(SearchSettings(), AgentSettings(), seed=0, planned=100).split(140)
+    assert longer == (plain[0], plain[1], plain[2] + 40)
