@@ -143,6 +143,6 @@ def plot_hypervolume(rows: Sequence[Mapping[str, str]], target: Path, sources: f
     axis.axhline(sources, color="black", linestyle=":", linewidth=1, label="experts alone")
     axis.set_xlabel("evaluations charged")
     axis.set_ylabel("hypervolume of f / z*, reference 0")
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, loc="upper left")
     figure.savefig(target, dpi=120)
     plt.close(figure)
