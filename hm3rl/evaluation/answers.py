@@ -63,8 +63,9 @@ def answer(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     all_texts: bool,
+    decode: bool = True,
 ) -> Answers:
-    """Answer all items of a request.
+    """Answer all items in the batches of a request.
 
     Args:
         model: Any causal language model of transformers.
@@ -72,9 +73,11 @@ def answer(
         tokenizer: The model's tokenizer.
         batch_size: Most rows decoded together.
         all_texts: Whether the text of every answer is needed.
+        decode: Whether to decode at all; without, only items that greedy decoding answers with the
+            reference get tokens.
 
     Returns:
-        The answers.
+        The answers; of items in no batch, no tokens and a likelihood of 0.
 
     Raises:
         InvalidLogitsError: The model puts out NaN or infinite logits.
@@ -98,9 +101,9 @@ def answer(
                 tokens[item] = ids
 
     for whole in request.batches:
-        for forced in _forced(model, whole, ends, keep_cache=not spared):
+        for forced in _forced(model, whole, ends, keep_cache=decode and not spared):
             nll[list(forced.batch.rows)] = forced.nll.double().cpu().numpy()
-            rows, keep = _to_decode(forced, special, spared)
+            rows, keep = _to_decode(forced, special, spared) if decode else ([], [])
             for row in set(range(len(forced.batch.rows))) - set(rows):
                 if bool(forced.exact[row]):
                     item = forced.batch.rows[row]

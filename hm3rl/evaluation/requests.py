@@ -11,8 +11,8 @@ The last answer token is only ever a target, never an input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -89,11 +89,14 @@ class Batch:
         middle = len(self.rows) // 2
         if middle == 0:
             raise ValueError("a batch of one item cannot be split")
-        return self._part(slice(0, middle)), self._part(slice(middle, None))
+        everything = range(len(self.rows))
+        return self.part(everything[:middle]), self.part(everything[middle:])
 
-    def _part(self, rows: slice) -> Batch:
+    def part(self, chosen: Sequence[int]) -> Batch:
+        """Take some rows, given by their places in the batch; padding stays as it is."""
+        rows = torch.tensor(list(chosen), dtype=torch.long, device=self.input_ids.device)
         return Batch(
-            self.rows[rows],
+            tuple(self.rows[place] for place in chosen),
             self.input_ids[rows],
             self.attention_mask[rows],
             self.position_ids[rows],
@@ -112,7 +115,7 @@ class Request:
         split: The split.
         items: The items, in the task's order.
         encoded: The same as token ids.
-        batches: They cover every item once.
+        batches: They cover every item once, or those of a part of the request.
     """
 
     task: Task
@@ -158,6 +161,23 @@ class Request:
         )
         batches = tuple(make_batch(encoded, rows, int(pad), device) for rows in groups)
         return cls(task, split, items, encoded, batches)
+
+    def part(self, numbers: Collection[int]) -> Request:
+        """Run only some of the items; each keeps its number and its padding.
+
+        Args:
+            numbers: Numbers of the items.
+
+        Returns:
+            A request of the same items whose batches hold the chosen ones only.
+        """
+        wanted = set(numbers)
+        parts = []
+        for batch in self.batches:
+            places = [place for place, number in enumerate(batch.rows) if number in wanted]
+            if places:
+                parts.append(batch.part(places) if len(places) < len(batch.rows) else batch)
+        return replace(self, batches=tuple(parts))
 
 
 def _check_lengths(task: Task, item: Item, ids: Encoded, max_positions: int | None) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from hm3rl.errors import InputError
-from hm3rl.evaluation import evaluator as module
 from hm3rl.evaluation.answers import Answers
-from hm3rl.evaluation.evaluator import PARTS, Evaluator
+from hm3rl.evaluation.backends import in_process
+from hm3rl.evaluation.backends.base import PARTS
+from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
@@ -96,14 +97,14 @@ def test_stitched_and_merged_candidates_are_scored(
 def test_a_crash_is_a_recorded_failure(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, store: EvaluationStore
 ) -> None:
-    real = module.assemble
+    real = in_process.assemble
 
     def crash(candidate: Candidate, members: MemberSet) -> object:
         if candidate == B:
             raise IndexError("layer fell off")
         return real(candidate, members)
 
-    monkeypatch.setattr(module, "assemble", crash)
+    monkeypatch.setattr(in_process, "assemble", crash)
     a, b, c = evaluator.evaluate([A, B, C])
     assert a.ok and c.ok and not b.ok
     assert "IndexError: layer fell off" in str(b.error) and "Traceback" in str(b.error)
@@ -127,10 +128,10 @@ def test_impossible_candidates_and_interrupts_are_not_recorded(
         evaluator.evaluate([Candidate.whole("nobody", 3)])
     for error in (KeyboardInterrupt, MemoryError):
 
-        def stop(*_: object, error: type[BaseException] = error) -> None:
+        def stop(*_: object, error: type[BaseException] = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(module, "answer", stop)
+        monkeypatch.setattr(in_process, "answer", stop)
         with pytest.raises(error):
             evaluator.evaluate([A])
     assert len(store) == 0
@@ -180,7 +181,7 @@ def test_items_that_were_not_decoded_score_zero(
     members: MemberSet, store: EvaluationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = Answers([None] * 12, np.ones(12), 0)
-    monkeypatch.setattr(module, "answer", lambda *_: nothing)
+    monkeypatch.setattr(in_process, "answer", lambda *_, **__: nothing)
     (silent,) = Evaluator(members, [EchoTask("one")], store).evaluate([A])
     assert silent.ok and silent.scores == (0.0,) and silent.nll == (1.0,)
 

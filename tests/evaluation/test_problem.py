@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hm3rl.errors import BudgetExhausted, InputError
-from hm3rl.evaluation import evaluator as evaluator_module
+from hm3rl.evaluation.backends import in_process
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.store import EvaluationStore
@@ -164,7 +164,7 @@ def test_a_source_that_cannot_run_is_named(
     def crash(*_: object) -> None:
         raise ZeroDivisionError("no heads")
 
-    monkeypatch.setattr(evaluator_module, "assemble", crash)
+    monkeypatch.setattr(in_process, "assemble", crash)
     with pytest.raises(InputError, match="source 'a' cannot be scored: ZeroDivisionError"):
         MergeProblem(members, evaluator, LIMITS, budget=3).prepare()
 

@@ -110,3 +110,22 @@ def test_items_that_do_not_fit_are_refused(tokenizer: PreTrainedTokenizerBase) -
     assert "tasks.one.max_new_tokens=" in caught.value.remedy
     with pytest.raises(InputError, match="exceed the 8 positions"):
         Request.build(WordTask("one"), "search", tokenizer, 8, max_positions=8)
+
+
+def test_a_part_keeps_numbers_and_padding(tiny_pool: ModelPool) -> None:
+    request = Request.build(WordTask("one"), "search", tiny_pool.tokenizer, batch_size=5)
+    part = request.part((0, 3, 7, 8))
+    assert sorted(number for batch in part.batches for number in batch.rows) == [0, 3, 7, 8]
+    assert part.items == request.items
+    rows = {
+        number: (batch.input_ids[place].tolist(), batch.targets[place].tolist())
+        for batch in request.batches
+        for place, number in enumerate(batch.rows)
+    }
+    for batch in part.batches:
+        for place, number in enumerate(batch.rows):
+            ids, targets = rows[number]
+            assert (batch.input_ids[place].tolist(), batch.targets[place].tolist()) == (
+                ids,
+                targets,
+            )

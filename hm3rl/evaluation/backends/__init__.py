@@ -1,0 +1,1 @@
+"""What computes scores: jobs go in, outcomes come out in order. Storing them is not done here."""

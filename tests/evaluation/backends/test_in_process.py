@@ -1,0 +1,91 @@
+"""The computing itself: any items, with or without decoding, one candidate's failure alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from hm3rl.errors import InputError
+from hm3rl.evaluation.backends.base import Job, Outcome
+from hm3rl.evaluation.backends.in_process import InProcessBackend
+from hm3rl.paths import Candidate, LayerPath
+from hm3rl.paths.members import MemberSet
+from hm3rl.settings import EvaluationSettings, TaskSettings
+from hm3rl.tasks.build import build_tasks
+from tests.evaluation.conftest import WordTask, blend
+
+STITCHED = Candidate(LayerPath.parse("b | a[0] + c[1] + a[2]"))
+ALL = {"one": tuple(range(12)), "three": tuple(range(12))}
+
+
+def run(
+    backend: InProcessBackend,
+    candidate: Candidate,
+    items: Mapping[str, tuple[int, ...]],
+    decode: bool = True,
+    secondary: bool = False,
+) -> Outcome:
+    (outcome,) = backend.score([Job("key", candidate, "search", items, decode, secondary)])
+    return outcome
+
+
+@pytest.fixture
+def backend(members: MemberSet, tasks: tuple[WordTask, WordTask]) -> InProcessBackend:
+    return InProcessBackend(members, tasks)
+
+
+def test_items_run_apart_score_as_they_do_together(backend: InProcessBackend) -> None:
+    whole = run(backend, STITCHED, ALL)
+    some = {"one": (1, 4, 11), "three": (0,)}
+    part = run(backend, STITCHED, some)
+    for task, numbers in some.items():
+        assert part.scores[task].tolist() == whole.scores[task][list(numbers)].tolist()
+        assert part.nll[task] == pytest.approx(whole.nll[task][list(numbers)], rel=1e-5)
+    assert whole.decoded == 24 and part.decoded == 4
+    only = run(backend, STITCHED, {"three": (2,)})
+    assert only.scores.keys() == {"three"}
+
+
+def test_without_decoding_an_item_scores_whether_it_is_answered_with_its_reference(
+    zoo_members: MemberSet,
+) -> None:
+    names = zoo_members.pool.expert_names
+    small = {name: TaskSettings(kind=name, search_items=30, test_items=2) for name in names}
+    tasks = build_tasks(small, EvaluationSettings(), zoo_members.pool.tokenizer)
+    backend = InProcessBackend(zoo_members, tasks)
+    items = {name: tuple(range(30)) for name in names}
+    merge = blend(0.5, 0.3, 0.2, scale=1.2, names=names)
+    forced = run(backend, Candidate.whole(merge, 8), items, decode=False)
+    full = run(backend, Candidate.whole(merge, 8), items)
+    assert forced.decoded == 0 and forced.seconds["programs"] == 0
+    for name in names:
+        assert set(forced.scores[name]) <= {0.0, 1.0}
+        assert np.array_equal(forced.nll[name], full.nll[name])
+    for exact_match in ("translation", "math"):
+        assert np.array_equal(forced.scores[exact_match], full.scores[exact_match])
+    assert (forced.scores["code"] <= full.scores["code"]).all()  # other programs may be right
+    assert 0 < forced.scores["math"].mean() < 1
+
+
+def test_outcomes_come_in_order_and_a_failure_stands_alone(backend: InProcessBackend) -> None:
+    broken = Candidate.whole(blend(1.0, 0.0, 0.0, scale=1e60), 3)
+    jobs = [Job(str(n), c, "search", ALL) for n, c in enumerate((STITCHED, broken, STITCHED))]
+    first, failed, last = backend.score(jobs)
+    assert [first.key, failed.key, last.key] == ["0", "1", "2"]
+    assert "InvalidLogitsError" in str(failed.error) and failed.scores == {}
+    assert first.error is None and last.scores["one"].tolist() == first.scores["one"].tolist()
+
+
+def test_secondary_metrics_are_means_over_the_items_run(backend: InProcessBackend) -> None:
+    two = run(backend, STITCHED, {"one": (3, 7)}, secondary=True)
+    each = [run(backend, STITCHED, {"one": (n,)}, secondary=True) for n in (3, 7)]
+    assert two.secondary is not None and all(e.secondary is not None for e in each)
+    lengths = [e.secondary["one"]["length"] for e in each if e.secondary is not None]
+    assert two.secondary["one"]["length"] == pytest.approx(np.mean(lengths))
+
+
+def test_a_batch_size_below_one_is_refused(members: MemberSet) -> None:
+    with pytest.raises(InputError, match="batch_size=0"):
+        InProcessBackend(members, [WordTask("one")], batch_size=0)
