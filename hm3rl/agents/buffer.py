@@ -28,7 +28,7 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
     Args:
         *args: As `MaskableDictRolloutBuffer`.
         columns: K, or 1 for scalar rewards.
-        stop: Token of STOP.
+        stop: Token of STOP; None where no episode waits for others.
         spread: Pay the return in equal parts over the episode's steps (HM3's R / T) instead of at
             its end.
         seed: Seed of the minibatches' order.
@@ -39,7 +39,7 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
         self,
         *args: Any,
         columns: int,
-        stop: int,
+        stop: int | None,
         spread: bool = False,
         seed: int = 0,
         **kwargs: Any,
@@ -81,6 +81,8 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
 
     def waiting(self) -> np.ndarray:
         """Steps of episodes that had already ended, boolean of shape (steps, n_envs)."""
+        if self.stop is None:
+            return np.zeros((self.buffer_size, self.n_envs), dtype=bool)
         return (self.observations["path"] == self.stop).any(axis=-1)
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from hm3rl.agents.policy import Heads, PathPolicy
+from hm3rl.agents.policy import PathPolicy
+from hm3rl.agents.preference_policy import Heads
 from hm3rl.agents.replay import Replay, TrajectoryBatch
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
