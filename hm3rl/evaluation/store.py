@@ -4,8 +4,10 @@ An evaluation is committed before anybody gets to see it, so a process killed at
 most the one it was working on. The file is in WAL mode with `synchronous=NORMAL`: that survives the
 death of the process; a power cut can undo the last commits, which a resumed run then repeats.
 
-Scores per item lie in rows of their own, together with the numbers of the items they belong to, so
-that an evaluation of some items can be completed later.
+Scores per item lie in rows of their own, together with the numbers of the items they belong to:
+`items` tells which items of a candidate are known from whatever evaluations, so that a larger
+fidelity only runs the missing ones. Processes that share a file agree by `claim` on who computes
+what.
 """
 
 from __future__ import annotations
@@ -13,37 +15,23 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hm3rl.errors import InputError
+from hm3rl.evaluation.claims import Claims
 from hm3rl.evaluation.result import FULL, Evaluation
+from hm3rl.evaluation.schema import migrate
 from hm3rl.tasks.base import Split
 
-SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
 CHUNK = 500
 """Keys looked up in one statement; SQLite allows 999 variables in its oldest builds."""
-
-_SCHEMA = """
-CREATE TABLE candidates (key TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE evaluations (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL, suite TEXT NOT NULL, split TEXT NOT NULL, dtype TEXT NOT NULL,
-    backend TEXT NOT NULL, fidelity TEXT NOT NULL,
-    status TEXT NOT NULL, error TEXT, tasks TEXT NOT NULL, scores TEXT NOT NULL,
-    standard_errors TEXT NOT NULL, nll TEXT NOT NULL, secondary TEXT, seconds TEXT NOT NULL,
-    created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    UNIQUE (key, suite, split, dtype, backend, fidelity)
-);
-CREATE TABLE item_scores (
-    evaluation INTEGER NOT NULL REFERENCES evaluations (id) ON DELETE CASCADE,
-    task TEXT NOT NULL, items BLOB NOT NULL, scores BLOB NOT NULL, nll BLOB NOT NULL,
-    PRIMARY KEY (evaluation, task)
-) WITHOUT ROWID;
-"""
+PROXY = "proxy"
+"""Fidelities that begin so score items in a way of their own; all others score them fully."""
 
 
 class Condition(NamedTuple):
@@ -54,7 +42,7 @@ class Condition(NamedTuple):
         split: Split of the items.
         dtype: Precision, such as "float32".
         backend: What computed it, such as "torch-cpu".
-        fidelity: "full".
+        fidelity: "full", or which part of the items was asked and how.
     """
 
     suite: str
@@ -62,6 +50,25 @@ class Condition(NamedTuple):
     dtype: str
     backend: str
     fidelity: str = FULL
+
+    @property
+    def measure(self) -> str:
+        """What a score per item means: scores of one measure may be put together."""
+        return PROXY if self.fidelity.partition(":")[0] == PROXY else FULL
+
+
+class ItemScores(NamedTuple):
+    """What is known of the items of one task; n items.
+
+    Attributes:
+        items: Their numbers in the split, ascending, shape (n,).
+        scores: Shape (n,).
+        nll: Negative log-likelihood per reference token, shape (n,).
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    nll: np.ndarray
 
 
 class EvaluationStore:
@@ -71,7 +78,7 @@ class EvaluationStore:
         path: The SQLite file; made, with its folder, if it does not exist.
 
     Raises:
-        InputError: The file is no store, or of another version.
+        InputError: The file is no store, or of a newer version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -82,12 +89,13 @@ class EvaluationStore:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("PRAGMA foreign_keys=ON")
-            self._create()
+            migrate(self._db, self.path)
         except (sqlite3.DatabaseError, OSError) as error:
             raise InputError(
                 f"{self.path} cannot be used as a store of evaluations ({error})",
                 "name another file, or remove this one",
             ) from error
+        self._claims = Claims(self._db, self.path)
 
     def __enter__(self) -> EvaluationStore:
         return self
@@ -99,7 +107,8 @@ class EvaluationStore:
         return int(self._db.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what was claimed and not computed is free for others."""
+        self._claims.close()
         self._db.close()
 
     def get(self, keys: Iterable[str], condition: Condition) -> dict[str, Evaluation]:
@@ -116,19 +125,51 @@ class EvaluationStore:
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), CHUNK):
             part = wanted[start : start + CHUNK]
-            marks = ",".join("?" * len(part))
             rows = self._db.execute(
-                f"SELECT * FROM evaluations WHERE key IN ({marks}) AND suite=? AND split=? AND "
-                "dtype=? AND backend=? AND fidelity=?",
+                f"SELECT * FROM evaluations WHERE key IN ({_marks(part)}) AND suite=? "
+                "AND split=? AND dtype=? AND backend=? AND fidelity=?",
                 (*part, *condition),
             )
             found.update((e.key, e) for e in self._read(rows))
         return found
 
+    def items(self, keys: Iterable[str], condition: Condition) -> dict[str, dict[str, ItemScores]]:
+        """Look up which items of candidates are known, from evaluations at any fidelity.
+
+        Args:
+            keys: Content hashes.
+            condition: Under what they were scored. Of its fidelity only the measure counts: what
+                a proxy says of an item is no score of it, and the reverse.
+
+        Returns:
+            Item scores by key and task, of those the store knows anything of.
+        """
+        pieces: dict[str, dict[str, list[Sequence[bytes]]]] = {}
+        wanted = list(dict.fromkeys(keys))
+        for start in range(0, len(wanted), CHUNK):
+            part = wanted[start : start + CHUNK]
+            rows = self._db.execute(
+                "SELECT e.key, e.fidelity, i.task, i.items, i.scores, i.nll FROM evaluations e "
+                f"JOIN item_scores i ON i.evaluation = e.id WHERE e.key IN ({_marks(part)}) "
+                "AND suite=? AND split=? AND dtype=? AND backend=? ORDER BY e.id",
+                (*part, *condition[:4]),
+            )
+            for key, fidelity, task, *blobs in rows:
+                if condition._replace(fidelity=fidelity).measure == condition.measure:
+                    pieces.setdefault(key, {}).setdefault(task, []).append(blobs)
+        return {
+            key: {task: _joined(blobs) for task, blobs in tasks.items()}
+            for key, tasks in pieces.items()
+        }
+
     def put(
-        self, evaluation: Evaluation, candidate: Mapping[str, Any], condition: Condition
+        self,
+        evaluation: Evaluation,
+        candidate: Mapping[str, Any],
+        condition: Condition,
+        items: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     ) -> None:
-        """Commit an evaluation.
+        """Commit an evaluation, and give up the claim on it.
 
         What another process stored meanwhile stays, unless this one adds secondary metrics.
 
@@ -136,14 +177,37 @@ class EvaluationStore:
             evaluation: The evaluation.
             candidate: The candidate as plain data (`Candidate.to_dict`), kept to rebuild it.
             condition: Under what it was scored.
+            items: Numbers of the items that `evaluation.per_item` holds by task, ascending;
+                None: all of the split.
+
+        Raises:
+            ValueError: Items and scores of a task differ in number.
         """
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._put(evaluation, candidate, condition)
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._put(evaluation, candidate, condition, items)
+            self._claims.drop([evaluation.key], condition)
+
+    def claim(self, keys: Iterable[str], condition: Condition) -> list[str]:
+        """Announce that this process is about to compute evaluations.
+
+        A claim ends with `put`, `release`, or this process, however it ends. Whoever claims looks
+        once more whether the evaluation is there: another process may just have stored it.
+
+        Args:
+            keys: Candidates the store does not know yet.
+            condition: Under what they will be scored.
+
+        Returns:
+            Those nobody else is computing, in order. The others will be stored by another process,
+            or become free.
+        """
+        with self._transaction():
+            return self._claims.take(keys, condition)
+
+    def release(self, keys: Iterable[str], condition: Condition) -> None:
+        """Give claims up without a result; those of other processes stay."""
+        with self._transaction():
+            self._claims.drop(keys, condition)
 
     def candidate(self, key: str) -> dict[str, Any] | None:
         """Return a stored candidate as plain data, None if unknown."""
@@ -158,30 +222,22 @@ class EvaluationStore:
             for row in rows.fetchall():
                 yield Condition(row[2], row[3], row[4], row[5], row[6]), self._evaluation(row)
 
-    def _create(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")  # of two processes, one makes the tables
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
         try:
-            version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-            tables = self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
-            if version == 0 and tables == 0:
-                for statement in _SCHEMA.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise InputError(
-                    f"{self.path} is a store of version {version}, this program reads version "
-                    f"{SCHEMA_VERSION}"
-                    if version
-                    else f"{self.path} is a database, but no store of evaluations",
-                    "name another file",
-                )
+            yield
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
     def _put(
-        self, evaluation: Evaluation, candidate: Mapping[str, Any], condition: Condition
+        self,
+        evaluation: Evaluation,
+        candidate: Mapping[str, Any],
+        condition: Condition,
+        items: Mapping[str, Sequence[int] | np.ndarray] | None,
     ) -> None:
         key = evaluation.key
         self._db.execute(
@@ -209,12 +265,15 @@ class EvaluationStore:
         if cursor.rowcount != 1:
             return
         for task, scores in evaluation.per_item.items():
+            numbers = np.arange(len(scores)) if items is None else np.asarray(items[task])
+            if len(numbers) != len(scores):
+                raise ValueError(f"{len(numbers)} items and {len(scores)} scores of task {task!r}")
             self._db.execute(
                 "INSERT INTO item_scores VALUES (?, ?, ?, ?, ?)",
                 (
                     cursor.lastrowid,
                     task,
-                    np.arange(len(scores), dtype="<u4").tobytes(),
+                    numbers.astype("<u4").tobytes(),
                     scores.astype("<f8").tobytes(),
                     evaluation.per_item_nll[task].astype("<f8").tobytes(),
                 ),
@@ -245,3 +304,16 @@ class EvaluationStore:
             status=status,
             error=error,
         )
+
+
+def _marks(keys: Sequence[str]) -> str:
+    return ",".join("?" * len(keys))
+
+
+def _joined(pieces: Sequence[Sequence[bytes]]) -> ItemScores:
+    """Put the items of several evaluations together; of an item scored twice, the first counts."""
+    numbers = np.concatenate([np.frombuffer(items, "<u4") for items, _, _ in pieces])
+    scores = np.concatenate([np.frombuffer(scores, "<f8") for _, scores, _ in pieces])
+    nll = np.concatenate([np.frombuffer(nll, "<f8") for _, _, nll in pieces])
+    items, first = np.unique(numbers, return_index=True)
+    return ItemScores(items, scores[first], nll[first])

@@ -14,7 +14,8 @@ import pytest
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation.result import Evaluation
-from hm3rl.evaluation.store import SCHEMA_VERSION, Condition, EvaluationStore
+from hm3rl.evaluation.schema import SCHEMA_VERSION
+from hm3rl.evaluation.store import Condition, EvaluationStore
 
 HERE = Condition("suite", "search", "float32", "torch-cpu")
 
