@@ -38,6 +38,7 @@ from hm3rl.reporting.csv_logger import CsvLogger
 from hm3rl.reporting.figures import plot_front, plot_hypervolume, read_evaluations
 from hm3rl.reporting.leaderboard import write_leaderboard
 from hm3rl.reporting.progress import ProgressLogger
+from hm3rl.reporting.report import has_plotly, write_report
 from hm3rl.runs import RunFolder
 from hm3rl.search.build import DTYPES, check_settings
 from hm3rl.search.compose import compose_settings, resume_settings, to_settings
@@ -121,6 +122,8 @@ def search_with(
     run = FinishedRun(result.folder.path, result.problem)
     write_pictures(run)
     write_leaderboard(run.folder, run.front_rows(), run.summary, run.summary["sources"])
+    if has_plotly():
+        write_report([run.folder.path])
     if chosen.export.prefer:
         choice = pick(run, chosen.export.prefer)
         target = run.folder.models / "picked"

@@ -217,6 +217,21 @@ def evaluate(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of sweeps")],
+    to: Annotated[
+        Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--to", help="File to write [default: report.html in the run folder]"),
+    ] = None,
+) -> None:
+    """One HTML page about one or several runs; it works from disk, without a network."""
+    with exit_codes():
+        from hm3rl.reporting.report import write_report
+
+        out.print(f"wrote {write_report(runs, to)}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder for the config, made if missing")],
     base: Annotated[str, typer.Option("--base", help="Folder of the base model")],

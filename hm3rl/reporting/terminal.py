@@ -9,6 +9,7 @@ from rich.console import Console
 
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.reporting.leaderboard import rich_table
+from hm3rl.reporting.report import PAGE
 from hm3rl.search.finished import FinishedRun
 from hm3rl.search.job import SearchResult
 from hm3rl.search.pick import Choice
@@ -30,6 +31,8 @@ def print_search(console: Console, result: SearchResult) -> None:
     )
     path = run.folder.path
     console.print(f"pictures: {path}/pareto.png, {path}/hypervolume.png", markup=False)
+    if (path / PAGE).is_file():
+        console.print(f"report: {path / PAGE} (open it in a browser)", markup=False)
     picked = run.folder.models / "picked"
     if picked.is_dir():
         weights = " ".join(f"{k}={v:g}" for k, v in run.settings.export.prefer.items())

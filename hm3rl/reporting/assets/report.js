@@ -1,0 +1,339 @@
+"use strict";
+// The page's only state is what is chosen; everything drawn follows from it.
+const data = JSON.parse(document.getElementById("data").textContent);
+const runs = data.runs;
+const tasks = runs[0].objectives;
+const state = { run: 0, split: "search", weights: tasks.map(() => 1) };
+
+// Okabe and Ito's colours, told apart with colour-blind eyes; letters, dashes, stripes and symbols tell them apart in grey.
+const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999"];
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+const PHASES = { parameter: ["#0072b2", "square"], offline: ["#e69f00", "triangle-up"], online: ["#009e73", "circle"] };
+const CONFIG = { displaylogo: false, displayModeBar: window.innerWidth < 700 ? false : "hover", responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+const FONT = { family: "system-ui, sans-serif", size: 13, color: "#1b1f24" };
+
+const byId = (id) => document.getElementById(id);
+const run = () => runs[state.run];
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const scoreText = (value, error) => `${fixed(value)} ± ${fixed(error)}`;
+const label = (one) => `${one.name} · ${one.searcher} · seed ${one.seed}`;
+
+function layout(extra) {
+  const axis = { gridcolor: "#e4e8ed", zerolinecolor: "#e4e8ed", linecolor: "#9aa3ad", automargin: true };
+  return {
+    font: FONT, paper_bgcolor: "#fff", plot_bgcolor: "#fff", hovermode: "closest", hoverlabel: { align: "left" },
+    margin: { l: 55, r: 15, t: 32, b: 50 }, ...extra,
+    xaxis: { ...axis, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
+  };
+}
+
+// ---- choosing -------------------------------------------------------------------------------------------------------
+
+function preference() {
+  const sum = state.weights.reduce((a, b) => a + b, 0);
+  return state.weights.map((w) => (sum > 0 ? w / sum : 1 / tasks.length));
+}
+
+function choose() {
+  const lambda = preference(), best = run().z_star.search;
+  const utility = (model) => model.search.reduce((sum, f, k) => sum + (lambda[k] * f) / best[k], 0);
+  return run().front.reduce((chosen, model) => (utility(model) > utility(chosen) ? model : chosen));
+}
+
+function shellWord(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function command(text) {
+  const button = make("button", { type: "button", textContent: "copy" });
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "copied";
+  });
+  return make("div", { className: "command" }, make("pre", { textContent: text }), button);
+}
+
+function drawSliders() {
+  byId("sliders").replaceChildren(...tasks.map((task, k) => {
+    const output = make("output");
+    const slider = make("input", { type: "range", min: 0, max: 10, step: 0.5, value: state.weights[k], id: `weight-${k}`, name: task });
+    slider.addEventListener("input", () => { state.weights[k] = Number(slider.value); drawChoice(); });
+    const name = make("label", { htmlFor: slider.id }, make("span", { textContent: task }), output);
+    return make("div", { className: "slider" }, name, slider);
+  }));
+}
+
+function drawChosen(model) {
+  const lambda = preference();
+  document.querySelectorAll("#sliders output").forEach((output, k) => { output.textContent = lambda[k].toFixed(2); });
+  const rows = tasks.map((task, k) => make("tr", {}, ...[
+    task, scoreText(model.search[k], model.search_se[k]), scoreText(model.test[k], model.test_se[k]),
+    fixed(run().z_star.search[k]),
+  ].map((text) => make("td", { textContent: text }))));
+  const head = make("thead", {}, make("tr", {}, ...["task", "search", "test", "best expert"].map((t) => make("th", { textContent: t }))));
+  const strip = make("div", { className: "strip" }, ...cells(model.path));
+  const folder = shellWord(run().folder);
+  const prefer = tasks.map((task, k) => (state.weights[k] > 0 ? shellWord(`${task}=${state.weights[k]}`) : "")).filter(Boolean).join(" ");
+  byId("chosen").replaceChildren(
+    make("h3", { textContent: `Model ${model.name}`, id: "chosen-name" }),
+    make("div", { className: "scroll" }, make("table", {}, head, make("tbody", {}, ...rows))), strip,
+    make("span", { className: "note", textContent: "This model as a plain checkpoint:" }),
+    command(`hm3rl export ${folder} ${model.name} --to my-model`),
+    make("span", { className: "note", textContent: "Ask the agent for this preference, too:" }),
+    command(`hm3rl pick ${folder} --prefer ${prefer || tasks.map((t) => shellWord(t + "=1")).join(" ")} --export my-model`),
+  );
+}
+
+// ---- the front ------------------------------------------------------------------------------------------------------
+
+function hover(model, split) {
+  const scores = tasks.map((task, k) => `${task} ${scoreText(model[split][k], model[split + "_se"][k])}`);
+  return `<b>${model.name}</b> (${split})<br>${scores.join("<br>")}<br>${wrap(model.path)}`;
+}
+
+function wrap(path) {
+  const lines = [""];
+  for (const word of path.split(" + ")) {
+    if (lines.at(-1).length + word.length > 48) lines.push("");
+    lines[lines.length - 1] += (lines.at(-1) ? " + " : "") + word;
+  }
+  return lines.join("<br>  + ");
+}
+
+function pairTraces(i, j, chosen) {
+  const split = state.split, front = run().front, traces = [];
+  if (split === "search") {
+    const scored = run().evaluations.filter((e) => e.phase !== "sources" && !e.failed);
+    for (const phase of new Set(scored.map((e) => e.phase))) {
+      const part = scored.filter((e) => e.phase === phase);
+      const [color, symbol] = PHASES[phase] || ["#999999", "diamond-tall"];
+      traces.push({
+        type: "scatter", mode: "markers", name: phase, x: part.map((e) => e.scores[i]), y: part.map((e) => e.scores[j]),
+        marker: { color, symbol, size: 5, opacity: 0.4 }, hoverinfo: "text",
+        text: part.map((e) => `${phase}, evaluation ${e.charged}<br>${tasks.map((t, k) => `${t} ${fixed(e.scores[k])}`).join("<br>")}<br>${wrap(e.path)}`),
+      });
+    }
+  }
+  traces.push({
+    type: "scatter", mode: "markers", name: "front", x: front.map((m) => m[split][i]), y: front.map((m) => m[split][j]),
+    marker: { symbol: "circle-open", size: 9, color: "#111", line: { width: 1.3 } }, hoverinfo: "text", text: front.map((m) => hover(m, split)),
+  });
+  const sources = Object.entries(run().sources);
+  traces.push({
+    type: "scatter", mode: "markers+text", name: "experts", x: sources.map(([, s]) => s[split][i]), y: sources.map(([, s]) => s[split][j]),
+    text: sources.map(([name]) => name), textposition: sources.map(([, s]) => (s[split][i] > 0.7 ? "middle left" : "middle right")),
+    marker: { symbol: "star", size: 13, color: "#111" }, hoverinfo: "text",
+  });
+  traces.push({
+    type: "scatter", mode: "markers", name: "chosen", x: [chosen[split][i]], y: [chosen[split][j]], hoverinfo: "text", text: [hover(chosen, split)],
+    marker: { symbol: "diamond", size: 13, color: "#d55e00", line: { color: "#111", width: 1.5 } },
+  });
+  return traces;
+}
+
+function drawPairs(chosen) {
+  const pairs = tasks.flatMap((_, i) => tasks.slice(i + 1).map((_, d) => [i, i + 1 + d]));
+  const place = byId("pairs");
+  if (!place.children.length) place.append(...pairs.map(([i, j]) => make("div", { className: "plot", id: `pair-${i}-${j}` })));
+  for (const [i, j] of pairs) {
+    Plotly.react(`pair-${i}-${j}`, pairTraces(i, j, chosen), layout({
+      showlegend: false, xaxis: { title: { text: tasks[i] }, range: [-0.03, 1.06] }, yaxis: { title: { text: tasks[j] }, range: [-0.03, 1.06] },
+    }), CONFIG);
+  }
+}
+
+function drawParallel(chosen) {
+  const split = state.split;
+  const line = (model) => ({
+    type: "scatter", mode: "lines+markers", x: tasks, y: model[split], name: model.name, hoverinfo: "text", text: tasks.map(() => hover(model, split)),
+    line: model === chosen ? { color: "#d55e00", width: 4 } : { color: "rgba(60,70,80,.28)", width: 1 },
+    marker: model === chosen ? { symbol: "diamond", size: 11, color: "#d55e00", line: { color: "#111", width: 1.5 } } : { size: 4, color: "rgba(60,70,80,.4)" },
+  });
+  const models = run().front.filter((m) => m !== chosen).concat([chosen]);
+  Plotly.react("parallel", models.map(line), layout({
+    showlegend: false, xaxis: { type: "category" }, yaxis: { title: { text: `score, ${split} split` }, range: [-0.03, 1.06] },
+  }), CONFIG);
+}
+
+// ---- paths ----------------------------------------------------------------------------------------------------------
+
+// "math | math[0:4] + merged@1a2b3c4d[4:6] + code[7]" -> stem "math" and [["math", 0], …]; an aligned path may carry more after a second bar.
+function parsePath(text) {
+  const [stem, body] = text.split(" | ");
+  const refs = body.split(" + ").flatMap((part) => {
+    const [, member, from, to] = part.match(/^(.+)\[(\d+)(?::(\d+))?\]$/);
+    const first = Number(from), end = to === undefined ? first + 1 : Number(to);
+    return Array.from({ length: end - first }, (_, n) => [member, first + n]);
+  });
+  return { stem, refs };
+}
+
+let faces = new Map();  // member -> letter, colour, whether it is a merge
+
+function nameFaces() {
+  faces = new Map();
+  const members = new Set(Object.keys(run().sources));
+  for (const model of run().front) {
+    const { stem, refs } = parsePath(model.path);
+    members.add(stem);
+    refs.forEach(([member]) => members.add(member));
+  }
+  let sources = 0, merges = 0;
+  for (const member of members) {
+    const merged = member in run().recipes;
+    const index = merged ? merges++ : sources++;
+    const letter = merged ? "abcdefghijklmnopqrstuvwxyz"[index % 26] + (index >= 26 ? Math.floor(index / 26) : "") : "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[index % 26];
+    faces.set(member, { letter, merged, colour: COLOURS[(merged ? index + 3 : index) % COLOURS.length] });
+  }
+}
+
+function cell(member, layer, stem) {
+  const { letter, merged, colour } = faces.get(member);
+  const tint = `color-mix(in srgb, ${colour} 45%, white)`;
+  const pale = `color-mix(in srgb, ${colour} 15%, white)`;
+  const element = make("span", {
+    className: stem ? "cell stem" : "cell", textContent: stem ? `${letter}|` : `${letter}${layer}`,
+    title: stem ? `embedding of ${member}` : `layer ${layer} of ${member}`,
+  });
+  element.style.background = merged ? `repeating-linear-gradient(135deg, ${pale} 0 4px, ${tint} 4px 6px)` : tint;
+  return element;
+}
+
+function cells(path) {
+  const { stem, refs } = parsePath(path);
+  return [cell(stem, 0, true), ...refs.map(([member, layer]) => cell(member, layer, false))];
+}
+
+function drawPaths() {
+  const entries = [...faces].map(([member, face]) => make("span", {},
+    (() => { const c = cell(member, "", false); c.textContent = face.letter; return c; })(), ` ${member} `,
+    make("span", { className: "recipe", textContent: run().recipes[member] || "" })));
+  byId("legend").replaceChildren(...entries);
+  const depth = Math.max(...run().front.map((m) => m.length));
+  const numbers = ["model", "stem", ...Array.from({ length: depth }, (_, n) => n), ...tasks];
+  const head = make("thead", {}, make("tr", {}, ...numbers.map((text) => make("th", { textContent: text }))));
+  const rows = run().front.map((model) => {
+    const layers = cells(model.path).map((c) => make("td", {}, c));
+    const rest = Array.from({ length: depth + 1 - layers.length }, () => make("td"));
+    const scores = model.search.map((f) => make("td", { className: "score", textContent: fixed(f, 2) }));
+    return make("tr", { id: `strip-${model.name}` }, make("td", { textContent: model.name }), ...layers, ...rest, ...scores);
+  });
+  byId("strips").replaceChildren(head, make("tbody", {}, ...rows));
+}
+
+function markStrip(chosen) {
+  document.querySelectorAll("#strips tr.chosen").forEach((row) => row.classList.remove("chosen"));
+  byId(`strip-${chosen.name}`).classList.add("chosen");
+}
+
+// ---- figures of all runs --------------------------------------------------------------------------------------------
+
+function drawRuns() {
+  const columns = ["run", "evaluations", "failed", "HV search", "HV test", "experts alone", "front", "seconds"];
+  const rows = runs.map((one) => [
+    label(one), one.charged, one.failed, fixed(one.hypervolume.search), fixed(one.hypervolume.test), fixed(one.hypervolume.sources_search),
+    one.front.length, one.seconds.search.toFixed(0),
+  ]);
+  const head = make("thead", {}, make("tr", {}, ...columns.map((t) => make("th", { textContent: t }))));
+  byId("run-table").replaceChildren(head, make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((t) => make("td", { textContent: t }))))));
+  const best = tasks.map((t, k) => `${t} ${fixed(runs[0].z_star.search[k])}`).join(", ");
+  byId("run-note").textContent = "HV: hypervolume of f / z* with reference 0; z* is the best expert on each task of the same split " +
+    `(search split of ${label(runs[0])}: ${best}). The front is chosen on the search split and scored again on the test split.`;
+  byId("title").textContent = runs.length === 1 ? `${runs[0].name}: ${runs[0].searcher}, seed ${runs[0].seed}` : `${runs.length} runs compared`;
+  byId("subtitle").textContent = runs.length === 1
+    ? `${runs[0].charged} evaluations, hypervolume ${fixed(runs[0].hypervolume.search)} on the search split and ${fixed(runs[0].hypervolume.test)} on the test split`
+    : `objectives: ${tasks.join(", ")}`;
+}
+
+function curveOf(one) {
+  const scored = one.evaluations.filter((e) => e.phase !== "sources");
+  return { x: [0, ...scored.map((e) => e.charged)], y: [one.hypervolume.sources_search, ...scored.map((e) => e.hypervolume)] };
+}
+
+function drawCurves() {
+  const groups = new Map();
+  for (const one of runs) {
+    const name = `${one.name} · ${one.searcher}`;
+    groups.set(name, [...(groups.get(name) || []), one]);
+  }
+  const traces = [...groups].flatMap(([name, members], g) => members.map((one, n) => ({
+    type: "scatter", mode: "lines", ...curveOf(one), name, legendgroup: name, showlegend: n === 0, text: label(one),
+    hovertemplate: `${label(one)}<br>%{x} evaluations: %{y:.3f}<extra></extra>`,
+    line: { shape: "hv", color: COLOURS[g % COLOURS.length], dash: DASHES[g % DASHES.length], width: members.length > 1 ? 1.5 : 2.5 },
+  })));
+  Plotly.newPlot("curve", traces, layout({
+    showlegend: groups.size > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { l: 55, r: 15, t: 80, b: 50 }, xaxis: { title: { text: "evaluations charged" }, rangemode: "tozero" },
+    yaxis: { title: { text: "hypervolume, search split" } },
+  }), CONFIG);
+  byId("curve-note").textContent = [...groups].filter(([, members]) => members.length > 1).map(([name, members]) => {
+    const values = members.map((one) => one.hypervolume.test), mean = values.reduce((a, b) => a + b, 0) / values.length;
+    return `${name}: test hypervolume ${fixed(mean)} on average, ${fixed(Math.min(...values))} to ${fixed(Math.max(...values))} over ${values.length} seeds.`;
+  }).join(" ");
+}
+
+function drawTime() {
+  const parts = [["models", "model", ""], ["programs", "programs", "/"], ["agent", "agent", "x"], ["merging and the rest", "other", "."]];
+  const traces = parts.map(([name, key, shape], n) => ({
+    type: "bar", orientation: "h", name, y: runs.map(label), x: runs.map((one) => one.seconds[key]), hovertemplate: `${name}: %{x:.1f} s<extra>%{y}</extra>`,
+    marker: { color: COLOURS[n], pattern: { shape, fgcolor: "#222", size: 6 }, line: { color: "#333", width: 0.5 } },
+  }));
+  const height = 180 + 34 * runs.length;
+  byId("bars").style.height = `${height}px`;
+  const narrow = window.innerWidth < 700;
+  Plotly.newPlot("bars", traces, layout({
+    barmode: "stack", legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal" }, margin: { l: 55, r: 15, t: 90, b: 50 }, height,
+    xaxis: { title: { text: "seconds of the search" } }, yaxis: { autorange: "reversed", showticklabels: !narrow || runs.length > 1, tickfont: { size: narrow ? 9 : 13 } },
+  }), CONFIG);
+}
+
+function drawFailures() {
+  const lists = runs.filter((one) => one.failures.length).map((one) => make("div", {}, make("h3", { textContent: label(one) }),
+    ...one.failures.map((f) => make("details", {}, make("summary", { textContent: `${f.key}: ${f.path}` }), make("pre", { textContent: f.error })))));
+  byId("failure-list").replaceChildren(...(lists.length ? lists : [make("p", { className: "note", textContent: "No candidate failed." })]));
+}
+
+function drawOrigin() {
+  byId("made").replaceChildren(...runs.map((one) => make("details", {}, make("summary", { textContent: label(one) }),
+    make("pre", { textContent: `${one.command}\n\n${Object.entries(one.versions).map(([k, v]) => `${k} ${v}`).join("\n")}\n\nfolder: ${one.folder}` }))));
+}
+
+// ---- together -------------------------------------------------------------------------------------------------------
+
+function drawChoice() {
+  const chosen = choose();
+  drawChosen(chosen);
+  drawPairs(chosen);
+  drawParallel(chosen);
+  markStrip(chosen);
+}
+
+function drawRun() {
+  nameFaces();
+  drawPaths();
+  drawChoice();
+}
+
+function start() {
+  const select = byId("run-select");
+  select.append(...runs.map((one, n) => make("option", { value: n, textContent: label(one) })));
+  byId("run-control").hidden = runs.length === 1;
+  if (runs.length === 1) byId("run-control").style.display = "none";
+  select.addEventListener("change", () => { state.run = Number(select.value); drawRun(); });
+  byId("split-select").addEventListener("change", (event) => { state.split = event.target.value; drawChoice(); });
+  drawRuns();
+  drawSliders();
+  drawCurves();
+  drawTime();
+  drawFailures();
+  drawOrigin();
+  drawRun();
+}
+
+start();

@@ -1,0 +1,177 @@
+"""What the report shows, read from run folders as plain data; no model is loaded."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hm3rl.errors import InputError
+from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.runs import RunFolder
+
+ERROR_CHARACTERS = 4000
+"""Of a failure's traceback, the last ones are shown."""
+
+
+def finished_folders(paths: Iterable[str | Path]) -> list[RunFolder]:
+    """Find the finished runs in run folders and in folders of runs (sweeps, repeated seeds).
+
+    Args:
+        paths: Run folders, or folders that hold some at any depth.
+
+    Returns:
+        The run folders, in the order given; inside one folder sorted by path.
+
+    Raises:
+        InputError: A path does not exist, or holds no finished run.
+    """
+    found: list[RunFolder] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise InputError(f"{path} is no folder", "give run folders, or a folder of a sweep")
+        own = RunFolder(path)
+        inside = [own] if own.summary.is_file() else _runs_below(path)
+        if not inside:
+            raise InputError(
+                f"there is no finished run in {path}",
+                f"if it is a run that was killed, finish it first: hm3rl search resume={path}",
+            )
+        found += [folder for folder in inside if folder.path not in {f.path for f in found}]
+    return found
+
+
+def _runs_below(path: Path) -> list[RunFolder]:
+    summaries = sorted(path.glob("**/" + RunFolder(path).summary.name))
+    return [RunFolder(s.parent) for s in summaries if RunFolder(s.parent).archive.is_file()]
+
+
+def report_data(folders: Sequence[RunFolder]) -> dict[str, Any]:
+    """Gather everything the page needs.
+
+    Args:
+        folders: Finished runs.
+
+    Returns:
+        A JSON-ready mapping: `runs`, one for each folder, and `curves`, the hypervolume of runs
+        that differ in nothing but their seed.
+
+    Raises:
+        InputError: The runs have different objectives.
+    """
+    runs = [run_data(folder) for folder in folders]
+    first = runs[0]
+    for run in runs[1:]:
+        if run["objectives"] != first["objectives"]:
+            raise InputError(
+                f"{run['folder']} has the objectives {', '.join(run['objectives'])}, "
+                f"{first['folder']} has {', '.join(first['objectives'])}",
+                "report runs with the same tasks, in the same order, together",
+            )
+    return {"runs": runs}
+
+
+def run_data(folder: RunFolder) -> dict[str, Any]:
+    """One run as plain data; see the keys below."""
+    summary = json.loads(folder.summary.read_text())
+    environment = json.loads(folder.environment.read_text())
+    objectives: list[str] = summary["objectives"]
+    archive = _archive(folder)
+    recipes = {
+        name: recipe_text(recipe)
+        for line in archive
+        for name, recipe in line["candidate"]["recipes"].items()
+    }
+    volumes = summary["hypervolume"]
+    return {
+        "folder": str(folder.path),
+        "name": summary["name"],
+        "searcher": summary["searcher"],
+        "seed": summary["seed"],
+        "charged": summary["charged"],
+        "failed": summary["failed"],
+        "objectives": objectives,
+        "hypervolume": {k: volumes[k] for k in ("search", "test", "sources_search")},
+        "z_star": summary["z_star"],
+        "sources": summary["sources"],
+        "seconds": summary["seconds"],
+        "command": environment["command"],
+        "versions": environment["versions"],
+        "recipes": recipes,
+        "front": [_model(row, objectives) for row in _rows(folder.front)],
+        "evaluations": [_evaluation(row, objectives) for row in _rows(folder.evaluations)],
+        "failures": _failures(folder, archive) if summary["failed"] else [],
+    }
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """A merge recipe in one line: the operator, the weights, then whatever else was set."""
+    parts = [str(recipe["operator"])]
+    parts += [f"{expert} {weight:.2f}" for expert, weight in recipe["weights"].items()]
+    for name, value in recipe.items():
+        if name in ("operator", "weights") or not value or (name, value) == ("density", 1.0):
+            continue
+        parts.append(f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(parts)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _archive(folder: RunFolder) -> list[dict[str, Any]]:
+    with folder.archive.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _number(text: str) -> float | None:
+    """A number, or None where JSON has no word for it."""
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _model(row: Mapping[str, str], objectives: Sequence[str]) -> dict[str, Any]:
+    scores = {
+        split + suffix: [_number(row[f"{split}_{task}{suffix}"]) for task in objectives]
+        for split in ("search", "test")
+        for suffix in ("", "_se")
+    }
+    return {
+        "name": row["name"],
+        "key": row["key"],
+        "path": row["path"],
+        "length": int(row["length"]),
+        "on_test_front": row["on_test_front"] == "1",
+        **scores,
+    }
+
+
+def _evaluation(row: Mapping[str, str], objectives: Sequence[str]) -> dict[str, Any]:
+    return {
+        "charged": float(row["charged"]),
+        "phase": row["phase"],
+        "scores": [_number(row[task]) for task in objectives],
+        "hypervolume": float(row["hypervolume"]),
+        "failed": row["failed"] == "1",
+        "path": row["path"],
+    }
+
+
+def _failures(folder: RunFolder, archive: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The failed candidates with the end of their tracebacks."""
+    failed = {line["key"]: line["candidate"]["path"] for line in archive if line["failed"]}
+    errors: dict[str, str] = {}
+    if folder.store.is_file():  # a run may keep its evaluations in a store shared with others
+        with EvaluationStore(folder.store) as store:
+            for _, evaluation in store.evaluations():
+                if evaluation.key in failed and evaluation.error:
+                    errors[evaluation.key] = evaluation.error[-ERROR_CHARACTERS:]
+    missing = "the traceback is in the store this run shares with others"
+    return [
+        {"key": key, "path": path, "error": errors.get(key, missing)}
+        for key, path in failed.items()
+    ]

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hm3rl.errors import InputError
+from hm3rl.reporting.report import render, write_report
+from hm3rl.reporting.report_data import finished_folders, recipe_text, report_data
+from hm3rl.runs import RunFolder
+from hm3rl.search.finished import FinishedRun
+from hm3rl.search.job import SearchResult
+
+CHROMIUM = shutil.which("chromium")
+CHROMEDRIVER = shutil.which("chromedriver")
+
+
+def test_the_data_are_those_of_the_run_folder(finished: FinishedRun):
+    run = report_data([finished.folder])["runs"][0]
+    rows = finished.front_rows()
+    assert [model["name"] for model in run["front"]] == [row["name"] for row in rows]
+    assert run["front"][0]["test"] == [float(rows[0][f"test_{t}"]) for t in finished.objectives]
+    charged = [one["charged"] for one in run["evaluations"] if one["phase"] != "sources"]
+    assert charged == list(range(1, 21))
+    assert run["hypervolume"]["test"] == finished.summary["hypervolume"]["test"]
+
+
+def test_a_recipe_is_told_by_what_was_set():
+    recipe = {"operator": "ties", "weights": {"math": 0.25, "code": 0.75}, "density": 0.4}
+    text = recipe_text(recipe | {"scale": 1.5, "seed": 0, "normalise": False})
+    assert text == "ties, math 0.25, code 0.75, density 0.40, scale 1.50"
+
+
+def test_a_folder_of_runs_gives_its_finished_runs(tmp_path: Path, finished: FinishedRun):
+    for name in ("b", "a"):
+        shutil.copytree(finished.folder.path, tmp_path / "sweep" / name)
+    (tmp_path / "sweep" / "killed").mkdir()
+    found = finished_folders([tmp_path / "sweep", tmp_path / "sweep" / "a"])
+    assert [folder.path.name for folder in found] == ["a", "b"]
+
+
+def test_a_run_that_has_not_finished_is_refused(tmp_path: Path, finished: FinishedRun):
+    killed = tmp_path / "killed"
+    shutil.copytree(finished.folder.path, killed)
+    RunFolder(killed).summary.unlink()
+    with pytest.raises(InputError, match=r"resume=.*killed"):
+        write_report([killed])
+
+
+def test_runs_with_other_tasks_are_not_compared(tmp_path: Path, finished: FinishedRun):
+    other = RunFolder(tmp_path / "other")
+    shutil.copytree(finished.folder.path, other.path)
+    summary = json.loads(other.summary.read_text())
+    summary["objectives"] = summary["objectives"][::-1]
+    other.summary.write_text(json.dumps(summary))
+    with pytest.raises(InputError, match="report runs with the same tasks"):
+        report_data([finished.folder, other])
+
+
+def test_the_page_asks_for_nothing_from_outside(finished: FinishedRun):
+    page = render(report_data([finished.folder]))
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
+    carried = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert carried and json.loads(carried[1])["runs"][0]["charged"] == 20
+
+
+def test_a_path_cannot_end_the_script_that_carries_it():
+    page = render({"runs": [{"path": "</script><b>"}]})
+    carried = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert carried and json.loads(carried[1])["runs"][0]["path"] == "</script><b>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """Headless Chromium; Debian: apt-get install chromium chromium-driver."""
+    if CHROMIUM is None or CHROMEDRIVER is None:
+        pytest.skip("needs chromium and chromedriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_moving_a_slider_shows_the_best_model_for_that_preference(
+    browser, tmp_path: Path, searched: Callable[..., SearchResult]
+):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    folder = searched("budget=20").folder
+    page = write_report([folder.path], tmp_path / "report.html")
+    browser.get(page.as_uri())
+    run = report_data([folder])["runs"][0]
+    scores = np.array([model["search"] for model in run["front"]]) / run["z_star"]["search"]
+    for number, task in enumerate(run["objectives"]):
+        sliders = browser.find_elements(By.CSS_SELECTOR, "#sliders input")
+        for other, slider in enumerate(sliders):
+            slider.send_keys(Keys.END if other == number else Keys.HOME)
+        best = run["front"][int(np.argmax(scores[:, number]))]
+        assert browser.find_element(By.ID, "chosen-name").text == f"Model {best['name']}"
+        assert f"{best['test'][number]:.3f}" in browser.find_element(By.ID, "chosen").text
+        commands = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "#chosen pre")]
+        assert f" {best['name']} --to" in commands[0]
+        assert f"--prefer {task}=10" in commands[1]
+        assert (
+            browser.find_element(By.CSS_SELECTOR, "#strips tr.chosen td").text[:3] == best["name"]
+        )
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+def test_the_page_fits_wide_and_narrow_windows(
+    browser, tmp_path: Path, searched: Callable[..., SearchResult], width: int
+):
+    folders = [searched("budget=20").folder.path, searched("budget=20", "seed=1").folder.path]
+    page = write_report(folders, tmp_path / "report.html")
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    # Every figure has been drawn: plotly puts its marks into an svg.
+    empty = "return [...document.querySelectorAll('.plot')].filter(p => !p.querySelector('svg g'))"
+    assert browser.execute_script(empty) == []
