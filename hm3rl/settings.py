@@ -134,13 +134,16 @@ class SearchSettings:
 
 @dataclass
 class OutcomeSettings:
-    """The outcome model F-hat: a Gaussian process over complete paths.
+    """The outcome model F-hat: predicts scores of complete paths.
 
     Attributes:
-        fit_steps: Gradient steps on the marginal likelihood at the first fit.
+        kind: `gp` (a Gaussian process), or `linear` (Bayesian linear regression on the same
+            features: no interactions between layers, but as fast with thousands of deep paths).
+        fit_steps: Steps that maximise the marginal likelihood at the first fit.
         refit_steps: The same at later fits, which start from the last hyper-parameters.
     """
 
+    kind: str = "gp"
     fit_steps: int = 60
     refit_steps: int = 12
 

@@ -14,6 +14,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "anchor": ("replay", "kl", "none"),
     "regression": ("advantage", "cloning"),
     "weighting": ("trajectory", "step"),
+    "outcome.kind": ("gp", "linear"),
     "screening.acquisition": ("hypervolume", "utility"),
 }
 """Allowed values by key of `AgentSettings`."""

@@ -1,8 +1,9 @@
 """F-hat: the outcome of a complete path, predicted from few evaluations, independent of any policy.
 
-One Gaussian process for each task's score over z*, and, fitted only when asked for, one for the
-logarithm of each task's negative log-likelihood. See `agents.gp` for the kernel and
-`agents.features` for what it sees.
+One Gaussian process for each task's score over z* (or one Bayesian linear regression, which deep
+paths and thousands of evaluations need), and, fitted only when asked for, one for the logarithm of
+each task's negative log-likelihood. See `agents.gp` for the kernel, `agents.linear` for the
+regression and `agents.features` for what they see.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from hm3rl.agents.features import Background, FeatureMap
 from hm3rl.agents.gp import PathGP
 from hm3rl.agents.knowledge import Knowledge
+from hm3rl.agents.linear import PathRegression
 from hm3rl.envs.space import PathSpace
 from hm3rl.settings import OutcomeSettings
 
@@ -32,7 +34,7 @@ class OutcomeModel:
     Args:
         space: The path space.
         objectives: K.
-        settings: Gradient steps of the fits.
+        settings: Kind of model and steps of the fits.
         background: Whole models that are no members, whose scores are known all the same: the
             merges the parameter level tried.
     """
@@ -49,8 +51,14 @@ class OutcomeModel:
         self.settings = settings
         self.background = background
         self.features = FeatureMap(space, background)
-        self.scores = PathGP(objectives, self.features.depths)
+        self.scores = self._process()
         self._adapted_at = 0
+
+    def _process(self) -> PathGP | PathRegression:
+        """An unfitted model of K outputs."""
+        if self.settings.kind == "linear":
+            return PathRegression(self.objectives)
+        return PathGP(self.objectives, self.features.depths)
 
     def fit(self, knowledge: Knowledge) -> None:
         """Condition on all successful evaluations; needs at least two."""
@@ -94,7 +102,7 @@ class OutcomeModel:
         Returns:
             Median prediction for each task, positive, shape (n, K).
         """
-        process = PathGP(self.objectives, self.features.depths)
+        process = self._process()
         logarithms = np.log(np.maximum(knowledge.nll, SMALLEST_NLL))
         process.fit(self.features(knowledge.tokens), logarithms, self.settings.fit_steps)
         return np.exp(process.mean(self.features(tokens)))

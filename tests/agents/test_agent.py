@@ -81,6 +81,7 @@ def test_it_spends_its_budget_exactly_and_ends_near_the_optimum() -> None:
         {"reward": "spread", "critic": "scalar", "anchor": "none", "hindsight": False},
         {"screening": ScreeningSettings(proposals=80, samples=8, acquisition="utility")},
         {"length_cost": 0.01, "regression": "cloning", "imagined": 0},
+        {"outcome": OutcomeSettings(kind="linear")},
     ],
 )
 def test_every_option_runs_without_an_offline_phase(options: dict) -> None:
@@ -93,8 +94,9 @@ def test_the_same_seed_makes_the_same_decisions() -> None:
     assert first != other
 
 
-def test_an_agent_survives_its_zip(tmp_path: Path) -> None:
-    agent, _ = run(quick(), 16, 8)
+@pytest.mark.parametrize("kind", ["gp", "linear"])
+def test_an_agent_survives_its_zip(tmp_path: Path, kind: str) -> None:
+    agent, _ = run(quick(outcome=OutcomeSettings(kind, fit_steps=15)), 16, 8)
     agent.save(tmp_path / "agent.zip")
     again = MergeAgent.load(tmp_path / "agent.zip")
     goals = sample_dirichlet(5, 3, np.random.default_rng(0))
