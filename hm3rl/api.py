@@ -14,10 +14,12 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -30,6 +32,7 @@ from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
 from hm3rl.export.checkpoint import ExportReport, export_candidate
+from hm3rl.export.weights import DEFAULT_SHARD_BYTES
 from hm3rl.models.pool import ModelPool
 from hm3rl.objectives.preferences import parse_preference
 from hm3rl.paths.candidate import Candidate
@@ -179,22 +182,34 @@ def export(
     candidate: Candidate,
     to: str | Path,
     evaluation: Evaluation | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> ExportReport:
     """Write a candidate as a plain Hugging Face checkpoint and check it by loading it again.
+
+    A model written in another precision than it was searched in is another model: it is scored
+    again, on the same split, and the card says those scores. So is one with a folded alignment.
 
     Args:
         run: The run it belongs to.
         candidate: The candidate.
         to: Folder to write; must not exist.
         evaluation: Scores for the model card.
+        dtype: Precision to write: float32, bfloat16 or float16; None: the search's.
+        shard_bytes: Largest file of weights.
 
     Returns:
         What was written and how far the reloaded model's logits are off.
 
     Raises:
-        InputError: The folder exists.
+        InputError: The folder exists, or the precision is unknown.
         IntegrityError: The written model does not behave as the candidate does.
     """
+    written = dtype or run.settings.pool.dtype
+    precision(written)
+    chosen = replace(run.settings, pool=replace(run.settings.pool, dtype=written))
+    split = evaluation.split if evaluation is not None else "search"
+    changed = written != run.settings.pool.dtype or candidate.alignment != "none"
     for recipe in candidate.recipes:
         run.problem.members.add(recipe)
     return export_candidate(
@@ -205,7 +220,21 @@ def export(
         objectives=run.objectives,
         seed=run.settings.seed,
         command=json.loads(run.folder.environment.read_text())["command"],
+        shard_bytes=shard_bytes,
+        dtype=precision(written),
+        rescore=(lambda folder: evaluate(folder, chosen, split)) if changed else None,
     )
+
+
+def precision(name: str) -> torch.dtype:
+    """The precision with a name.
+
+    Raises:
+        InputError: Nothing is called that.
+    """
+    if name not in DTYPES:
+        raise InputError(f"unknown precision {name!r}", f"one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") -> Evaluation:

@@ -38,6 +38,13 @@ ConfigDir = Annotated[
     typer.Option("--config-dir", help="Folder of your own config files (see hm3rl init)"),
 ]
 Run = Annotated[Path, typer.Argument(help="Folder of a finished search")]
+Dtype = Annotated[
+    Optional[str],  # noqa: UP045 -- typer evaluates the annotation
+    typer.Option("--dtype", help="Precision to write; another than the search's is scored again"),
+]
+ShardSize = Annotated[
+    str, typer.Option("--max-shard-size", help="Largest file of weights, e.g. 2GB")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
 
 
@@ -141,17 +148,23 @@ def pick(
         Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
         typer.Option(help="Write the model to this folder"),
     ] = None,
+    dtype: Dtype = None,
+    max_shard_size: ShardSize = "5GB",
     as_json: Json = False,
 ) -> None:
     """The model for a preference: the agent's, or the best of the front."""
     with exit_codes():
         from hm3rl import api
+        from hm3rl.export.weights import parse_size
         from hm3rl.objectives.preferences import parse_preference_text
         from hm3rl.reporting.terminal import choice_as_dict, print_choice
 
         opened = api.open_run(run)
         if export is not None and export.exists():
             raise InputError(f"{export} exists", "give --export a folder that does not")
+        shard_bytes = parse_size(max_shard_size)
+        if dtype is not None:
+            api.precision(dtype)
         weights = parse_preference_text([*prefer, *(more or [])], opened.objectives)
         preference = dict(zip(opened.objectives, map(float, weights), strict=True))
         choice = api.pick(opened, preference, budget=budget, evaluate=not no_eval)
@@ -160,7 +173,9 @@ def pick(
         else:
             print_choice(out, choice, opened.objectives)
         if export is not None:
-            report = api.export(opened, choice.candidate, export, evaluation=choice.evaluation)
+            report = api.export(
+                opened, choice.candidate, export, choice.evaluation, dtype, shard_bytes
+            )
             err.print(str(report), markup=False, soft_wrap=True)
 
 
@@ -173,11 +188,15 @@ def export_command(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every model of the front")] = False,
     to: Annotated[Path, typer.Option("--to", help="Folder to write")] = Path("exported"),
+    dtype: Dtype = None,
+    max_shard_size: ShardSize = "5GB",
 ) -> None:
     """Write models of a run as plain Hugging Face checkpoints, checked by reloading them."""
     with exit_codes():
         from hm3rl import api
+        from hm3rl.export.weights import parse_size
 
+        shard_bytes = parse_size(max_shard_size)
         opened = api.open_run(run)
         if (model is None) == (not everything):
             raise InputError("say which model to export", "give a name such as M00, or --all")
@@ -186,7 +205,12 @@ def export_command(
             key = opened.find(name)
             target = to / name if everything else to
             report = api.export(
-                opened, opened.candidate(key), target, evaluation=opened.evaluation(key)
+                opened,
+                opened.candidate(key),
+                target,
+                evaluation=opened.evaluation(key),
+                dtype=dtype,
+                shard_bytes=shard_bytes,
             )
             out.print(str(report), markup=False, soft_wrap=True)
 

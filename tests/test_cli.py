@@ -57,7 +57,10 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
     path = json.loads(picked.stdout)["path"]
     assert " | " in path
 
-    assert call("export", run, "M00", "--to", tmp_path / "first").exit_code == 0
+    halved = call("export", run, "M00", "--to", tmp_path / "first", "--dtype", "bfloat16")
+    assert halved.exit_code == 0, halved.output
+    card = (tmp_path / "first" / "README.md").read_text()
+    assert "precision: bfloat16" in card and "score (search split)" in card
     for folder in (model, tmp_path / "first"):
         loaded = AutoModelForCausalLM.from_pretrained(folder)
         tokens = AutoTokenizer.from_pretrained(folder)("a", return_tensors="pt")

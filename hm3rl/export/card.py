@@ -1,8 +1,9 @@
-"""The model card of an exported candidate."""
+"""The model card of a checkpoint that this package wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,26 @@ if TYPE_CHECKING:
     from hm3rl.evaluation.result import Evaluation
 
 PACKAGES = ("hm3rl", "torch", "transformers", "safetensors")
+UNDECLARED = "not declared"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a card says beside what the model is made of.
+
+    Attributes:
+        evaluation: The model's scores, if known.
+        objectives: Names of the scores, in their order.
+        seed: Seed of the search that found it.
+        command: Command that found or made it.
+        notes: Further sentences for "Limitations".
+    """
+
+    evaluation: Evaluation | None = None
+    objectives: Sequence[str] = ()
+    seed: int | None = None
+    command: str | None = None
+    notes: Sequence[str] = field(default=())
 
 
 def used_sources(candidate: Candidate, pool: ModelPool) -> tuple[str, ...]:
@@ -40,16 +61,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def licence(folders: Sequence[Path]) -> str | None:
-    """Return the licence that all sources' model cards declare, None if they do not all agree."""
-    declared = set()
-    for folder in folders:
-        card = folder / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else ""
-        front = text.split("---", 2)[1] if text.startswith("---") and text.count("---") > 1 else ""
-        plain = yaml.safe_load(front) if front.strip() else None
-        declared.add(plain.get("license") if isinstance(plain, dict) else None)
-    return str(declared.pop()) if len(declared) == 1 and None not in declared else None
+def declared_licence(folder: Path) -> str | None:
+    """Return the licence that the model card in a folder declares, None if it declares none."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    front = text.split("---", 2)[1] if text.startswith("---") and text.count("---") > 1 else ""
+    try:
+        plain = yaml.safe_load(front)
+    except yaml.YAMLError:
+        return None
+    declared = plain.get("license") if isinstance(plain, dict) else None
+    return None if declared is None else str(declared)
 
 
 def display_name(pool: ModelPool, name: str) -> str:
@@ -63,66 +85,100 @@ def display_name(pool: ModelPool, name: str) -> str:
 
 def model_card(
     title: str,
-    candidate: Candidate,
+    sources: Sequence[str],
     pool: ModelPool,
+    contents: Sequence[str],
     check: ReloadCheck,
-    *,
-    evaluation: Evaluation | None,
-    objectives: Sequence[str],
-    seed: int | None,
-    command: str | None,
     mergekit: str,
+    provenance: Provenance,
 ) -> str:
     """Write the card.
 
     Args:
         title: Heading, the folder's name.
-        candidate: The exported candidate.
-        pool: Its sources.
-        check: The result of the reload check.
-        evaluation: Its scores, if known.
-        objectives: Names of the scores, in their order.
-        seed: Seed of the search that found it.
-        command: Command that found or exported it.
+        sources: Names of the sources whose weights are in the model.
+        pool: All sources.
+        contents: Lines that say what the model is made of, e.g. of `candidate_contents`.
+        check: The result of the reload check, which passed.
         mergekit: One sentence about mergekit_config.yml.
+        provenance: Scores, seed, command.
 
     Returns:
         Markdown with front matter.
     """
-    sources = used_sources(candidate, pool)
+    # Two names may stand for one model: a base that is merged as an expert too.
+    shown = tuple(dict.fromkeys(display_name(pool, name) for name in sources))
+    licences = {name: declared_licence(pool.paths[name]) for name in sources}
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "base_model": [display_name(pool, name) for name in sources],
+        "base_model": list(shown),
         "base_model_relation": "merge",
         "tags": ["merge", "hm3rl"],
     }
-    shared = licence([pool.paths[name] for name in sources])
-    if shared is not None:
-        front["license"] = shared
-    rows = [
-        (f"{first} to {end - 1}" if end > first + 1 else str(first), member)
-        for member, first, end in candidate.path.runs()
-    ]
-    depth = 0
-    table = []
-    for (layers, member), (_, first, end) in zip(rows, candidate.path.runs(), strict=True):
-        stop = depth + end - first
-        table.append((f"{depth} to {stop - 1}" if end > first + 1 else str(depth), member, layers))
-        depth = stop
+    agreed = set(licences.values())
+    if len(agreed) == 1 and None not in agreed:
+        front["license"] = licence = str(next(iter(agreed)))
+    else:
+        each = {display_name(pool, name): found or UNDECLARED for name, found in licences.items()}
+        licence = "the sources' differ, and each binds this model: " + "; ".join(
+            f"{name}: {found}" for name, found in each.items()
+        )
+    if len(agreed) == 1 and None in agreed:
+        licence = "no source declares one"
+    facts: Mapping[str, str] = {
+        "sources": "; ".join(f"{n} {pool.hashes[n][:16]}" for n in sources) + " (content hashes)",
+        "tokenizer, special tokens, generation config, chat template": pool.tokenizer_donor,
+        "precision": check.dtype,
+        "search seed": "not given" if provenance.seed is None else str(provenance.seed),
+        "command": f"`{provenance.command}`" if provenance.command else "not given",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "licence": licence,
+        "mergekit": mergekit,
+    }
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
         "---",
         f"# {title}",
         "",
+        *contents,
+        "",
+        "## Scores",
+        "",
+        *_scores(provenance.evaluation, provenance.objectives),
+        "",
+        "## Provenance",
+        "",
+        *(f"- {name}: {value}" for name, value in facts.items()),
+        "",
+        "## Reload check",
+        "",
+        f"Loaded with plain transformers: logits of {check.prompt_tokens}-token prompts within "
+        f"{check.logit_error:.1e} of the model in memory (relative to the largest logit, "
+        f"{check.tolerance:.0e} allowed); {check.generated_tokens} greedy tokens agree with and "
+        "without cache.",
+        "",
+        "## Limitations",
+        "",
+        "Scores hold for the tasks, items and decoding limits of the search. A merge inherits what "
+        "its sources were trained on, and nothing else was tested.",
+        "",
+    ]
+    for note in provenance.notes:
+        lines += [note, ""]
+    return "\n".join(lines)
+
+
+def candidate_contents(candidate: Candidate) -> list[str]:
+    """Describe a candidate: its path depth by depth, and the recipes of its merged members."""
+    lines = [
         "A merged model found by multi-objective search over parameters and layer paths "
         "(HM3, arXiv 2409.18893), written by hm3rl.",
         "",
         f"Path: `{candidate.path}` (stem before the bar)",
         "",
-        *_table(("depth", "member", "layers of the member"), table),
-        "",
+        *_table(("depth", "member", "layers of the member"), _depths(candidate)),
     ]
     if candidate.recipes:
         merges = [
@@ -137,36 +193,21 @@ def model_card(
             for recipe in candidate.recipes
         ]
         header = ("merged member", "operator", "weights", "density", "scale", "mask seed")
-        lines += ["Merged members:", "", *_table(header, merges), ""]
-    lines += ["## Scores", "", *_scores(evaluation, objectives), ""]
-    lines += ["## Provenance", ""]
-    facts: Mapping[str, str] = {
-        "sources": "; ".join(f"{n} {pool.hashes[n][:16]}" for n in sources) + " (content hashes)",
-        "tokenizer, special tokens, generation config, chat template": pool.tokenizer_donor,
-        "precision": str(pool.dtype).removeprefix("torch."),
-        "search seed": "not given" if seed is None else str(seed),
-        "command": f"`{command}`" if command else "not given",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "licence": shared or "not declared alike by all sources; theirs apply",
-        "mergekit": mergekit,
-    }
-    lines += [f"- {name}: {value}" for name, value in facts.items()]
-    lines += [
-        "",
-        "## Reload check",
-        "",
-        f"Loaded with plain transformers: logits of {check.prompt_tokens}-token prompts within "
-        f"{check.logit_error:.1e} of the candidate in memory (relative to the largest logit, "
-        f"{check.tolerance:.0e} allowed); {check.generated_tokens} greedy tokens agree with and "
-        "without cache.",
-        "",
-        "## Limitations",
-        "",
-        "Scores hold for the tasks, items and decoding limits of the search. A merge inherits what "
-        "its sources were trained on, and nothing else was tested.",
-        "",
-    ]
-    return "\n".join(lines)
+        lines += ["", "Merged members (in full in `recipe.yaml`):", "", *_table(header, merges)]
+    return lines
+
+
+def _depths(candidate: Candidate) -> list[tuple[str, str, str]]:
+    rows, depth = [], 0
+    for member, first, end in candidate.path.runs():
+        stop = depth + end - first
+        rows.append((_span(depth, stop), member, _span(first, end)))
+        depth = stop
+    return rows
+
+
+def _span(first: int, end: int) -> str:
+    return f"{first} to {end - 1}" if end > first + 1 else str(first)
 
 
 def _scores(evaluation: Evaluation | None, objectives: Sequence[str]) -> list[str]:

@@ -10,19 +10,28 @@ import copy
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 from transformers import PreTrainedModel
 
 from hm3rl.errors import InputError, IntegrityError
-from hm3rl.export.card import model_card, used_sources, versions
+from hm3rl.export.card import (
+    Provenance,
+    candidate_contents,
+    model_card,
+    used_sources,
+    versions,
+)
+from hm3rl.export.record import write_record
 from hm3rl.export.reload import ReloadCheck, check_reload
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES, stored_tensors, write_weights
 from hm3rl.models.pool import ModelPool
+from hm3rl.models.shallow import deep_shallow_copy, named_tensors
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.families import check_expressible
@@ -31,6 +40,9 @@ from hm3rl.paths.mergekit_yaml import to_mergekit
 
 if TYPE_CHECKING:
     from hm3rl.evaluation.result import Evaluation
+
+Card = Callable[[str, ReloadCheck, "Evaluation | None"], str]
+Rescore = Callable[[Path], "Evaluation"]
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -41,6 +53,8 @@ TOKENIZER_FILES = (
     "chat_template*",
 )
 """What makes up a tokenizer, copied byte by byte from its donor."""
+
+MERGEKIT_FILE = "mergekit_config.yml"
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -56,6 +70,7 @@ class ExportReport:
         check: The reload check, which passed.
         mergekit: Whether mergekit_config.yml was written, or why not.
         seconds: Time for everything.
+        evaluation: The scores in the card.
     """
 
     folder: Path
@@ -64,6 +79,7 @@ class ExportReport:
     check: ReloadCheck
     mergekit: str
     seconds: float
+    evaluation: Evaluation | None = None
 
     def __str__(self) -> str:
         """Return one line for a terminal."""
@@ -84,6 +100,8 @@ def export_candidate(
     seed: int | None = None,
     command: str | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    dtype: torch.dtype | None = None,
+    rescore: Rescore | None = None,
 ) -> ExportReport:
     """Write a candidate and check it by reloading.
 
@@ -96,6 +114,9 @@ def export_candidate(
         seed: Seed of the search, for the card.
         command: Command that led here, for the card.
         shard_bytes: Largest file of weights.
+        dtype: Precision to write; None: the pool's. With another one than the pool's the scores of
+            `evaluation` are not this model's: `rescore` replaces them, or the card says none.
+        rescore: Scores the written folder, once it has passed its check.
 
     Returns:
         What was written.
@@ -106,48 +127,123 @@ def export_candidate(
         IntegrityError: The written folder does not behave as the candidate does. It is kept, under
             the hidden name the message gives.
     """
-    start = time.perf_counter()
-    target = to.expanduser().absolute()
+    pool = members.pool
     model = assemble(candidate, members)
     check_expressible(model.config, [layer for _, layer in candidate.path.refs])
+    if dtype is not None and dtype != pool.dtype:
+        model = in_precision(model, dtype)
+        evaluation = None
+    mergekit, documents = _mergekit_document(candidate, pool)
+    key = candidate.key(pool.hashes)
+    recipe: dict[str, Any] = {
+        "key": key,
+        **candidate.to_dict(),
+        "sources": {
+            name: {"origin": pool.origins[name], "hash": pool.hashes[name]}
+            for name in used_sources(candidate, pool)
+        },
+        "donor": pool.tokenizer_donor,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "mergekit": mergekit,
+        "command": command,
+        "versions": versions(),
+    }
+    documents["recipe.yaml"] = yaml.safe_dump(recipe, sort_keys=False)
+
+    def card(title: str, check: ReloadCheck, scores: Evaluation | None) -> str:
+        return model_card(
+            title,
+            used_sources(candidate, pool),
+            pool,
+            candidate_contents(candidate),
+            check,
+            mergekit,
+            Provenance(scores, objectives, seed, command),
+        )
+
+    return write_checkpoint(
+        model,
+        pool,
+        to,
+        key=key,
+        documents=documents,
+        card=card,
+        mergekit=mergekit,
+        evaluation=evaluation,
+        rescore=rescore,
+        shard_bytes=shard_bytes,
+    )
+
+
+def write_checkpoint(
+    model: PreTrainedModel,
+    pool: ModelPool,
+    to: Path,
+    *,
+    key: str,
+    documents: Mapping[str, str],
+    card: Card,
+    mergekit: str,
+    evaluation: Evaluation | None = None,
+    rescore: Rescore | None = None,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> ExportReport:
+    """Write any model made of a pool's weights as a plain checkpoint and check it by reloading.
+
+    Args:
+        model: The model in memory.
+        pool: Its sources, one of which lends the tokenizer.
+        to: Folder to write; must not exist.
+        key: What identifies the model, for the report.
+        documents: Further files: text by file name.
+        card: Writes README.md from the folder's name, the passed check and the scores.
+        mergekit: One sentence about mergekit_config.yml, for the report.
+        evaluation: Scores for the card.
+        rescore: Scores the written folder, once it has passed its check; replaces `evaluation`.
+        shard_bytes: Largest file of weights.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: The folder exists or the disk is full. Nothing is left behind.
+        IntegrityError: The written folder does not behave as the model does. It is kept, under
+            the hidden name the message gives.
+    """
+    start = time.perf_counter()
+    target = to.expanduser().absolute()
     _check_target(target, model)
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     partial.mkdir(parents=True)
     try:
         size = write_weights(model, partial, shard_bytes)
-        _write_config(model, members.pool, partial)
-        mergekit = _write_mergekit(candidate, members.pool, partial)
-        _write_recipe(candidate, members.pool, partial, mergekit, command)
+        _write_config(model, pool, partial)
+        for name, text in documents.items():
+            (partial / name).write_text(text, encoding="utf-8")
         check = check_reload(partial, model)
-        card = model_card(
-            target.name,
-            candidate,
-            members.pool,
-            check,
-            evaluation=evaluation,
-            objectives=objectives,
-            seed=seed,
-            command=command,
-            mergekit=mergekit,
-        )
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        if rescore is not None:
+            evaluation = rescore(partial)
+        (partial / "README.md").write_text(card(target.name, check, evaluation), encoding="utf-8")
         for file in partial.glob("*.safetensors"):
             # safetensors writes for the owner alone; the weights are as readable as the rest.
             shutil.copymode(partial / "README.md", file)
+        write_record(partial, check)
         partial.rename(target)
     except IntegrityError:
         raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return ExportReport(
-        target,
-        candidate.key(members.pool.hashes),
-        size,
-        check,
-        mergekit,
-        time.perf_counter() - start,
-    )
+    seconds = time.perf_counter() - start
+    return ExportReport(target, key, size, check, mergekit, seconds, evaluation)
+
+
+@torch.no_grad()
+def in_precision(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Copy a model in another precision; `model` and the weights it shares stay as they are."""
+    tensors = named_tensors(model).values()
+    cast = {id(t): t.to(dtype) for t in tensors if t.is_floating_point()}
+    return deep_shallow_copy(model, cast)
 
 
 def _check_target(target: Path, model: PreTrainedModel) -> None:
@@ -172,7 +268,7 @@ def _write_config(model: PreTrainedModel, pool: ModelPool, folder: Path) -> None
     donor = pool.model(pool.tokenizer_donor)
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
-    config.dtype = pool.dtype
+    config.dtype = model.dtype
     for name in SPECIAL_TOKENS:
         if hasattr(config, name):
             setattr(config, name, getattr(donor.config, name, None))
@@ -185,31 +281,11 @@ def _write_config(model: PreTrainedModel, pool: ModelPool, folder: Path) -> None
                 shutil.copyfile(file, folder / file.name)
 
 
-def _write_mergekit(candidate: Candidate, pool: ModelPool, folder: Path) -> str:
+def _mergekit_document(candidate: Candidate, pool: ModelPool) -> tuple[str, dict[str, str]]:
+    """Convert to mergekit's language: one sentence, and the file where there is one."""
     try:
         plain = to_mergekit(candidate, pool)
     except InputError as error:
-        return error.what
+        return error.what, {}
     text = yaml.safe_dump(plain, sort_keys=False)
-    (folder / "mergekit_config.yml").write_text(text, encoding="utf-8")
-    return "mergekit_config.yml expresses the same model"
-
-
-def _write_recipe(
-    candidate: Candidate, pool: ModelPool, folder: Path, mergekit: str, command: str | None
-) -> None:
-    plain: dict[str, Any] = {
-        "key": candidate.key(pool.hashes),
-        **candidate.to_dict(),
-        "sources": {
-            name: {"origin": pool.origins[name], "hash": pool.hashes[name]}
-            for name in used_sources(candidate, pool)
-        },
-        "donor": pool.tokenizer_donor,
-        "dtype": str(pool.dtype).removeprefix("torch."),
-        "mergekit": mergekit,
-        "command": command,
-        "versions": versions(),
-    }
-    text = yaml.safe_dump(plain, sort_keys=False)
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    return f"{MERGEKIT_FILE} expresses the same model", {MERGEKIT_FILE: text}

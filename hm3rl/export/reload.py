@@ -31,12 +31,14 @@ class ReloadCheck:
         tolerance: What passes.
         prompt_tokens: Length of the prompts compared, longer than any sliding window.
         generated_tokens: Greedy tokens generated with and without cache, which agreed.
+        dtype: Precision of the weights, e.g. "bfloat16".
     """
 
     logit_error: float
     tolerance: float
     prompt_tokens: int
     generated_tokens: int
+    dtype: str
 
 
 @torch.no_grad()
@@ -68,7 +70,8 @@ def check_reload(folder: Path, expected: PreTrainedModel) -> ReloadCheck:
             f"{error:.1e} of the largest, {tolerance:.0e} allowed"
         )
     generated = _check_decoding(reloaded, tokens, tolerance * scale.item(), folder)
-    return ReloadCheck(error, tolerance, tokens.shape[1], generated)
+    dtype = str(expected.dtype).removeprefix("torch.")
+    return ReloadCheck(error, tolerance, tokens.shape[1], generated, dtype)
 
 
 def probe_tokens(config: Any) -> torch.Tensor:

@@ -7,6 +7,7 @@ no way to share them. A tied head is not written; anything else is.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,28 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from hm3rl.errors import InputError
 from hm3rl.models.loading import INDEX_FILE, SINGLE_FILE
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """Read a size such as "5GB", "500 MB" or "2GiB".
+
+    Returns:
+        Bytes, at least 1.
+
+    Raises:
+        InputError: The text is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B)\s*", text, re.IGNORECASE)
+    size = int(float(match.group(1)) * _UNITS[match.group(2).upper()]) if match else 0
+    if size < 1:
+        raise InputError(f"{text!r} is no size of a file", "write e.g. 5GB or 500MB")
+    return size
 
 
 def stored_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -143,6 +143,10 @@ def test_licence_is_the_sources_if_they_agree(tiny_pool_dir, tmp_path, save_pool
     both = Candidate(LayerPath.parse("a | a[0] + b[1:3]"))
     export_candidate(both, members, tmp_path / "two")
     assert "license" not in front_matter(tmp_path / "two")
+    assert "a: apache-2.0; b: mit" in (tmp_path / "two" / "README.md").read_text()
+    (folders["b"] / "README.md").unlink()
+    export_candidate(both, members, tmp_path / "three")
+    assert "a: apache-2.0; b: not declared" in (tmp_path / "three" / "README.md").read_text()
 
 
 def test_shards_have_a_complete_index(members, tmp_path):
@@ -184,6 +188,27 @@ def test_bf16_pools_export_bf16(tiny_pool_dir, tmp_path):
     export_candidate(candidate, members, tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert model.dtype == torch.bfloat16
+
+
+def test_another_precision_is_rounded_once_and_never_keeps_the_searchs_scores(members, tmp_path):
+    before = members.model("a").model.norm.weight.clone()
+    searched = Scores("search", np.array([0.5]), np.array([0.03]))
+    asked = []
+
+    def rescore(folder: Path) -> Scores:
+        asked.append(AutoModelForCausalLM.from_pretrained(folder).dtype)
+        return Scores("search", np.array([0.4375]), np.array([0.03]))
+
+    settings = {"evaluation": searched, "objectives": ["math"], "dtype": torch.bfloat16}
+    export_candidate(STITCHED, members, tmp_path / "unscored", **settings)
+    assert "Not scored." in (tmp_path / "unscored" / "README.md").read_text()
+    export_candidate(STITCHED, members, tmp_path / "scored", rescore=rescore, **settings)
+    assert asked == [torch.bfloat16]
+    card = (tmp_path / "scored" / "README.md").read_text()
+    assert "| math | 0.438 | 0.030 |" in card and "precision: bfloat16" in card
+    with safe_open(tmp_path / "scored" / "model.safetensors", framework="pt") as handle:
+        assert torch.equal(handle.get_tensor("model.norm.weight"), before.bfloat16())
+    assert torch.equal(members.model("a").model.norm.weight, before)
 
 
 def test_existing_folder_is_refused_and_untouched(members, tmp_path):
