@@ -24,12 +24,20 @@ class PoolSettings:
         experts: Folder of each expert by name; the names are used in paths and preferences.
         dtype: Precision of weights and computation: float32, bfloat16 or float16.
         device: `cpu`, `cuda` or `cuda:N`.
+        architecture: `same` (all sources have the base's), or `mixed`: any sources of one hidden
+            size may be stitched in process; what one configuration cannot express is not exported.
+        vocabulary: What happens to sources whose tokens have other ids than the donor's: `refuse`,
+            or `map` embedding and head by token; tokens that a source lacks take the donor's row.
+        tokenizer: The donor, the source whose tokenizer all share; empty: the base.
     """
 
     base: str = MISSING
     experts: dict[str, str] = field(default_factory=dict)
     dtype: str = "float32"
     device: str = "cpu"
+    architecture: str = "same"
+    vocabulary: str = "refuse"
+    tokenizer: str = ""
 
 
 @dataclass

@@ -1,16 +1,17 @@
 """May these sources be merged and stitched? Every refusal names both sides.
 
-Merging needs tensors of equal name and shape; stitching needs that one configuration expresses all
-layers. What is compared is everything that changes what a layer computes.
+Merging needs tensors of equal name and shape and one configuration for all of them. Stitching in
+process needs an equal hidden size only: every layer brings its own settings. A pool is of one
+architecture unless it is asked to be `mixed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig
 
 from hm3rl.errors import InputError
 
@@ -35,6 +36,7 @@ COMPARED = (
     "query_pre_attn_scalar",
     "scale_attn_weights",
     "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
     "rope_parameters",
     "sliding_window",
     "use_sliding_window",
@@ -43,61 +45,63 @@ COMPARED = (
     "final_logit_softcapping",
     "use_bidirectional_attention",
     "max_position_embeddings",
-    "tie_word_embeddings",
-    "vocab_size",
 )
-"""Configuration entries that must agree (absent counts as a value)."""
+"""Configuration entries that must agree within one architecture (absent counts as a value).
+
+Not the vocabulary size and not whether the head is tied: `models/vocabulary.py` brings the sources
+of a pool to one vocabulary and one kind of head.
+"""
+
+STITCHED = ("hidden_size", "use_bidirectional_attention")
+"""Entries that must agree even where layers of different architectures are stitched."""
 
 _ABSENT = "absent"
 
 
-def differences(ours: PretrainedConfig, theirs: PretrainedConfig) -> list[tuple[str, Any, Any]]:
-    """List the compared entries in which two configurations differ.
+def differences(
+    ours: PretrainedConfig, theirs: PretrainedConfig, entries: Sequence[str] = COMPARED
+) -> list[tuple[str, Any, Any]]:
+    """List the entries in which two configurations differ.
 
     Returns:
-        Triples (entry, value in `ours`, value in `theirs`), in the order of `COMPARED`.
+        Triples (entry, value in `ours`, value in `theirs`), in the order of `entries`.
     """
-    pairs = ((k, getattr(ours, k, _ABSENT), getattr(theirs, k, _ABSENT)) for k in COMPARED)
+    pairs = ((k, getattr(ours, k, _ABSENT), getattr(theirs, k, _ABSENT)) for k in entries)
     return [(key, a, b) for key, a, b in pairs if a != b]
 
 
-def check_configs(configs: Mapping[str, PretrainedConfig]) -> None:
+def describe(found: Sequence[tuple[str, Any, Any]], label: str, base_label: str) -> str:
+    """Put differences into words: the first with both values, the others by name."""
+    key, ours, theirs = found[0]
+    more = f" (and in {', '.join(k for k, _, _ in found[1:])})" if found[1:] else ""
+    return f"{label} and {base_label} differ in {key}: {theirs} against {ours}{more}"
+
+
+def check_configs(configs: Mapping[str, PretrainedConfig], mixed: bool = False) -> None:
     """Compare every source with the first one, the base.
 
     Args:
         configs: Configuration by source label, base first.
+        mixed: Whether sources of other architectures are welcome, as far as they can be stitched.
 
     Raises:
         InputError: Two sources differ; names the entry, both sources and both values.
     """
     (base_label, base), *others = configs.items()
     for label, config in others:
-        found = differences(base, config)
-        if found:
-            key, ours, theirs = found[0]
-            more = f" (and in {', '.join(k for k, _, _ in found[1:])})" if found[1:] else ""
+        found = differences(base, config, STITCHED if mixed else COMPARED)
+        if found and mixed:
             raise InputError(
-                f"{label} and {base_label} differ in {key}: {theirs} against {ours}{more}",
-                "experts must be fine-tuned from the base, with its architecture and vocabulary",
+                f"{describe(found, label, base_label)}, so their layers cannot follow each other",
+                "stitch sources of one hidden size",
             )
-
-
-def check_vocabulary(
-    base: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, label: str, base_label: str
-) -> None:
-    """Require that two tokenizers give every token the same id.
-
-    Raises:
-        InputError: They do not; names one token and both ids.
-    """
-    ours, theirs = base.get_vocab(), other.get_vocab()
-    for token in sorted(ours.keys() | theirs.keys()):
-        if ours.get(token) != theirs.get(token):
+        if found:
+            stitchable = not differences(base, config, STITCHED)
+            also = ", or set pool.architecture=mixed to stitch them in process only"
             raise InputError(
-                f"{label} and {base_label} give token {token!r} different ids: "
-                f"{theirs.get(token)} against {ours.get(token)} "
-                f"({len(theirs)} against {len(ours)} tokens)",
-                "all sources must share the base's vocabulary",
+                describe(found, label, base_label),
+                "experts must be fine-tuned from the base, with its architecture"
+                + (also if stitchable else ""),
             )
 
 

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hm3rl.errors import InputError
-from hm3rl.models.compatibility import check_configs, check_tokenizer_rows, check_vocabulary
+from hm3rl.models.compatibility import check_configs, describe, differences
 from hm3rl.models.fingerprint import folder_hash
 from hm3rl.models.loading import (
     check_headers,
     find_weights,
     load_config,
     load_model,
-    quiet_transformers,
 )
+from hm3rl.models.vocabulary import plan_vocabulary
 from hm3rl.models.zoo import resolve_source
 
 BASE = "base"
 """Name of the base among the members."""
+
+ARCHITECTURES = ("same", "mixed")
+"""Whether all sources must have the base's architecture, or only its hidden size."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _RESERVED = ("base", "stem", "merged", "none")
@@ -48,6 +47,7 @@ class ModelPool:
         tokenizer_donor: Name of the source whose folder the tokenizer came from.
         dtype: Precision the weights are held in.
         device: Where they are held.
+        notes: What was changed to bring the sources to one vocabulary, in words.
     """
 
     expert_names: tuple[str, ...]
@@ -60,6 +60,7 @@ class ModelPool:
     device: str
     _models: Mapping[str, PreTrainedModel]
     base_name: str = BASE
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -68,6 +69,10 @@ class ModelPool:
         experts: Mapping[str, str | Path],
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
+        *,
+        architecture: str = "same",
+        vocabulary: str = "refuse",
+        tokenizer: str = "",
     ) -> ModelPool:
         """Read and check all sources; the cheap checks of all of them come before any weights.
 
@@ -76,6 +81,10 @@ class ModelPool:
             experts: Folder (or "zoo:NAME") by expert name, at least one.
             dtype: Precision to hold the weights in.
             device: Where to hold them.
+            architecture: "same": all sources can be merged and any path exported; "mixed": sources
+                of the base's hidden size are welcome, to be stitched in process (see `mergeable`).
+            vocabulary: "refuse" or "map", see `models/vocabulary.py`.
+            tokenizer: Source whose vocabulary all share; empty: the base.
 
         Returns:
             The pool.
@@ -84,26 +93,33 @@ class ModelPool:
             InputError: Anything about names, folders, files, weights or compatibility is wrong.
         """
         _check_names(experts)
+        if architecture not in ARCHITECTURES:
+            raise InputError(
+                f"unknown pool.architecture {architecture!r}", f"one of {', '.join(ARCHITECTURES)}"
+            )
         labels = {BASE: "base", **{name: f"expert {name!r}" for name in experts}}
         paths = {name: resolve_source(p) for name, p in {BASE: base, **experts}.items()}
         files = {name: find_weights(labels[name], path) for name, path in paths.items()}
         for name, found in files.items():
             check_headers(labels[name], found)
-        configs = {labels[name]: load_config(labels[name], path) for name, path in paths.items()}
-        check_configs(configs)
-        tokenizer, donor = _shared_tokenizer(paths, labels)
-        check_tokenizer_rows(len(tokenizer), configs[labels[BASE]].vocab_size, paths[donor])
+        configs = {name: load_config(labels[name], path) for name, path in paths.items()}
+        check_configs({labels[n]: c for n, c in configs.items()}, mixed=architecture == "mixed")
+        plan = plan_vocabulary(paths, labels, configs, vocabulary, tokenizer)
         models = {name: load_model(labels[name], p, dtype, device) for name, p in paths.items()}
+        plan.unify(models)
         return cls(
             expert_names=tuple(experts),
-            hashes=MappingProxyType({n: folder_hash(p, files[n]) for n, p in paths.items()}),
+            hashes=MappingProxyType(
+                {n: plan.content_hash(n, folder_hash(p, files[n])) for n, p in paths.items()}
+            ),
             paths=MappingProxyType(paths),
             origins=MappingProxyType({n: str(o) for n, o in {BASE: base, **experts}.items()}),
-            tokenizer=tokenizer,
-            tokenizer_donor=donor,
+            tokenizer=plan.tokenizer,
+            tokenizer_donor=plan.donor,
             dtype=dtype,
             device=device,
             _models=MappingProxyType(models),
+            notes=plan.notes,
         )
 
     @property
@@ -119,14 +135,40 @@ class ModelPool:
         """
         return self._models[name]
 
+    @cached_property
+    def mergeable(self) -> tuple[str, ...]:
+        """Experts of the base's architecture; of a pool that is not mixed, all of them."""
+        return tuple(
+            name
+            for name in self.expert_names
+            if not differences(self.config, self.model(name).config)
+        )
+
+    def check_mergeable(self, names: Iterable[str]) -> None:
+        """Require that experts can be merged: equal shapes, and one configuration for all.
+
+        Args:
+            names: Experts.
+
+        Raises:
+            InputError: One has another architecture than the base; names both sides.
+        """
+        for name in names:
+            found = differences(self.config, self.model(name).config)
+            if found:
+                raise InputError(
+                    f"{describe(found, f'expert {name!r}', 'base')}, so it cannot be merged",
+                    "stitch its layers instead, for example with search=architecture_only",
+                )
+
     @property
     def config(self) -> PretrainedConfig:
-        """Configuration of the base; the experts' agree in everything that matters."""
+        """Configuration of the base; the experts' agree in what counts, unless they are mixed."""
         return self._models[BASE].config
 
     @property
     def num_layers(self) -> int:
-        """Decoder layers of every source."""
+        """Decoder layers of the base, and of every source unless they are mixed."""
         return int(self.config.num_hidden_layers)
 
     @property
@@ -144,38 +186,3 @@ def _check_names(experts: Mapping[str, str | Path]) -> None:
                 f"{name!r} cannot name an expert",
                 f"use letters, digits, '_', '-' and '.', and none of {', '.join(_RESERVED)}",
             )
-
-
-def _shared_tokenizer(
-    paths: Mapping[str, Path], labels: Mapping[str, str]
-) -> tuple[PreTrainedTokenizerBase, str]:
-    """Take the base's tokenizer, or the first expert's if it has none; compare all others."""
-    owners = [n for n, p in paths.items() if any(p.glob("tokenizer*")) or any(p.glob("vocab*"))]
-    if not owners:
-        raise InputError(
-            f"no source has a tokenizer (looked for tokenizer.json in {paths[BASE]} and others)",
-            "save it beside the base: tokenizer.save_pretrained(FOLDER)",
-        )
-    donor = owners[0]
-    tokenizer = _load_tokenizer(paths[donor], labels[donor])
-    for name in owners[1:]:
-        mine, its = paths[donor] / "tokenizer.json", paths[name] / "tokenizer.json"
-        if mine.is_file() and its.is_file() and mine.read_bytes() == its.read_bytes():
-            continue
-        check_vocabulary(
-            tokenizer, _load_tokenizer(paths[name], labels[name]), labels[name], labels[donor]
-        )
-    return tokenizer, donor
-
-
-def _load_tokenizer(folder: Path, label: str) -> PreTrainedTokenizerBase:
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:
-        raise InputError(
-            f"{label}: the tokenizer in {folder} cannot be read ({type(error).__name__}: {error})",
-            "save it again with tokenizer.save_pretrained(FOLDER)",
-        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hm3rl.search.build import check_settings, load_pool
+from hm3rl.search.build import STITCHING, check_settings, load_pool
 from hm3rl.settings import RunSettings
 from hm3rl.tasks.build import build_tasks
 
@@ -51,6 +51,8 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     """
     check_settings(settings)
     pool = load_pool(settings)
+    if settings.search.name not in STITCHING:
+        pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
     model = pool.model(pool.base_name)
     parameters = sum(p.numel() for p in model.parameters())
@@ -73,6 +75,7 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
         root = root.parent
     return {
         "compatible": f"yes: {', '.join(pool.names)}",
+        "vocabulary": "; ".join(pool.notes) or f"one for all: {len(pool.tokenizer)} tokens",
         "layers": pool.num_layers,
         "parameters": f"{parameters:,} in each source",
         "precision": f"{settings.pool.dtype} on {settings.pool.device}",

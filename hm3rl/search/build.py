@@ -18,7 +18,8 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
 from hm3rl.merging.operators import OPERATORS
-from hm3rl.models.pool import ModelPool
+from hm3rl.models.pool import ARCHITECTURES, ModelPool
+from hm3rl.models.vocabulary import VOCABULARIES
 from hm3rl.objectives.preferences import parse_preference
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.members import MemberSet
@@ -40,6 +41,9 @@ SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
     "parameter_only": lambda s: ParameterOnly(s.search, s.seed, s.planned_budget),
     "random": lambda s: RandomSearch(s.search, s.seed, s.planned_budget),
 }
+
+STITCHING = ("architecture_only",)
+"""Searchers without a parameter level: only they take experts that cannot be merged."""
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -129,6 +133,8 @@ def check_settings(settings: RunSettings) -> None:
     """
     _one_of("search.name", settings.search.name, tuple(SEARCHERS))
     _one_of("pool.dtype", settings.pool.dtype, tuple(DTYPES))
+    _one_of("pool.architecture", settings.pool.architecture, ARCHITECTURES)
+    _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)
     _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
     _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))
     for operator in settings.search.parameter.operators:
@@ -171,6 +177,9 @@ def load_pool(settings: RunSettings) -> ModelPool:
         settings.pool.experts,
         dtype=DTYPES[settings.pool.dtype],
         device=settings.pool.device,
+        architecture=settings.pool.architecture,
+        vocabulary=settings.pool.vocabulary,
+        tokenizer=settings.pool.tokenizer,
     )
 
 
@@ -193,6 +202,8 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
     """
     check_settings(settings)
     pool = load_pool(settings)
+    if settings.search.name not in STITCHING:
+        pool.check_mergeable(pool.expert_names)
     members = MemberSet(pool)
     limits = _limits(settings, pool)
     store = EvaluationStore(settings.evaluation.store or store_path)

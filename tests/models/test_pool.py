@@ -161,7 +161,6 @@ def test_hidden_size_mismatch_names_both_sides(folders, tmp_path, save_pool, tin
         ({"rope_theta": 5e5, "rope_parameters": None}, "rope_parameters"),
         ({"hidden_act": "gelu"}, "hidden_act: gelu against silu"),
         ({"max_position_embeddings": 64}, "max_position_embeddings: 64 against 128"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings: False against True"),
     ],
 )
 def test_differences_that_no_common_config_can_express(folders, change, wanted):
