@@ -34,7 +34,7 @@ from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
-from hm3rl.paths.families import check_expressible
+from hm3rl.paths.expressible import check_expressible
 from hm3rl.paths.members import MemberSet
 from hm3rl.paths.mergekit_yaml import to_mergekit
 
@@ -129,7 +129,7 @@ def export_candidate(
     """
     pool = members.pool
     model = assemble(candidate, members)
-    check_expressible(model.config, [layer for _, layer in candidate.path.refs])
+    check_expressible(candidate, members)
     if dtype is not None and dtype != pool.dtype:
         model = in_precision(model, dtype)
         evaluation = None

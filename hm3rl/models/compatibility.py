@@ -52,9 +52,6 @@ Not the vocabulary size and not whether the head is tied: `models/vocabulary.py`
 of a pool to one vocabulary and one kind of head.
 """
 
-STITCHED = ("hidden_size", "use_bidirectional_attention")
-"""Entries that must agree even where layers of different architectures are stitched."""
-
 _ABSENT = "absent"
 
 
@@ -89,20 +86,35 @@ def check_configs(configs: Mapping[str, PretrainedConfig], mixed: bool = False) 
     """
     (base_label, base), *others = configs.items()
     for label, config in others:
-        found = differences(base, config, STITCHED if mixed else COMPARED)
-        if found and mixed:
+        obstacle = stitching_obstacle(base, config)
+        if mixed and obstacle:
             raise InputError(
-                f"{describe(found, label, base_label)}, so their layers cannot follow each other",
+                f"{describe(obstacle, label, base_label)}: their layers cannot follow each other",
                 "stitch sources of one hidden size",
             )
-        if found:
-            stitchable = not differences(base, config, STITCHED)
-            also = ", or set pool.architecture=mixed to stitch them in process only"
+        found = differences(base, config)
+        if found and not mixed:
+            also = "" if obstacle else ", or set pool.architecture=mixed to stitch in process only"
             raise InputError(
                 describe(found, label, base_label),
-                "experts must be fine-tuned from the base, with its architecture"
-                + (also if stitchable else ""),
+                f"experts must be fine-tuned from the base, with its architecture{also}",
             )
+
+
+def stitching_obstacle(
+    ours: PretrainedConfig, theirs: PretrainedConfig
+) -> list[tuple[str, Any, Any]]:
+    """List what forbids layers of two architectures in one model, even in process.
+
+    Returns:
+        Triples as `differences` gives them; empty: nothing does.
+    """
+    found = differences(ours, theirs, ("hidden_size",))
+    way = bool(getattr(ours, "use_bidirectional_attention", False))
+    other = bool(getattr(theirs, "use_bidirectional_attention", False))
+    if way != other:
+        found.append(("use_bidirectional_attention", way, other))
+    return found
 
 
 def check_tokenizer_rows(tokens: int, rows: int, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -143,6 +143,12 @@ class ModelPool:
             for name in self.expert_names
             if not differences(self.config, self.model(name).config)
         )
+
+    def merging(self) -> ModelPool:
+        """Return this pool with the mergeable experts only; the models are the same."""
+        if self.mergeable == self.expert_names:
+            return self
+        return replace(self, expert_names=self.mergeable)
 
     def check_mergeable(self, names: Iterable[str]) -> None:
         """Require that experts can be merged: equal shapes, and one configuration for all.

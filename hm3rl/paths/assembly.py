@@ -1,12 +1,13 @@
 """Zero-copy assembly: an ordinary Hugging Face model whose layers are views of its sources.
 
-A view layer is a new module object over the source's parameters. Only what says *where* the layer
-stands is rewritten: `layer_idx`, which addresses the KV cache, and the configuration,
-which selects the attention implementation. What says *what* the layer is stays the
-source's: layer type, sliding window, scaling. So one layer may stand at several depths at once.
+One layer may stand at several depths at once, and layers of different architectures may follow each
+other as long as they pass on hidden states of one size.
 """
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -14,8 +15,21 @@ from transformers import PretrainedConfig, PreTrainedModel
 from hm3rl.errors import InputError
 from hm3rl.models.shallow import shallow_copy
 from hm3rl.paths.candidate import STEM_HEAD, Candidate
-from hm3rl.paths.families import Family, decoder, decoder_layers, family_of, path_config
+from hm3rl.paths.families import (
+    decoder,
+    decoder_layers,
+    family_of,
+    layer_rope,
+    layer_window,
+    path_config,
+    without_windows,
+)
+from hm3rl.paths.layer_path import LayerRef
 from hm3rl.paths.members import MemberSet
+from hm3rl.paths.views import Place, Rotary, view_layer
+
+WINDOWED = ("sdpa", "eager")
+"""Attention implementations whose masks a layer can narrow to its own window."""
 
 
 def assemble(candidate: Candidate, members: MemberSet) -> PreTrainedModel:
@@ -27,7 +41,8 @@ def assemble(candidate: Candidate, members: MemberSet) -> PreTrainedModel:
 
     Returns:
         A model that behaves like any other (forward, generate with and without cache). It shares
-        its weights with the members: use it, do not train it.
+        its weights with the members: use it, do not train it. Its configuration is for running it;
+        see `check_expressible` for whether a checkpoint can have it.
 
     Raises:
         InputError: A member or layer does not exist, or two layers cannot follow each other.
@@ -35,27 +50,96 @@ def assemble(candidate: Candidate, members: MemberSet) -> PreTrainedModel:
     for recipe in candidate.recipes:
         members.add(recipe)
     check_layers(candidate, members)
-    path = candidate.path
+    refs = candidate.path.refs
     models = {name: members.model(name) for name in candidate.members}
-    host = models[path.stem]
+    host = models[candidate.path.stem]
     family = family_of(host.config)
-    config = path_config(host.config, [(models[m].config, layer) for m, layer in path.refs])
+    config, places = _places(refs, candidate.path.stem, models, members)
     layers = {name: decoder_layers(model) for name, model in models.items()}
     views = [
-        _view(layers[ref.member][ref.layer], depth, config, family)
-        for depth, ref in enumerate(path.refs)
+        view_layer(layers[place.source.member][place.source.layer], place, family)
+        for place in places
     ]
     inner = shallow_copy(decoder(host))
     inner.config = config
     inner._modules[family.layers] = nn.ModuleList(views).eval()
     if hasattr(inner, "has_sliding_layers"):
         inner.has_sliding_layers = "sliding_attention" in config.layer_types
+    _complete_rotary(inner, config)
     model = shallow_copy(host)
     model.config = config
     model._modules[family.inner] = inner
     if candidate.head != STEM_HEAD:
         _replace_head(model, models[candidate.head])
     return model
+
+
+def _places(
+    refs: Sequence[LayerRef],
+    stem: str,
+    models: dict[str, PreTrainedModel],
+    members: MemberSet,
+) -> tuple[PretrainedConfig, list[Place]]:
+    """Decide the configuration of the stitched model and what each layer must see to itself."""
+    host = models[stem].config
+    config = path_config(host, [(models[m].config, layer) for m, layer in refs])
+    if all(members.alike(stem, ref.member) for ref in refs):
+        return config, [Place(ref, depth, config) for depth, ref in enumerate(refs)]
+    if any(getattr(models[m].config, "attn_logit_softcapping", None) for m, _ in refs):
+        # Fused attention has no soft-capping, and masks are made for one kind of attention.
+        config._attn_implementation = "eager"
+    windows = [layer_window(models[m].config, layer) for m, layer in refs]
+    plain = windows == [layer_window(config, depth) for depth in range(len(refs))]
+    if not plain:
+        config = without_windows(config)
+        _check_windows(config)
+    own = {name: _own_config(models[name].config, config) for name in models}
+    return config, [
+        Place(
+            ref,
+            depth,
+            own[ref.member],
+            _own_rotary(models[ref.member], ref.layer, config, depth),
+            None if plain else windows[depth],
+        )
+        for depth, ref in enumerate(refs)
+    ]
+
+
+def _own_config(source: PretrainedConfig, config: PretrainedConfig) -> PretrainedConfig:
+    """Copy a source's configuration, with the host's attention implementation."""
+    own = copy.copy(source)
+    own._attn_implementation = config._attn_implementation
+    return own
+
+
+def _own_rotary(
+    source: PreTrainedModel, layer: int, config: PretrainedConfig, depth: int
+) -> Rotary | None:
+    """The source's rotary embedding, or None where the host's is the same at this depth."""
+    if layer_rope(source.config, layer) == layer_rope(config, depth):
+        return None
+    module = decoder(source).rotary_emb
+    several = hasattr(module, "layer_types")
+    return Rotary(module, source.config.layer_types[layer] if several else None)
+
+
+def _complete_rotary(inner: nn.Module, config: PretrainedConfig) -> None:
+    """Rebuild a rotary embedding that does not know every kind of layer on the path."""
+    rotary = inner._modules.get("rotary_emb")
+    known = getattr(rotary, "layer_types", None)
+    if rotary is not None and known is not None and not set(config.layer_types) <= set(known):
+        device = next(inner.parameters()).device
+        inner._modules["rotary_emb"] = type(rotary)(config).to(device)
+
+
+def _check_windows(config: PretrainedConfig) -> None:
+    if config._attn_implementation not in WINDOWED:
+        raise InputError(
+            "the layers of this path have different sliding windows, which attention "
+            f"{config._attn_implementation!r} cannot mix",
+            f"load the sources with attention {' or '.join(WINDOWED)}",
+        )
 
 
 def check_layers(candidate: Candidate, members: MemberSet) -> None:
@@ -76,23 +160,11 @@ def check_layers(candidate: Candidate, members: MemberSet) -> None:
             )
         if not members.can_follow(previous, member):
             raise InputError(
-                f"{member} (hidden size {members.hidden_size(member)}) cannot follow {previous} "
-                f"(hidden size {members.hidden_size(previous)})",
-                "stitch only members of equal hidden size",
+                f"{member} ({members.describe(member)}) cannot follow "
+                f"{previous} ({members.describe(previous)})",
+                "stitch only members of equal hidden size, GPT-2 and GPT-NeoX only with their like",
             )
         previous = member
-
-
-def _view(layer: nn.Module, depth: int, config: PretrainedConfig, family: Family) -> nn.Module:
-    view = shallow_copy(layer)
-    attention = shallow_copy(getattr(layer, family.attention))
-    attention.layer_idx = depth
-    attention.config = config
-    view._modules[family.attention] = attention
-    for name, value in (("layer_idx", depth), ("config", config)):
-        if name in view.__dict__:
-            view.__dict__[name] = value
-    return view
 
 
 def _replace_head(model: PreTrainedModel, lender: PreTrainedModel) -> None:

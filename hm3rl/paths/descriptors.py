@@ -5,12 +5,16 @@ norm of its task vector, the cosine with each expert's task vector and the sign 
 experts, then a seeded random projection of the whole task vector. All entries are relative to
 the experts' own task vectors, so they are of order one whatever the models' size. They depend on
 weights only, never on a member's name or position.
+
+In a pool of mixed architectures a tensor that the base does not have in this shape counts as its
+own task vector, and an expert without such a tensor as having none there.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -48,57 +52,82 @@ class LayerDescriptors:
         """Describe all layers of some members.
 
         Args:
-            names: Members with the pool's number of layers.
+            names: Members.
 
         Returns:
-            float32, shape (M, L, D).
+            float32, shape (M, L, D), L the most layers of any; zero where a member has fewer.
         """
         for name in names:
             if name not in self._cache:
                 self._cache[name] = self._member(name)
-        return np.stack([self._cache[name] for name in names])
+        depth = max(len(self._cache[name]) for name in names)
+        return np.stack(
+            [
+                np.pad(self._cache[name], ((0, depth - len(self._cache[name])), (0, 0)))
+                for name in names
+            ]
+        )
 
     @torch.no_grad()
     def _member(self, name: str) -> np.ndarray:
-        vectors = self.members.task_vectors
         tensors = named_tensors(self.members.model(name))
+        config = self.members.config(name)
         rows = []
         for layer in range(self.members.num_layers(name)):
-            prefix = layer_prefix(vectors.pool.config, layer)
+            prefix = layer_prefix(config, layer)
             own = {
-                tensor: tensors[tensor].float() - vectors.base(tensor).float()
-                for tensor in vectors.mergeable
-                if tensor.startswith(prefix)
+                tensor: self._delta(tensor, value)
+                for tensor, value in tensors.items()
+                if tensor.startswith(prefix) and value.is_floating_point()
             }
-            rows.append(self._layer(prefix, own))
+            rows.append(self._layer(prefix, own, family_of(config).attention))
         return np.stack(rows).astype(np.float32)
 
-    def _layer(self, prefix: str, own: dict[str, torch.Tensor]) -> np.ndarray:
-        vectors = self.members.task_vectors
+    def _delta(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Task vector of one tensor of some member, fp32."""
+        base = self._sources[self.members.pool.base_name].get(name)
+        if base is None or base.shape != value.shape:
+            return value.float()
+        return value.float() - base.float()
+
+    @cached_property
+    def _sources(self) -> dict[str, dict[str, torch.Tensor]]:
+        pool = self.members.pool
+        return {name: named_tensors(pool.model(name)) for name in pool.names}
+
+    def _theirs(self, name: str, own: torch.Tensor) -> torch.Tensor:
+        """The experts' task vectors of a tensor, fp32, shape (K, N), zero where there is none."""
+        pool = self.members.pool
+        if pool.mergeable == pool.expert_names:
+            return self.members.task_vectors.deltas(name).reshape(len(pool.expert_names), -1)
+        given = [self._sources[expert].get(name) for expert in pool.expert_names]
+        rows = [
+            torch.zeros(own.numel(), device=own.device)
+            if tensor is None or tensor.shape != own.shape
+            else self._delta(name, tensor).flatten()
+            for tensor in given
+        ]
+        return torch.stack(rows)
+
+    def _layer(self, prefix: str, own: dict[str, torch.Tensor], attention: str) -> np.ndarray:
         experts = len(self.members.pool.expert_names)
         features: list[float] = []
         for group in GROUPS:
-            names = [n for n in own if self._group(n.removeprefix(prefix)) == group]
+            names = [n for n in own if _group(n.removeprefix(prefix), attention) == group]
             mine = torch.cat([own[n].flatten() for n in names]) if names else torch.zeros(1)
             theirs = (
-                torch.cat([vectors.deltas(n).reshape(experts, -1) for n in names], dim=1)
+                torch.cat([self._theirs(n, own[n]) for n in names], dim=1)
                 if names
                 else torch.zeros(experts, 1)
             )
             features += _compare(mine, theirs)
         sketch = torch.zeros(self.projections)
-        typical = torch.zeros(experts, device=vectors.pool.device)
+        typical = torch.zeros(experts, device=self.members.pool.device)
         for name, delta in own.items():
             sketch += self._sketch(name.removeprefix(prefix), delta.flatten())
-            typical += vectors.deltas(name).reshape(experts, -1).square().sum(dim=1)
+            typical += self._theirs(name, delta).square().sum(dim=1)
         features += (sketch / (typical.sqrt().mean().item() + 1e-12)).tolist()
         return np.array(features)
-
-    def _group(self, name: str) -> str:
-        if "norm" in name or name.startswith("ln_"):
-            return "norm"
-        attention = family_of(self.members.pool.config).attention
-        return "attention" if name.startswith(attention) else "mlp"
 
     def _sketch(self, name: str, delta: torch.Tensor) -> torch.Tensor:
         """Project onto `projections` random sign vectors with disjoint support (count sketch).
@@ -116,6 +145,12 @@ class LayerDescriptors:
         buckets = torch.arange(delta.numel()) % self.projections
         signed = delta.cpu() * self._signs[key]
         return torch.zeros(self.projections).index_add_(0, buckets, signed)
+
+
+def _group(name: str, attention: str) -> str:
+    if "norm" in name or name.startswith("ln_"):
+        return "norm"
+    return "attention" if name.startswith(attention) else "mlp"
 
 
 def _compare(mine: torch.Tensor, theirs: torch.Tensor) -> list[float]:

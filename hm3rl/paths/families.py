@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import InputError
+from hm3rl.models.compatibility import COMPARED
 
 PER_LAYER_LISTS = ("layer_types", "mlp_layer_types", "no_rope_layers")
 """Configuration lists with an entry for each layer; gathered by *source* index."""
@@ -86,6 +87,68 @@ def layer_prefix(config: PretrainedConfig, layer: int) -> str:
     return f"{family.inner}.{family.layers}.{layer}."
 
 
+LAYER_ENTRIES = tuple(
+    entry
+    for entry in COMPARED
+    if entry
+    not in (
+        "model_type",
+        "num_hidden_layers",
+        "layer_types",
+        "sliding_window",
+        "use_sliding_window",
+        "max_position_embeddings",
+        "final_logit_softcapping",
+        "rope_parameters",
+    )
+)
+"""Configuration entries that say what a single layer computes, whatever its index."""
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+def layer_window(config: PretrainedConfig, layer: int) -> int | None:
+    """Return the sliding window of a layer in tokens, None if it attends to everything."""
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    return window if types is None or types[layer] == SLIDING else None
+
+
+def layer_rope(config: PretrainedConfig, layer: int) -> tuple[Any, ...] | None:
+    """Return what determines a layer's rotary embedding, None for learned positions.
+
+    Scaled forms may also depend on the longest input a model is made for; the default does not.
+    """
+    rope = getattr(config, "rope_parameters", None)
+    if rope is None:
+        return None
+    if FULL in rope or SLIDING in rope:
+        rope = rope.get(config.layer_types[layer], {})
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    scaled = rope.get("rope_type", "default") != "default"
+    return rope, head, config.max_position_embeddings if scaled else None
+
+
+def layer_settings(config: PretrainedConfig, layer: int) -> dict[str, Any]:
+    """Return everything outside its weights that says what a layer computes.
+
+    Args:
+        config: Configuration of a source, or of a stitched model.
+        layer: Index of the layer there.
+
+    Returns:
+        Value by the name that messages use.
+    """
+    found: dict[str, Any] = {"family": config.model_type}
+    found.update((name, getattr(config, name, None)) for name in LAYER_ENTRIES)
+    found["sliding window"] = layer_window(config, layer)
+    found["rope (parameters, head size, longest input)"] = layer_rope(config, layer)
+    found["longest input"] = config.max_position_embeddings
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        found["attention scale by depth"] = f"1/{layer + 1}"
+    return found
+
+
 def path_config(
     host: PretrainedConfig, sources: Sequence[tuple[PretrainedConfig, int]]
 ) -> PretrainedConfig:
@@ -104,30 +167,36 @@ def path_config(
     config = copy.copy(host)
     config.num_hidden_layers = len(sources)
     for name in PER_LAYER_LISTS:
-        if getattr(host, name, None) is not None:
-            setattr(config, name, [getattr(source, name)[layer] for source, layer in sources])
+        if getattr(host, name, None) is None:
+            continue
+        lists = [(getattr(source, name, None), source, layer) for source, layer in sources]
+        setattr(
+            config,
+            name,
+            [
+                entries[layer] if entries is not None else _kind(source, layer)
+                for entries, source, layer in lists
+            ],
+        )
     if hasattr(host, "max_window_layers"):
         # Only a default for `layer_types`, which are explicit now; kept within the new length.
         config.max_window_layers = min(host.max_window_layers, len(sources))
     return config
 
 
-def check_expressible(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Refuse paths that run in process but that no plain checkpoint can express.
+def without_windows(config: PretrainedConfig) -> PretrainedConfig:
+    """Copy a stitched configuration so that masks and cache keep everything.
 
-    Args:
-        config: Configuration of the stitched model.
-        layers: Source index of the layer at each depth.
-
-    Raises:
-        InputError: Says which setting depends on a layer's position.
+    For paths whose windows one configuration cannot express; their layers narrow the mask
+    themselves.
     """
-    inverse = getattr(config, "scale_attn_by_inverse_layer_idx", False)
-    moved = [(depth, layer) for depth, layer in enumerate(layers) if depth != layer]
-    if inverse and moved:
-        depth, layer = moved[0]
-        raise InputError(
-            f"layer {layer} stands at depth {depth}, but with scale_attn_by_inverse_layer_idx the "
-            "depth scales its attention, so no checkpoint can express this path",
-            "export a path that keeps every layer at its own depth",
-        )
+    config = copy.copy(config)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = [FULL] * config.num_hidden_layers
+    else:
+        config.sliding_window = None
+    return config
+
+
+def _kind(config: PretrainedConfig, layer: int) -> str:
+    return FULL if layer_window(config, layer) is None else SLIDING

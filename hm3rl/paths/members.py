@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hm3rl.merging.merge import check_experts, merged_model
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.task_vectors import TaskVectors
 from hm3rl.models.pool import ModelPool
+from hm3rl.paths.families import family_of
 
 DEFAULT_CACHE_BYTES = 4 * 2**30
 """Memory for merged weights; the least recently used are dropped and rebuilt when asked for."""
@@ -39,12 +41,16 @@ class MemberSet:
         self.pool = pool
         self.include_base = include_base
         self.cache_bytes = cache_bytes
-        self.task_vectors = TaskVectors(pool)
         self.derived: dict[tuple[Any, ...], Any] = {}
         """What other modules compute once from this set and keep for as long as it lives."""
         self._recipes: dict[str, MergeRecipe] = {}
         self._models: OrderedDict[str, PreTrainedModel] = OrderedDict()
         self._sizes: dict[str, int] = {}
+
+    @cached_property
+    def task_vectors(self) -> TaskVectors:
+        """Task vectors of the experts that can be merged."""
+        return TaskVectors(self.pool.merging())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,10 +73,12 @@ class MemberSet:
             Its name.
 
         Raises:
-            InputError: The recipe weighs an unknown expert, or its name belongs to another recipe.
+            InputError: The recipe weighs an expert that is unknown or cannot be merged, or its
+                name belongs to another recipe.
         """
         known = self._recipes.get(recipe.name)
         if known is None:
+            self.pool.check_mergeable(e for e in recipe.experts if e in self.pool.expert_names)
             check_experts(self.task_vectors, recipe)
             self._recipes[recipe.name] = recipe
         elif known != recipe:
@@ -119,17 +127,39 @@ class MemberSet:
         self._shrink()
         return model
 
+    def config(self, name: str) -> PretrainedConfig:
+        """Return a member's configuration; a merge has the base's."""
+        self.check(name)
+        source = self.pool.base_name if name in self._recipes else name
+        return self.pool.model(source).config
+
     def num_layers(self, name: str) -> int:
         """Return a member's number of decoder layers."""
-        return int(self._config(name).num_hidden_layers)
+        return int(self.config(name).num_hidden_layers)
 
     def hidden_size(self, name: str) -> int:
         """Return the width of a member's residual stream."""
-        return int(self._config(name).hidden_size)
+        return int(self.config(name).hidden_size)
 
     def can_follow(self, before: str, after: str) -> bool:
-        """Whether layers of `after` accept what layers of `before` put out (the paper's C4)."""
-        return self.hidden_size(before) == self.hidden_size(after)
+        """Whether layers of `after` accept what layers of `before` put out (the paper's C4).
+
+        Layers must also be called alike: GPT-2 and GPT-NeoX follow only their like.
+        """
+        one, other = self.config(before), self.config(after)
+        return one is other or (
+            one.hidden_size == other.hidden_size and family_of(one) == family_of(other)
+        )
+
+    def alike(self, one: str, other: str) -> bool:
+        """Whether layers of two members need the same of their host."""
+        return self.config(one) is self.config(other) or (
+            self._is_usual(one) and self._is_usual(other)
+        )
+
+    def describe(self, name: str) -> str:
+        """Say of what architecture a member is, for messages."""
+        return f"{self.config(name).model_type} of hidden size {self.hidden_size(name)}"
 
     @property
     def recipe_dim(self) -> int:
@@ -159,10 +189,13 @@ class MemberSet:
         row = [*(weights.get(e, 0.0) for e in experts), recipe.scale, density, 1.0]
         return np.array(row, np.float32)
 
-    def _config(self, name: str) -> PretrainedConfig:
-        self.check(name)
-        source = self.pool.base_name if name in self._recipes else name
-        return self.pool.model(source).config
+    @cached_property
+    def _usual(self) -> frozenset[str]:
+        return frozenset((self.pool.base_name, *self.pool.mergeable))
+
+    def _is_usual(self, name: str) -> bool:
+        """Whether a member is of the base's architecture."""
+        return name in self._usual or name in self._recipes
 
     def _shrink(self) -> None:
         while len(self._models) > 1 and sum(self._sizes.values()) > self.cache_bytes:

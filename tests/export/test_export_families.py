@@ -57,7 +57,10 @@ def test_positions_that_no_config_expresses_are_refused_before_writing(
 ):
     folders = save_pool(tmp_path / "pool", family_configs["gpt2_inverse_scale"], ("a",))
     members = MemberSet(ModelPool.load(folders["base"], {"a": folders["a"]}))
-    with pytest.raises(InputError, match="layer 2 stands at depth 1"):
+    with pytest.raises(
+        InputError,
+        match=r"layer 2 of a stands at depth 1, where it needs attention scale by depth 1/3",
+    ):
         export_candidate(Candidate(LayerPath.parse("a | a[0] + a[2]")), members, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["pool"]
     export_candidate(Candidate(LayerPath.parse("a | a[0:2]")), members, tmp_path / "model")
