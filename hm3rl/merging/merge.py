@@ -6,9 +6,11 @@ import torch
 from transformers import PreTrainedModel
 
 from hm3rl.errors import InputError
-from hm3rl.merging.operators import DROPPING, OPERATORS, TRIMMING, TensorMerge
+from hm3rl.merging.operators import DROPPING, GEOMETRIC, OPERATORS, TRIMMING, TensorMerge
+from hm3rl.merging.profile import place_of
 from hm3rl.merging.recipe import MergeRecipe
-from hm3rl.merging.task_vectors import TaskVectors, drop_mask
+from hm3rl.merging.survival import survival_factors
+from hm3rl.merging.task_vectors import TaskVectors, band
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
 
 
@@ -58,35 +60,46 @@ def merge_tensor(task_vectors: TaskVectors, recipe: MergeRecipe, name: str) -> t
 
     Returns:
         A new tensor in the pool's precision.
+
+    Raises:
+        InputError: Weights that the operator divides by their sum have none at this place.
     """
     stored = task_vectors.base(name)
     if not recipe.weights or name not in task_vectors.mergeable:
         return stored.clone()
-    experts = recipe.experts
-    rows = task_vectors.rows(experts)
-    deltas = task_vectors.deltas(name)
-    if rows != list(range(len(deltas))):
-        deltas = deltas[rows]
-    device, operator = deltas.device, recipe.operator
-    thresholds = drop_masks = None
+    experts, operator = recipe.experts, recipe.operator
+    place = place_of(name, task_vectors.num_layers)
+    weights, densities = recipe.weights_at(place), recipe.densities_at(place)
+    recipe.check_sum(weights, f"at {name} the")
+    deltas = task_vectors.deltas(name)[task_vectors.rows(experts)]
+    smallest = largest = survival = gram = None
     if operator in TRIMMING:
-        values = [task_vectors.threshold(name, e, recipe.density_of(e)) for e in experts]
-        thresholds = torch.stack(values)
-    if operator in DROPPING:
-        masks = [
-            drop_mask(stored.shape, recipe.density_of(e), recipe.seed, name, e) for e in experts
+        bands = [band(stored.numel(), density, recipe.gamma) for density in densities]
+        ranks = list(zip(experts, bands, strict=True))
+        smallest = tuple(task_vectors.magnitude(name, e, last) for e, (_, last) in ranks)
+        if recipe.gamma:
+            largest = tuple(task_vectors.magnitude(name, e, first) for e, (first, _) in ranks)
+    if operator in DROPPING and min(densities) < 1.0:
+        factors = [
+            survival_factors(delta, density, recipe.epsilon or 0.0, recipe.seed, name, expert)
+            for delta, density, expert in zip(deltas, densities, experts, strict=True)
         ]
-        drop_masks = torch.stack(masks).to(device)
+        survival = torch.stack(factors)
+    if operator in GEOMETRIC:
+        rows = [0, *(row + 1 for row in task_vectors.rows(experts))]
+        gram = task_vectors.gram(name)[rows][:, rows]
     merged = OPERATORS[operator](
         TensorMerge(
             base=stored.float(),
             deltas=deltas,
-            weights=torch.tensor([w for _, w in recipe.weights], device=device),
-            thresholds=thresholds,
-            drop_masks=drop_masks,
-            densities=torch.tensor([recipe.density_of(e) for e in experts], device=device),
+            weights=torch.tensor(weights, device=deltas.device),
             scale=recipe.scale,
             normalise=bool(recipe.normalise),
+            densities=torch.tensor(densities, device=deltas.device),
+            smallest=smallest,
+            largest=largest,
+            survival=survival,
+            gram=gram,
         )
     )
     return merged.to(stored.dtype)

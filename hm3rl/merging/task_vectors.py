@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -31,7 +30,13 @@ class TaskVectors:
         self.names: tuple[str, ...] = tuple(base)
         self.mergeable: tuple[str, ...] = tuple(n for n in base if base[n].is_floating_point())
         self._deltas: dict[str, torch.Tensor] = {}
-        self._thresholds: dict[tuple[str, str, float], torch.Tensor] = {}
+        self._magnitudes: dict[tuple[str, str, int], float] = {}
+        self._grams: dict[str, torch.Tensor] = {}
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of the sources."""
+        return self.pool.num_layers
 
     def base(self, name: str) -> torch.Tensor:
         """Return the base's tensor as stored in the pool."""
@@ -61,43 +66,46 @@ class TaskVectors:
             self._deltas[name] = stacked
         return stacked
 
-    def threshold(self, name: str, expert: str, density: float) -> torch.Tensor:
-        """Return the smallest magnitude that survives trimming to `density`.
+    def magnitude(self, name: str, expert: str, rank: int) -> float:
+        """Return the rank-th largest magnitude of a task vector's tensor.
 
-        k = max(1, floor(density * n)) entries survive, and with them all that equal the k-th
-        largest magnitude. A selection, not a sort: it costs a fraction and is cached.
+        A selection, not a sort: it costs a fraction and is cached.
 
-        Returns:
-            Scalar tensor, fp32.
+        Args:
+            name: Name of a floating-point tensor.
+            expert: Name of the expert.
+            rank: 1 for the largest, up to the number of entries.
         """
-        key = (name, expert, density)
-        found = self._thresholds.get(key)
+        key = (name, expert, rank)
+        found = self._magnitudes.get(key)
         if found is None:
             magnitudes = self.deltas(name)[self.rows([expert])[0]].abs().flatten()
-            kept = max(1, int(density * magnitudes.numel()))
-            found = torch.kthvalue(magnitudes, magnitudes.numel() - kept + 1).values
-            self._thresholds[key] = found
+            found = torch.kthvalue(magnitudes, magnitudes.numel() - rank + 1).values.item()
+            self._magnitudes[key] = found
+        return found
+
+    def gram(self, name: str) -> torch.Tensor:
+        """Return the inner products of the base's tensor and all task vectors, over all entries.
+
+        Returns:
+            float64, shape (K + 1, K + 1): the base first, then the experts in the pool's order.
+        """
+        found = self._grams.get(name)
+        if found is None:
+            both = torch.cat([self.base(name)[None].double(), self.deltas(name).double()])
+            found = both.flatten(1) @ both.flatten(1).T
+            self._grams[name] = found
         return found
 
 
-def drop_mask(
-    shape: Sequence[int], density: float, seed: int, tensor: str, model: str
-) -> torch.Tensor:
-    """Draw the entries that survive dropping.
-
-    Seeded by (seed, tensor name, model name) and drawn on the CPU, so the mask depends neither on
-    the order of calls nor on the device. Masks of one seed are nested in the density.
+def band(entries: int, density: float, gamma: float | None) -> tuple[int, int]:
+    """Ranks by magnitude of the first and last entry that trimming keeps, 1 for the largest.
 
     Args:
-        shape: Shape of the tensor.
-        density: Probability of surviving, in (0, 1].
-        seed: The recipe's seed.
-        tensor: Name of the tensor.
-        model: Name of the expert.
-
-    Returns:
-        Bool tensor of that shape.
+        entries: Number n of entries of the tensor.
+        density: Share that is kept: max(1, floor(density n)) entries.
+        gamma: Share that is dropped above them, floor(gamma n) entries.
     """
-    digest = hashlib.sha256(f"{seed}\0{tensor}\0{model}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.rand(tuple(shape), generator=generator) < density
+    kept = max(1, int(density * entries))
+    above = min(int((gamma or 0.0) * entries), entries - kept)
+    return above + 1, above + kept

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hm3rl.errors import InputError
-from hm3rl.merging.merge import distance_from_base, merge_state, merged_model
-from hm3rl.merging.recipe import MergeRecipe
-from hm3rl.merging.task_vectors import TaskVectors, drop_mask
+from hm3rl.merging.merge import distance_from_base, merge_state, merge_tensor, merged_model
+from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.survival import survival_factors
+from hm3rl.merging.task_vectors import TaskVectors, band
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import named_tensors
 
@@ -57,20 +58,42 @@ def test_random_operators_do_not_depend_on_the_order_of_calls(operator, tiny_poo
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_drop_masks_keep_the_right_share_and_differ_by_tensor_and_model():
-    mask = drop_mask((200, 200), 0.3, 0, "t", "m")
-    assert mask.float().mean().item() == pytest.approx(0.3, abs=0.01)
-    assert not torch.equal(mask, drop_mask((200, 200), 0.3, 0, "u", "m"))
-    assert not torch.equal(mask, drop_mask((200, 200), 0.3, 0, "t", "n"))
-    assert bool((mask <= drop_mask((200, 200), 0.6, 0, "t", "m")).all())
+def test_survivors_have_the_right_share_and_differ_by_tensor_and_model():
+    def drawn(density, tensor="t", expert="m"):
+        return survival_factors(torch.ones(200, 200), density, 0.0, 0, tensor, expert)
+
+    assert drawn(0.3).mean().item() == pytest.approx(0.3, abs=0.01)
+    assert not torch.equal(drawn(0.3), drawn(0.3, "u"))
+    assert not torch.equal(drawn(0.3), drawn(0.3, "t", "n"))
+    assert bool((drawn(0.3) <= drawn(0.6)).all())
 
 
-def test_threshold_keeps_floor_of_density_entries_and_at_least_one(vectors):
+SURVIVORS = [0, 1, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0]
+
+
+def test_survivors_of_old_recipes_do_not_change():
+    drawn = survival_factors(torch.ones(2, 12), 0.5, 0.0, 3, "model.norm.weight", "math")
+    assert drawn.int().flatten().tolist() == SURVIVORS
+
+
+def test_magprune_is_unbiased_and_keeps_large_entries_more_often():
+    delta = torch.linspace(0.01, 1, 400).repeat(300, 1)
+    factors = survival_factors(delta, 0.5, 0.3, 0, "t", "m")
+    assert (factors * delta).mean().item() == pytest.approx(delta.mean().item(), rel=0.02)
+    kept = (factors > 0).float().mean(dim=0)
+    assert kept[:40].mean().item() == pytest.approx(0.23, abs=0.01)
+    assert kept[-40:].mean().item() == pytest.approx(0.77, abs=0.01)
+
+
+def test_magnitude_is_the_rank_th_largest_and_band_counts_what_is_kept(vectors):
     name = vectors.mergeable[0]
-    magnitudes = vectors.deltas(name)[0].abs()
+    ranked = sorted(vectors.deltas(name)[0].abs().flatten().tolist(), reverse=True)
     for density in (1e-9, 0.25, 0.5, 1.0):
-        kept = (magnitudes >= vectors.threshold(name, "a", density)).sum().item()
-        assert kept == max(1, int(density * magnitudes.numel()))
+        first, last = band(len(ranked), density, None)
+        assert (first, last) == (1, max(1, int(density * len(ranked))))
+        assert vectors.magnitude(name, "a", last) == ranked[last - 1]
+    assert band(100, 0.5, 0.1) == (11, 60)
+    assert band(3, 0.5, 0.1) == (1, 1)
 
 
 def test_task_vectors_beyond_the_limit_are_not_kept_and_give_the_same(tiny_pool, vectors):
@@ -118,3 +141,39 @@ def test_distance_from_base_is_the_mean_absolute_change(vectors):
 def test_unknown_expert_is_named(vectors):
     with pytest.raises(InputError, match=r"'poetry'.*\n.*a, b, c"):
         merge_state(vectors, MergeRecipe.of("linear", {"poetry": 1.0}))
+
+
+def test_profiles_give_each_tensor_the_weight_and_density_of_its_place(vectors, tiny_pool):
+    recipe = MergeRecipe.of(
+        "ties",
+        {"a": {"attention": [0.0, 1.0], "mlp": [0.2, 0.6, 1.0], "rest": 0.5}, "b": 0.25},
+        densities={"b": [0.2, 0.8]},
+        density=0.5,
+    )
+    state = merge_state(vectors, recipe)
+    by_layer = {"self_attn": (0.0, 0.5, 1.0), "mlp": (0.2, 0.6, 1.0)}
+    for name, merged in state.items():
+        layer = int(name.split(".")[2]) if ".layers." in name else 0
+        block = next((b for b in by_layer if f".{b}." in name), None)
+        weight = by_layer[block][layer] if block else 0.5
+        density = (0.2, 0.5, 0.8)[layer]
+        plain = MergeRecipe.of("ties", {"a": weight, "b": 0.25}, densities={"a": 0.5, "b": density})
+        assert torch.equal(merged, merge_tensor(vectors, plain, name)), name
+
+
+def test_weights_that_cancel_at_one_place_are_refused_with_its_name(vectors):
+    recipe = MergeRecipe.of("linear", {"a": 1.0, "b": {"mlp": [0.5, -1.0], "rest": 1.0}})
+    with pytest.raises(
+        InputError, match=r"at model.layers.2.mlp.\w+.weight the weights .* sum to 0"
+    ):
+        merge_state(vectors, recipe)
+
+
+@pytest.mark.parametrize("operator", sorted(OPERATOR_TRAITS))
+def test_every_operator_merges_whole_models(operator, vectors, tiny_pool):
+    recipe = MergeRecipe.of(operator, {"a": 0.5, "b": 0.4}, density=0.6)
+    state = merge_state(vectors, recipe)
+    base = named_tensors(tiny_pool.model("base"))
+    assert state.keys() == base.keys()
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
+    assert any(not torch.equal(state[name], base[name]) for name in base)
