@@ -133,6 +133,10 @@ def search_with(
         # Of the life before, if the run was resumed; it may not be this search's choice.
         shutil.rmtree(target, ignore_errors=True)
         export(run, choice.candidate, target, evaluation=choice.evaluation)
+        if chosen.logging.weights and chosen.logging.wandb != "disabled":
+            from hm3rl.reporting.wandb_logger import log_weights
+
+            log_weights(run.folder, chosen.logging, target)
     return result
 
 

@@ -257,6 +257,8 @@ class LoggingSettings:
         entity: wandb entity; empty: the account's default.
         group: wandb group; empty: the run's name.
         tags: wandb tags.
+        weights: Whether the model exported at the end (`export.prefer`) becomes a wandb artifact,
+            weights and all.
         progress: Whether to draw a progress bar when the output is a terminal.
     """
 
@@ -265,6 +267,7 @@ class LoggingSettings:
     entity: str = ""
     group: str = ""
     tags: list[str] = field(default_factory=list)
+    weights: bool = False
     progress: bool = True
 
 

@@ -137,6 +137,11 @@ def check_settings(settings: RunSettings) -> None:
     _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)
     _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
     _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))
+    if settings.logging.weights and not settings.export.prefer:
+        raise InputError(
+            "logging.weights=true, but no model is exported at the end",
+            "name its preference, for example +export.prefer.math=1, or log no weights",
+        )
     for operator in settings.search.parameter.operators:
         _one_of("search.parameter.operators entry", operator, tuple(OPERATORS))
     check_options(settings.agent)

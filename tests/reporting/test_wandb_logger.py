@@ -9,7 +9,7 @@ import pytest
 
 from hm3rl.errors import InputError
 from hm3rl.reporting import wandb_logger
-from hm3rl.reporting.wandb_logger import WandbLogger, resolve_mode, run_id
+from hm3rl.reporting.wandb_logger import WandbLogger, log_weights, resolve_mode, run_id
 from hm3rl.runs import RunFolder
 from hm3rl.settings import LoggingSettings
 from tests.reporting.test_csv_logger import event
@@ -53,28 +53,86 @@ def records(data: bytes) -> Iterator[bytes]:
             parts = []
 
 
-@pytest.mark.filterwarnings("default")
-def test_an_offline_run_can_be_read_back(tmp_path: Path):
+def read_back(folder: Path) -> dict[str, list[object]]:
+    """Values by name of the history of the only offline run in a folder, and its artifacts."""
     import wandb
     from wandb.proto import wandb_internal_pb2
 
-    logger = WandbLogger(RunFolder(tmp_path), LoggingSettings(wandb="offline"), "tiny", "hm3")
-    logger.start({"seed": 0})
-    logger.phase("online", 1)
-    logger.evaluation(event(1))
-    logger.metrics(1, {"agent/loss": 0.25})
-    logger.table("front", ["name", "math"], [["M00", 0.5]])
-    logger.finish("finished")
     wandb.teardown()  # the service writes the file behind our back; this waits for it
-    (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    history: dict[str, object] = {}
+    (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    found: dict[str, list[object]] = {"artifacts": []}
     for data in records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         for item in record.history.item:
-            name = item.key or "/".join(item.nested_key)
-            history[name] = json.loads(item.value_json)
-    assert history["hypervolume"] == 0.125
-    assert history["score/math"] == 0.5
-    assert history["agent/loss"] == 0.25
-    assert any(name.startswith("front") for name in history)
+            name = item.key or ".".join(item.nested_key)
+            found.setdefault(name, []).append(json.loads(item.value_json))
+        for metric in (record.metric,) if record.HasField("metric") else ():
+            found.setdefault("x-axis", []).append((metric.glob_name, metric.step_metric))
+        artifact = record.artifact if record.HasField("artifact") else record.request.log_artifact
+        artifact = getattr(artifact, "artifact", artifact)
+        if artifact.name:
+            paths = [entry.path for entry in artifact.manifest.contents]
+            found["artifacts"].append((artifact.type, artifact.name, paths))
+    return found
+
+
+def table_of(folder: Path, found: dict[str, list[object]], name: str) -> list[list[object]]:
+    """The rows of a logged table, from the file beside the run."""
+    (path,) = found[f"{name}.path"]
+    (media,) = (folder / "wandb").glob(f"offline-run-*/files/{path}")
+    return json.loads(media.read_text())["data"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_offline_run_can_be_read_back(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    folder.config.write_text("name: tiny\n")
+    folder.front.write_text("name,key\nM00,k1\n")
+    logger = WandbLogger(folder, LoggingSettings(wandb="offline"), "tiny", "hm3")
+    logger.start({"seed": 0})
+    logger.phase("online", 2)
+    logger.evaluation(event(1))
+    logger.evaluation(event(2, failed=True))
+    logger.metrics(2, {"agent/loss": 0.25})
+    logger.table("front", ["name", "math"], [["M00", 0.5]])
+    logger.finish("finished")
+    found = read_back(tmp_path)
+    assert found["hypervolume"][0] == 0.125
+    assert found["score/math"][0] == 0.5
+    assert found["evaluations"][:2] == [1, 2]
+    assert found["agent/loss"] == [0.25]
+    assert ("*", "evaluations") in found["x-axis"]
+    assert table_of(tmp_path, found, "front") == [["M00", 0.5]]
+    fronts = table_of(tmp_path, found, "fronts")
+    assert fronts == [[2, "online", 0.5, 0.25, "math | math[0:2]"]]
+    assert [row[3] for row in table_of(tmp_path, found, "candidates")] == [0.5, None]
+    recipes = [artifact for artifact in found["artifacts"] if artifact[0] == "recipes"]
+    assert recipes == [("recipes", f"recipes-{run_id(folder)}", ["config.yaml", "front.csv"])]
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_run_is_closed_even_if_its_tables_cannot_be_logged(tmp_path: Path, monkeypatch):
+    logger = WandbLogger(RunFolder(tmp_path), LoggingSettings(wandb="offline"), "tiny", "hm3")
+    logger.start({"seed": 0})
+    logger.evaluation(event(1))
+
+    def broken(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(logger, "table", broken)
+    with pytest.raises(OSError, match="disk full"):
+        logger.finish("finished")
+    import wandb
+
+    assert wandb.run is None
+
+
+@pytest.mark.filterwarnings("default")
+def test_weights_are_an_artifact_of_the_same_run(tmp_path: Path):
+    model = tmp_path / "picked"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    log_weights(RunFolder(tmp_path), LoggingSettings(wandb="offline"), model)
+    (artifact,) = read_back(tmp_path)["artifacts"]
+    assert artifact == ("model", f"model-{run_id(RunFolder(tmp_path))}", ["model.safetensors"])

@@ -1,0 +1,1 @@
+"""A saved wandb view for a project of hm3rl runs."""
