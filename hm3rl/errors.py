@@ -26,14 +26,12 @@ class InputError(HM3Error):
 
 
 class BudgetExhausted(HM3Error):
-    """A searcher asked for more new candidates than its budget has left; nothing was evaluated."""
+    """A searcher asked for more evaluations than its budget has left; nothing was evaluated."""
 
-    def __init__(self, asked: int, remaining: int) -> None:
+    def __init__(self, asked: float, remaining: float) -> None:
         self.asked = asked
         self.remaining = remaining
-        super().__init__(
-            f"{asked} new candidates asked for, {remaining} evaluations left in the budget"
-        )
+        super().__init__(f"{asked:g} evaluations asked for, {remaining:g} left in the budget")
 
 
 class IntegrityError(HM3Error):

@@ -30,9 +30,11 @@ class EvaluationEvent:
         seconds: Seconds spent on it, all parts together (0 for a hit in the store).
         cached: Whether the store already knew the answer.
         failed: Whether the evaluation failed.
+        fidelity: "full", or on which share of the items it was scored and how; only full
+            evaluations enter the archive.
     """
 
-    charged: int
+    charged: float
     phase: str
     key: str
     text: str
@@ -43,6 +45,7 @@ class EvaluationEvent:
     seconds: float
     cached: bool
     failed: bool
+    fidelity: str = "full"
 
 
 @runtime_checkable
@@ -58,7 +61,7 @@ class RunLogger(Protocol):
     def evaluation(self, event: EvaluationEvent) -> None:
         """A candidate was scored."""
 
-    def metrics(self, charged: int, values: Mapping[str, float]) -> None:
+    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
         """Scalars of an algorithm (losses, entropies, correlations) at `charged` evaluations."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -80,7 +83,7 @@ class NullLogger:
     def evaluation(self, event: EvaluationEvent) -> None:
         """Ignore an evaluation."""
 
-    def metrics(self, charged: int, values: Mapping[str, float]) -> None:
+    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
         """Ignore metrics."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -115,7 +118,7 @@ class LoggerGroup:
         for logger in self.loggers:
             logger.evaluation(event)
 
-    def metrics(self, charged: int, values: Mapping[str, float]) -> None:
+    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
         """Pass the metrics on."""
         for logger in self.loggers:
             logger.metrics(charged, values)

@@ -88,6 +88,8 @@ class EvaluationSettings:
         batch_size: Items in one forward pass; halved and retried when memory runs out.
         store: SQLite file of stored evaluations; empty: the run folder's own. A store shared by
             several runs saves time, never budget.
+        proxy_cost: What a proxy (one teacher-forced pass, nothing decoded or executed) of all items
+            is charged, in evaluations; on the tiny zoo it takes half the time of one.
         program_workers: Processes that execute generated programs.
         program_seconds: CPU seconds one generated program may take.
         program_memory_mb: Address space one generated program may take.
@@ -95,6 +97,7 @@ class EvaluationSettings:
 
     batch_size: int = 256
     store: str = ""
+    proxy_cost: float = 0.5
     program_workers: int = 1
     program_seconds: float = 1.0
     program_memory_mb: int = 512

@@ -1,23 +1,22 @@
 """The evaluator: the only way in the package to the score of a model.
 
-It knows what has been scored and commits what is new; the computing is a backend's business.
+It knows under what conditions a score holds; what has been scored lies in the store, what is new is
+computed by a backend.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
 from hm3rl.errors import InputError
-from hm3rl.evaluation.backends.base import Backend, Job, Outcome
+from hm3rl.evaluation.backends.base import Backend
 from hm3rl.evaluation.backends.in_process import InProcessBackend
+from hm3rl.evaluation.fidelity import Fidelity
 from hm3rl.evaluation.result import FULL, Evaluation
+from hm3rl.evaluation.round import Round, Scored, Totals
 from hm3rl.evaluation.store import Condition, EvaluationStore
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
@@ -26,35 +25,6 @@ from hm3rl.tasks.suite import check_tasks, suite_version
 
 SCORER_VERSION = "scorer-1"
 """Part of every suite's version; changes when a score could come out differently."""
-
-
-@dataclass
-class Totals:
-    """What an evaluator has done since it was made.
-
-    Attributes:
-        computed: Candidates scored.
-        hits: Candidates the store knew.
-        failures: Candidates whose scoring failed.
-        decoded: Items that were decoded, of all candidates.
-        seconds: Seconds by part, of the candidates scored.
-        lookup_seconds: Seconds for keys and the store.
-    """
-
-    computed: int = 0
-    hits: int = 0
-    failures: int = 0
-    decoded: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
-    lookup_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An evaluation and whether it came out of the store."""
-
-    evaluation: Evaluation
-    cached: bool
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -97,6 +67,7 @@ class Evaluator:
         self.totals = Totals()
         self._fingerprint = tokenizer_fingerprint(self.pool.tokenizer)
         self._conditions: dict[Split, Condition] = {}
+        self._items: dict[tuple[Split, Fidelity], dict[str, tuple[int, ...]]] = {}
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -107,7 +78,7 @@ class Evaluator:
         """Content hash of a candidate."""
         return candidate.key(self.pool.hashes)
 
-    def condition(self, split: Split) -> Condition:
+    def condition(self, split: Split, fidelity: str | Fidelity = FULL) -> Condition:
         """Under what this evaluator scores; with the candidate's key it names an evaluation."""
         if split not in self._conditions:
             self._conditions[split] = Condition(
@@ -116,7 +87,16 @@ class Evaluator:
                 dtype=str(self.pool.dtype).removeprefix("torch."),
                 backend=self.backend.name,
             )
-        return self._conditions[split]
+        return self._conditions[split]._replace(fidelity=str(fidelity))
+
+    def items(self, split: Split, fidelity: str | Fidelity = FULL) -> dict[str, tuple[int, ...]]:
+        """Numbers of the items that a fidelity asks, by task."""
+        asked = Fidelity.parse(fidelity)
+        if (split, asked) not in self._items:
+            self._items[split, asked] = {
+                task.name: asked.numbers(task.items(split)) for task in self.tasks
+            }
+        return self._items[split, asked]
 
     def prepare(self, split: Split) -> None:
         """Encode all items of a split, so that bad ones are refused before long work.
@@ -130,7 +110,7 @@ class Evaluator:
         self,
         candidates: Sequence[Candidate],
         split: Split = "search",
-        fidelity: str = FULL,
+        fidelity: str | Fidelity = FULL,
         secondary: bool = False,
     ) -> list[Evaluation]:
         """Score candidates.
@@ -138,14 +118,16 @@ class Evaluator:
         Args:
             candidates: Candidates, repeats possible.
             split: Split of the items.
-            fidelity: "full".
+            fidelity: On which share of the items, and how; see `Fidelity.parse`. Items that the
+                store knows from another share are not run again.
             secondary: Whether the tasks' secondary metrics are needed, too.
 
         Returns:
             One evaluation per candidate, in order; each is in the store already.
 
         Raises:
-            InputError: Unknown fidelity, or a candidate that cannot exist.
+            InputError: Unknown fidelity, secondary metrics of a proxy, or a candidate that cannot
+                exist.
         """
         scored = self.stream(candidates, split, fidelity, secondary)
         return [one.evaluation for one in scored]
@@ -154,54 +136,23 @@ class Evaluator:
         self,
         candidates: Sequence[Candidate],
         split: Split = "search",
-        fidelity: str = FULL,
+        fidelity: str | Fidelity = FULL,
         secondary: bool = False,
     ) -> Iterator[Scored]:
         """Score candidates one after the other, in order; see `evaluate`."""
-        if fidelity != FULL:
-            raise InputError(f"unknown fidelity {fidelity!r}", f"the only one is {FULL!r}")
-        begin = time.perf_counter()
-        condition = self.condition(split)
+        asked = Fidelity.parse(fidelity)
+        if secondary and asked.proxy:
+            raise InputError(
+                f"fidelity {asked} decodes nothing, so it has no secondary metrics",
+                f"ask for {FULL!r} or items:SHARE",
+            )
+        condition = self.condition(split, asked)
         keys = [self.key(candidate) for candidate in candidates]
-        known = {
-            key: evaluation
-            for key, evaluation in self.store.get(keys, condition).items()
-            if not secondary or evaluation.secondary is not None or not evaluation.ok
-        }
-        items = {task.name: tuple(range(len(task.items(split)))) for task in self.tasks}
-        fresh = {
-            key: Job(key, candidate, split, items, secondary=secondary)
-            for key, candidate in zip(keys, candidates, strict=True)
-            if key not in known
-        }
-        self.totals.lookup_seconds += time.perf_counter() - begin
-        with closing(self.backend.score(list(fresh.values()))) as outcomes:
-            for key, candidate in zip(keys, candidates, strict=True):
-                cached = key in known
-                if cached:
-                    self.totals.hits += 1
-                else:
-                    known[key] = self._commit(next(outcomes), candidate, condition)
-                yield Scored(known[key], cached)
+        current = Round(
+            self.store, self.backend, self.totals, condition, self.items(split, asked), secondary
+        )
+        yield from current.stream(keys, candidates)
 
     def close(self) -> None:
-        """Close the backend; the store stays open."""
+        """Give back what the backend holds (processes); the store stays open."""
         self.backend.close()
-
-    def _commit(self, outcome: Outcome, candidate: Candidate, condition: Condition) -> Evaluation:
-        """Turn an outcome into an evaluation that is in the store."""
-        begin = time.perf_counter()
-        key, split, seconds = outcome.key, condition.split, outcome.seconds
-        if outcome.error is None:
-            evaluation = Evaluation.of_items(
-                key, split, outcome.scores, outcome.nll, outcome.secondary, seconds
-            )
-        else:
-            evaluation = Evaluation.failure(key, split, self.objectives, outcome.error, seconds)
-            self.totals.failures += 1
-        self.store.put(evaluation, candidate.to_dict(), condition)
-        self.totals.lookup_seconds += time.perf_counter() - begin
-        self.totals.computed += 1
-        self.totals.decoded += outcome.decoded
-        self.totals.seconds.update(seconds)
-        return evaluation

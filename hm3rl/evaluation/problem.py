@@ -3,18 +3,26 @@
 The budget counts the distinct candidates a run asks to be scored, whether or not the store knew
 them: a warm store saves time, never budget. The sources are free, and so is scoring on the test
 split, which never comes back into the search.
+
+Asking for a share of the items costs that share of an evaluation, and asking for more of them later
+the rest. A proxy is paid for apart: per item it costs `proxy_cost` of what scoring the item costs,
+and scoring it afterwards costs the full price.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 from hm3rl.errors import BudgetExhausted, InputError
-from hm3rl.evaluation.evaluator import Evaluator, Scored
-from hm3rl.evaluation.result import Evaluation
+from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.fidelity import Fidelity, Measure
+from hm3rl.evaluation.result import FULL, Evaluation
+from hm3rl.evaluation.round import Scored
 from hm3rl.events import EvaluationEvent, NullLogger, RunLogger
 from hm3rl.models.pool import ModelPool
 from hm3rl.objectives.archive import Archive
@@ -27,17 +35,20 @@ from hm3rl.tasks.base import Split
 SOURCES = "sources"
 """Phase under which the sources' own scores are logged."""
 
+PROXY_COST = 0.5
+"""What a proxy costs by default, in evaluations."""
+
 
 class TracePoint(NamedTuple):
     """The archive's hypervolume after one charged evaluation.
 
     Attributes:
-        charged: Evaluations charged so far.
+        charged: Evaluations charged so far; fractions come from lower fidelities.
         key: The candidate.
         hypervolume: Normalised hypervolume.
     """
 
-    charged: int
+    charged: float
     key: str
     hypervolume: float
 
@@ -51,10 +62,10 @@ class MergeProblem:
         limits: Legal paths.
         budget: Distinct candidates that may be asked for.
         logger: Hears every evaluation.
+        proxy_cost: What a proxy of all items costs, in evaluations.
 
     Attributes:
-        charged: Evaluations charged so far.
-        trace: One point per charged evaluation.
+        trace: One point per charged evaluation, at whatever fidelity.
     """
 
     def __init__(
@@ -64,6 +75,7 @@ class MergeProblem:
         limits: PathLimits,
         budget: int,
         logger: RunLogger | None = None,
+        proxy_cost: float = PROXY_COST,
     ) -> None:
         if budget < 0:
             raise InputError(f"budget={budget}", "give a budget of 0 or more evaluations")
@@ -72,11 +84,14 @@ class MergeProblem:
         self.limits = limits
         self.budget = budget
         self.logger: RunLogger = NullLogger() if logger is None else logger
-        self.charged = 0
+        self.proxy_cost = Fraction(str(proxy_cost))
         self.trace: list[TracePoint] = []
         self._archive: Archive | None = None
         self._candidates: dict[str, Candidate] = {}
         self._evaluations: dict[str, Evaluation] = {}
+        self._lower: dict[Fidelity, dict[str, Evaluation]] = {}
+        self._asked: dict[tuple[str, Measure], Fraction] = {}
+        self._charged: dict[Measure, Fraction] = {"full": Fraction(0), "proxy": Fraction(0)}
 
     @property
     def pool(self) -> ModelPool:
@@ -89,9 +104,19 @@ class MergeProblem:
         return self.evaluator.objectives
 
     @property
+    def charged(self) -> float:
+        """Evaluations charged so far, proxies at their cost; an integer unless parts were asked."""
+        return _plain(self._spent)
+
+    @property
+    def charged_proxy(self) -> float:
+        """Proxies asked for so far, in candidates: half the items of one count 0.5."""
+        return _plain(self._charged["proxy"])
+
+    @property
     def remaining(self) -> int:
-        """Evaluations left in the budget."""
-        return self.budget - self.charged
+        """Whole evaluations left in the budget."""
+        return math.floor(self.budget - self._spent)
 
     @property
     def archive(self) -> Archive:
@@ -168,33 +193,48 @@ class MergeProblem:
         """
         return [self._evaluations[self.key(candidate)] for candidate in candidates]
 
-    def evaluate(self, candidates: Sequence[Candidate], phase: str) -> list[Evaluation]:
-        """Score candidates on the search split and charge those this run has not asked for yet.
+    def evaluate(
+        self, candidates: Sequence[Candidate], phase: str, fidelity: str | Fidelity = FULL
+    ) -> list[Evaluation]:
+        """Score candidates on the search split and charge what this run has not asked for yet.
 
         Args:
             candidates: Candidates, repeats possible.
             phase: Name under which they are logged.
+            fidelity: On which share of the items, and how; see `Fidelity.parse`. Only full
+                evaluations enter the archive.
 
         Returns:
             One evaluation per candidate, in order.
 
         Raises:
-            BudgetExhausted: There are more new ones than the budget has left; none was scored.
+            BudgetExhausted: They cost more than the budget has left; none was scored.
             InputError: A candidate breaks the limits or cannot exist.
         """
         self.prepare()
+        asked = Fidelity.parse(fidelity)
+        found = self._found(asked)
         keys = [self.key(candidate) for candidate in candidates]
         new: dict[str, Candidate] = {}
         for key, candidate in zip(keys, candidates, strict=True):
-            if key not in self._evaluations:
+            if key not in found:
                 self._check(candidate)
                 new.setdefault(key, candidate)
-        if len(new) > self.remaining:
-            raise BudgetExhausted(len(new), self.remaining)
+        cost = sum((self._price(key, asked) for key in new), Fraction(0))
+        left = self.budget - self._spent
+        if cost > left:
+            raise BudgetExhausted(_plain(cost), _plain(left))
         fresh = list(new.values())
-        for candidate, one in zip(fresh, self.evaluator.stream(fresh), strict=True):
+        stream = self.evaluator.stream(fresh, fidelity=asked)
+        for candidate, one in zip(fresh, stream, strict=True):
             self._enter(candidate, one, phase, free=False)
-        return [self._evaluations[key] for key in keys]
+        return [found[key] for key in keys]
+
+    def cost(self, candidates: Sequence[Candidate], fidelity: str | Fidelity = FULL) -> float:
+        """What it would cost to evaluate candidates, in evaluations; nothing is scored."""
+        asked = Fidelity.parse(fidelity)
+        keys = dict.fromkeys(self.key(candidate) for candidate in candidates)
+        return _plain(sum((self._price(key, asked) for key in keys), Fraction(0)))
 
     @property
     def failed(self) -> int:
@@ -216,6 +256,10 @@ class MergeProblem:
         """
         return self.evaluator.evaluate(candidates, split, secondary=secondary)
 
+    @property
+    def _spent(self) -> Fraction:
+        return self._charged["full"] + self.proxy_cost * self._charged["proxy"]
+
     def _check(self, candidate: Candidate) -> None:
         # A whole member belongs to the parameter level, which the limits say nothing about.
         path = candidate.path
@@ -227,15 +271,42 @@ class MergeProblem:
                 "propose legal paths only, or widen the limits (paths.*)",
             )
 
+    def _found(self, asked: Fidelity) -> dict[str, Evaluation]:
+        """This run's evaluations at a fidelity, by key."""
+        return self._evaluations if asked.is_full else self._lower.setdefault(asked, {})
+
+    def _share(self, asked: Fidelity) -> Fraction:
+        """Share of the search items that a fidelity asks; all tasks together."""
+        some, every = (
+            sum(map(len, self.evaluator.items("search", fidelity).values()))
+            for fidelity in (asked, FULL)
+        )
+        return Fraction(some, every)
+
+    def _price(self, key: str, asked: Fidelity) -> Fraction:
+        """What a candidate would cost: its items that this run has not asked for yet."""
+        before = self._asked.get((key, asked.measure), Fraction(0))
+        share = max(self._share(asked) - before, Fraction(0))
+        return share * self.proxy_cost if asked.proxy else share
+
+    def _charge(self, key: str, asked: Fidelity) -> None:
+        before = self._asked.get((key, asked.measure), Fraction(0))
+        after = max(self._share(asked), before)
+        self._asked[key, asked.measure] = after
+        self._charged[asked.measure] += after - before
+
     def _enter(self, candidate: Candidate, one: Scored, phase: str, free: bool) -> None:
         evaluation, archive = one.evaluation, self.archive
-        key = evaluation.key
+        key, asked = evaluation.key, Fidelity.parse(evaluation.fidelity)
         self._candidates[key] = candidate
-        self._evaluations[key] = evaluation
+        self._found(asked)[key] = evaluation
         # A failure is never a score: it is charged and remembered, but no point of the archive.
-        on_front = archive.add(key, evaluation.vector) if evaluation.ok else False
-        if not free:
-            self.charged += 1
+        enters = evaluation.ok and asked.is_full
+        on_front = archive.add(key, evaluation.vector) if enters else False
+        if free:
+            self._asked[key, asked.measure] = self._share(asked)
+        elif self._price(key, asked):
+            self._charge(key, asked)
             self.trace.append(TracePoint(self.charged, key, archive.hypervolume()))
         self.logger.evaluation(
             EvaluationEvent(
@@ -252,5 +323,11 @@ class MergeProblem:
                 seconds=0.0 if one.cached else evaluation.total_seconds,
                 cached=one.cached,
                 failed=not evaluation.ok,
+                fidelity=evaluation.fidelity,
             )
         )
+
+
+def _plain(amount: Fraction) -> float:
+    """An integer where it is one, so that budgets of whole evaluations stay whole."""
+    return int(amount) if amount.denominator == 1 else float(amount)

@@ -23,6 +23,7 @@ import numpy as np
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation.claims import Claims
+from hm3rl.evaluation.fidelity import Fidelity, Measure
 from hm3rl.evaluation.result import FULL, Evaluation
 from hm3rl.evaluation.schema import migrate
 from hm3rl.tasks.base import Split
@@ -30,8 +31,6 @@ from hm3rl.tasks.base import Split
 BUSY_SECONDS = 60.0
 CHUNK = 500
 """Keys looked up in one statement; SQLite allows 999 variables in its oldest builds."""
-PROXY = "proxy"
-"""Fidelities that begin so score items in a way of their own; all others score them fully."""
 
 
 class Condition(NamedTuple):
@@ -42,7 +41,7 @@ class Condition(NamedTuple):
         split: Split of the items.
         dtype: Precision, such as "float32".
         backend: What computed it, such as "torch-cpu".
-        fidelity: "full", or which part of the items was asked and how.
+        fidelity: "full", or which share of the items was asked and how (`Fidelity`).
     """
 
     suite: str
@@ -52,9 +51,9 @@ class Condition(NamedTuple):
     fidelity: str = FULL
 
     @property
-    def measure(self) -> str:
+    def measure(self) -> Measure:
         """What a score per item means: scores of one measure may be put together."""
-        return PROXY if self.fidelity.partition(":")[0] == PROXY else FULL
+        return Fidelity.parse(self.fidelity).measure
 
 
 class ItemScores(NamedTuple):
@@ -69,6 +68,18 @@ class ItemScores(NamedTuple):
     items: np.ndarray
     scores: np.ndarray
     nll: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[ItemScores]) -> ItemScores:
+        """Put several together; of an item that is in two, the first counts."""
+        items, first = np.unique(np.concatenate([part.items for part in parts]), return_index=True)
+        scores = np.concatenate([part.scores for part in parts])
+        return cls(items, scores[first], np.concatenate([part.nll for part in parts])[first])
+
+    def of(self, numbers: Sequence[int]) -> ItemScores:
+        """Take some items, all of them known, numbers ascending."""
+        places = np.searchsorted(self.items, numbers)
+        return ItemScores(np.asarray(numbers), self.scores[places], self.nll[places])
 
 
 class EvaluationStore:
@@ -144,7 +155,7 @@ class EvaluationStore:
         Returns:
             Item scores by key and task, of those the store knows anything of.
         """
-        pieces: dict[str, dict[str, list[Sequence[bytes]]]] = {}
+        pieces: dict[str, dict[str, list[ItemScores]]] = {}
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), CHUNK):
             part = wanted[start : start + CHUNK]
@@ -156,9 +167,9 @@ class EvaluationStore:
             )
             for key, fidelity, task, *blobs in rows:
                 if condition._replace(fidelity=fidelity).measure == condition.measure:
-                    pieces.setdefault(key, {}).setdefault(task, []).append(blobs)
+                    pieces.setdefault(key, {}).setdefault(task, []).append(_item_scores(*blobs))
         return {
-            key: {task: _joined(blobs) for task, blobs in tasks.items()}
+            key: {task: ItemScores.joined(parts) for task, parts in tasks.items()}
             for key, tasks in pieces.items()
         }
 
@@ -167,7 +178,6 @@ class EvaluationStore:
         evaluation: Evaluation,
         candidate: Mapping[str, Any],
         condition: Condition,
-        items: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     ) -> None:
         """Commit an evaluation, and give up the claim on it.
 
@@ -177,14 +187,9 @@ class EvaluationStore:
             evaluation: The evaluation.
             candidate: The candidate as plain data (`Candidate.to_dict`), kept to rebuild it.
             condition: Under what it was scored.
-            items: Numbers of the items that `evaluation.per_item` holds by task, ascending;
-                None: all of the split.
-
-        Raises:
-            ValueError: Items and scores of a task differ in number.
         """
         with self._transaction():
-            self._put(evaluation, candidate, condition, items)
+            self._put(evaluation, candidate, condition)
             self._claims.drop([evaluation.key], condition)
 
     def claim(self, keys: Iterable[str], condition: Condition) -> list[str]:
@@ -237,7 +242,6 @@ class EvaluationStore:
         evaluation: Evaluation,
         candidate: Mapping[str, Any],
         condition: Condition,
-        items: Mapping[str, Sequence[int] | np.ndarray] | None,
     ) -> None:
         key = evaluation.key
         self._db.execute(
@@ -265,15 +269,12 @@ class EvaluationStore:
         if cursor.rowcount != 1:
             return
         for task, scores in evaluation.per_item.items():
-            numbers = np.arange(len(scores)) if items is None else np.asarray(items[task])
-            if len(numbers) != len(scores):
-                raise ValueError(f"{len(numbers)} items and {len(scores)} scores of task {task!r}")
             self._db.execute(
                 "INSERT INTO item_scores VALUES (?, ?, ?, ?, ?)",
                 (
                     cursor.lastrowid,
                     task,
-                    numbers.astype("<u4").tobytes(),
+                    evaluation.items[task].astype("<u4").tobytes(),
                     scores.astype("<f8").tobytes(),
                     evaluation.per_item_nll[task].astype("<f8").tobytes(),
                 ),
@@ -286,9 +287,9 @@ class EvaluationStore:
         number, key, _, split, _, _, fidelity, status, error = row[:9]
         tasks, scores, errors, nll = (tuple(json.loads(text)) for text in row[9:13])
         items = self._db.execute(
-            "SELECT task, scores, nll FROM item_scores WHERE evaluation=?", (number,)
+            "SELECT task, items, scores, nll FROM item_scores WHERE evaluation=?", (number,)
         ).fetchall()
-        by_task = {task: (np.frombuffer(a, "<f8"), np.frombuffer(b, "<f8")) for task, a, b in items}
+        by_task = {task: _item_scores(*blobs) for task, *blobs in items}
         return Evaluation(
             key=key,
             split=split,
@@ -296,8 +297,9 @@ class EvaluationStore:
             scores=scores,
             standard_errors=errors,
             nll=nll,
-            per_item={task: by_task[task][0] for task in tasks if task in by_task},
-            per_item_nll={task: by_task[task][1] for task in tasks if task in by_task},
+            items={task: by_task[task].items for task in tasks if task in by_task},
+            per_item={task: by_task[task].scores for task in tasks if task in by_task},
+            per_item_nll={task: by_task[task].nll for task in tasks if task in by_task},
             secondary=None if row[13] is None else json.loads(row[13]),
             seconds=json.loads(row[14]),
             fidelity=fidelity,
@@ -310,10 +312,9 @@ def _marks(keys: Sequence[str]) -> str:
     return ",".join("?" * len(keys))
 
 
-def _joined(pieces: Sequence[Sequence[bytes]]) -> ItemScores:
-    """Put the items of several evaluations together; of an item scored twice, the first counts."""
-    numbers = np.concatenate([np.frombuffer(items, "<u4") for items, _, _ in pieces])
-    scores = np.concatenate([np.frombuffer(scores, "<f8") for _, scores, _ in pieces])
-    nll = np.concatenate([np.frombuffer(nll, "<f8") for _, _, nll in pieces])
-    items, first = np.unique(numbers, return_index=True)
-    return ItemScores(items, scores[first], nll[first])
+def _item_scores(items: bytes, scores: bytes, nll: bytes) -> ItemScores:
+    return ItemScores(
+        np.frombuffer(items, "<u4").astype(np.int64),
+        np.frombuffer(scores, "<f8"),
+        np.frombuffer(nll, "<f8"),
+    )

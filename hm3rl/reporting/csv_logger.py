@@ -35,7 +35,7 @@ class CsvLogger:
         self._rows.writerow(
             [
                 *("charged", "phase", "key", *self._objectives, "hypervolume"),
-                *("on_front", "seconds", "cached", "failed", "path"),
+                *("on_front", "seconds", "cached", "failed", "path", "fidelity"),
             ]
         )
         self._values.writerow(["charged", "name", "value"])
@@ -66,9 +66,14 @@ class CsvLogger:
                 int(event.cached),
                 int(event.failed),
                 event.text,
+                event.fidelity,
             ]
         )
         self._evaluations.flush()
+        if event.failed:
+            self._say(f"evaluation {event.key} failed: {event.text}")
+        if event.fidelity != "full":
+            return
         line = {
             "key": event.key,
             "phase": event.phase,
@@ -79,10 +84,8 @@ class CsvLogger:
         }
         self._archive.write(json.dumps(line) + "\n")
         self._archive.flush()
-        if event.failed:
-            self._say(f"evaluation {event.key} failed: {event.text}")
 
-    def metrics(self, charged: int, values: Mapping[str, float]) -> None:
+    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
         """Write one row a value."""
         self._values.writerows([charged, name, f"{value:.6g}"] for name, value in values.items())
         self._metrics.flush()

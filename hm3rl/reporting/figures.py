@@ -26,9 +26,9 @@ PHASE_STYLE = {
 
 
 def read_evaluations(path: Path) -> list[dict[str, str]]:
-    """Rows of evaluations.csv."""
+    """Rows of evaluations.csv, those of full fidelity."""
     with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+        return [row for row in csv.DictReader(stream) if row.get("fidelity", "full") == "full"]
 
 
 def plot_front(
@@ -130,10 +130,10 @@ def plot_hypervolume(rows: Sequence[Mapping[str, str]], target: Path, sources: f
     """
     scored = [row for row in rows if row["phase"] != "sources"]
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    start = (0, sources)
+    start = (0.0, sources)
     for phase in dict.fromkeys(row["phase"] for row in scored):
         part = [row for row in scored if row["phase"] == phase]
-        x = [start[0], *(int(row["charged"]) for row in part)]
+        x = [start[0], *(float(row["charged"]) for row in part)]
         y = [start[1], *(float(row["hypervolume"]) for row in part)]
         colour, marker = PHASE_STYLE.get(phase, ("#cc79a7", "D"))
         axis.plot(

@@ -52,7 +52,7 @@ class ProgressLogger:
         if self._bar is not None:
             self._bar.update(self._task, completed=event.charged, hypervolume=event.hypervolume)
 
-    def metrics(self, charged: int, values: Mapping[str, float]) -> None:
+    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
         """Not shown."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -120,7 +120,8 @@ class WandbLogger:
 
     def evaluation(self, event: EvaluationEvent) -> None:
         """Log scores and hypervolume."""
-        values: dict[str, Any] = {f"score/{name}": value for name, value in event.scores.items()}
+        group = "score" if event.fidelity == "full" else f"score at {event.fidelity}"
+        values: dict[str, Any] = {f"{group}/{name}": value for name, value in event.scores.items()}
         values |= {
             "evaluations": event.charged,
             "hypervolume": event.hypervolume,
@@ -159,7 +160,7 @@ class WandbLogger:
             for key in self._archive.front_keys()
         ]
 
-    def metrics(self, charged: int, values: Mapping[str, float]) -> None:
+    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
         """Log scalars of an algorithm."""
         self._run.log({"evaluations": charged, **values})
 

@@ -64,6 +64,7 @@ def _check_ranges(settings: RunSettings) -> None:
         "paths.min_length": (settings.paths.min_length, 0),
         "paths.max_length": (settings.paths.max_length, 0),
         "evaluation.batch_size": (evaluation.batch_size, 1),
+        "evaluation.proxy_cost": (evaluation.proxy_cost, 0),
         "evaluation.program_workers": (evaluation.program_workers, 1),
         "evaluation.program_seconds": (evaluation.program_seconds, 0.01),
         "evaluation.program_memory_mb": (evaluation.program_memory_mb, 64),
@@ -213,7 +214,14 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
     limits = _limits(settings, pool)
     store = EvaluationStore(settings.evaluation.store or store_path)
     evaluator = build_evaluator(settings, members, store)
-    return MergeProblem(members, evaluator, limits, budget=settings.budget, logger=logger)
+    return MergeProblem(
+        members,
+        evaluator,
+        limits,
+        budget=settings.budget,
+        logger=logger,
+        proxy_cost=settings.evaluation.proxy_cost,
+    )
 
 
 def build_searcher(settings: RunSettings) -> Searcher:

@@ -83,7 +83,13 @@ class FinishedRun:
             problem = build_problem(self.settings, self.folder.store, NullLogger())
         else:
             alive = self._alive
-            problem = MergeProblem(alive.members, alive.evaluator, alive.limits, alive.budget)
+            problem = MergeProblem(
+                alive.members,
+                alive.evaluator,
+                alive.limits,
+                alive.budget,
+                proxy_cost=float(alive.proxy_cost),
+            )
         problem.prepare()
         for candidate in self._candidates.values():
             for recipe in candidate.recipes:

@@ -322,7 +322,7 @@ def summarise(
 
 
 def seconds(
-    spent: Mapping[str, float], searcher: Searcher, search_seconds: float, charged: int
+    spent: Mapping[str, float], searcher: Searcher, search_seconds: float, charged: float
 ) -> dict[str, Any]:
     """Where the time of the search went.
 

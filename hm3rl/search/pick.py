@@ -85,7 +85,7 @@ def pick(
     key = run.problem.key(candidate)
     if not evaluate:
         return Choice(candidate, key, "agent", None, None, str(path), None, front_utility)
-    run.problem.budget = run.problem.charged + 1 + budget
+    run.problem.budget += 1 + budget - run.problem.remaining
     (evaluation,) = run.problem.evaluate([candidate], "pick")
     decoded_utility = _utility(run, evaluation, preference)
     options = [(decoded_utility, candidate, evaluation)]

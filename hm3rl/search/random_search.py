@@ -63,7 +63,7 @@ class RandomSearch:
                     break
             if not batch:
                 break  # a small space: every legal path is known
-            before = problem.charged
+            before = problem.remaining
             score(batch)
-            spent += problem.charged - before
+            spent += before - problem.remaining
         return problem.archive

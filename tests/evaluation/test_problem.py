@@ -186,3 +186,50 @@ def test_a_budget_below_zero_and_an_unprepared_archive_are_refused(
         MergeProblem(members, evaluator, LIMITS, budget=-1)
     with pytest.raises(RuntimeError, match="prepare"):
         _ = MergeProblem(members, evaluator, LIMITS, budget=1).archive
+
+
+def test_a_share_of_the_items_costs_that_share_and_more_of_them_the_rest(
+    problem: MergeProblem, tasks: tuple[WordTask, ...], listener: Listener
+) -> None:
+    volume, keys = problem.archive.hypervolume(), problem.archive.keys
+    (quarter,) = problem.evaluate([ONE], "rung", "items:0.25")
+    assert quarter.fidelity == "items:0.25" and len(quarter.per_item["one"]) == 3
+    assert (problem.charged, problem.remaining) == (0.25, 4)
+    assert problem.evaluate([ONE, ONE], "rung", "items:0.25") == [quarter, quarter]
+    assert problem.charged == 0.25
+    assert (problem.archive.hypervolume(), problem.archive.keys) == (volume, keys)
+    assert not problem.seen(ONE)
+    assert problem.cost([ONE, ONE, TWO], "items:0.5") == 0.75
+    (full,) = problem.evaluate([ONE], "rung")
+    assert problem.charged == 1 and isinstance(problem.charged, int)
+    assert full.key in problem.archive and problem.seen(ONE)
+    problem.evaluate([ONE], "rung", "items:0.75")  # its items were all paid for
+    assert problem.charged == 1
+    assert [point.charged for point in problem.trace] == [0.25, 1]
+    events = listener.events[4:]
+    assert [e.fidelity for e in events] == ["items:0.25", "full", "items:0.75"]
+    assert [e.charged for e in events] == [0.25, 1, 1] and not events[0].on_front
+    whole = problem.evaluator.totals.items - 4 * 24  # the sources' items
+    assert whole == 24
+
+
+def test_proxies_are_paid_for_apart(members: MemberSet, evaluator: Evaluator) -> None:
+    problem = MergeProblem(members, evaluator, LIMITS, budget=2, proxy_cost=0.1)
+    problem.prepare()
+    problem.evaluate([ONE, TWO, THREE], "rung", "proxy:0.5")
+    assert (problem.charged_proxy, problem.charged) == (1.5, 0.15)
+    problem.evaluate([ONE, TWO, THREE], "rung", "proxy")
+    assert (problem.charged_proxy, problem.charged) == (3, 0.3)
+    problem.evaluate([ONE], "rung")
+    assert (problem.charged_proxy, problem.charged, problem.remaining) == (3, 1.3, 0)
+    assert len(problem.archive.keys) == 5
+    with pytest.raises(BudgetExhausted, match=r"1 evaluations asked for, 0\.7 left"):
+        problem.evaluate([TWO], "rung")
+    problem.evaluate([TWO], "rung", "items:0.5")
+    assert problem.charged == 1.8
+
+
+def test_the_sources_are_free_at_every_share(problem: MergeProblem) -> None:
+    source = Candidate.whole("a", 3)
+    (half,) = problem.evaluate([source], "rung", "items:0.5")
+    assert half.ok and problem.charged == 0 and problem.trace == []
