@@ -230,11 +230,10 @@ class MergeProblem:
             self._enter(candidate, one, phase, free=False)
         return [found[key] for key in keys]
 
-    def cost(self, candidates: Sequence[Candidate], fidelity: str | Fidelity = FULL) -> float:
-        """What it would cost to evaluate candidates, in evaluations; nothing is scored."""
+    def price(self, fidelity: str | Fidelity = FULL) -> float:
+        """What a candidate costs of which nothing has been asked, in evaluations."""
         asked = Fidelity.parse(fidelity)
-        keys = dict.fromkeys(self.key(candidate) for candidate in candidates)
-        return _plain(sum((self._price(key, asked) for key in keys), Fraction(0)))
+        return float(self._share(asked) * self._rate(asked))
 
     @property
     def failed(self) -> int:
@@ -286,8 +285,10 @@ class MergeProblem:
     def _price(self, key: str, asked: Fidelity) -> Fraction:
         """What a candidate would cost: its items that this run has not asked for yet."""
         before = self._asked.get((key, asked.measure), Fraction(0))
-        share = max(self._share(asked) - before, Fraction(0))
-        return share * self.proxy_cost if asked.proxy else share
+        return max(self._share(asked) - before, Fraction(0)) * self._rate(asked)
+
+    def _rate(self, asked: Fidelity) -> Fraction:
+        return self.proxy_cost if asked.proxy else Fraction(1)
 
     def _charge(self, key: str, asked: Fidelity) -> None:
         before = self._asked.get((key, asked.measure), Fraction(0))

@@ -88,7 +88,7 @@ class WandbLogger:
         self._archive: Archive | None = None
         self._texts: dict[str, str] = {}
         self._phase = ""
-        self._charged = 0
+        self._charged: float = 0
         self._evaluations: list[list[Any]] = []
         self._fronts: list[list[Any]] = []
 
@@ -130,7 +130,8 @@ class WandbLogger:
             "evaluation/failed": int(event.failed),
         }
         self._run.log(values)
-        self._remember(event)
+        if event.fidelity == "full":
+            self._remember(event)
 
     def _remember(self, event: EvaluationEvent) -> None:
         self._charged = event.charged

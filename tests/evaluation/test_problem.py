@@ -199,7 +199,7 @@ def test_a_share_of_the_items_costs_that_share_and_more_of_them_the_rest(
     assert problem.charged == 0.25
     assert (problem.archive.hypervolume(), problem.archive.keys) == (volume, keys)
     assert not problem.seen(ONE)
-    assert problem.cost([ONE, ONE, TWO], "items:0.5") == 0.75
+    assert (problem.price("items:0.5"), problem.price("proxy"), problem.price()) == (0.5, 0.5, 1)
     (full,) = problem.evaluate([ONE], "rung")
     assert problem.charged == 1 and isinstance(problem.charged, int)
     assert full.key in problem.archive and problem.seen(ONE)
