@@ -173,14 +173,17 @@ class RunLock:
             self._stream.close()
 
 
-def describe_environment(source_hashes: Mapping[str, str]) -> dict[str, Any]:
+def describe_environment(
+    source_hashes: Mapping[str, str], tasks: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
     """What a reader needs to repeat the run.
 
     Args:
         source_hashes: Content hash of each source model.
+        tasks: Notes on how this machine scores a task, by task and subject.
 
     Returns:
-        JSON-ready mapping: command, versions, machine, sources.
+        JSON-ready mapping: command, versions, machine, sources, tasks.
     """
     versions = {}
     for name in PACKAGES:
@@ -198,4 +201,5 @@ def describe_environment(source_hashes: Mapping[str, str]) -> dict[str, Any]:
             "cores": os.cpu_count(),
         },
         "sources": dict(source_hashes),
+        "tasks": {name: dict(notes) for name, notes in tasks.items()},
     }

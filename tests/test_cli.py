@@ -75,6 +75,7 @@ def test_check_runs_nothing_and_says_what_a_run_needs():
     report = json.loads(call("check", *FEW_ITEMS, "budget=12", "--json").stdout)
     assert report["evaluations"] == 12 and report["layers"] == 8
     assert "24 search items" in report["tasks"]
+    assert report["code programs"].endswith("limits")
 
 
 def test_init_writes_a_config_that_check_accepts(tmp_path: Path):

@@ -31,6 +31,7 @@ def test_csv_rows_come_back(tmp_path: Path):
 
 
 def test_the_environment_names_versions_and_sources():
-    described = describe_environment({"base": "abc"})
+    described = describe_environment({"base": "abc"}, {"code": {"programs": "limits"}})
+    assert described["tasks"] == {"code": {"programs": "limits"}}
     assert described["sources"] == {"base": "abc"}
     assert described["versions"]["torch"].startswith("2.")

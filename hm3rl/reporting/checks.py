@@ -80,6 +80,11 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
         "parameters": f"{parameters:,} in each source",
         "precision": f"{settings.pool.dtype} on {settings.pool.device}",
         "tasks": ", ".join(f"{name} ({count} search items)" for name, count in items.items()),
+        **{
+            f"{task.name} {subject}": note
+            for task in tasks
+            for subject, note in task.notes().items()
+        },
         "evaluations": settings.budget,
         "memory": f"{resident / GIB:.2f} GiB: sources, task vectors, {members} merged members",
         "disk": f"{bytes_each / GIB:.3f} GiB for each exported model; "

@@ -173,7 +173,8 @@ def note_environment(folder: RunFolder, problem: MergeProblem) -> None:
     """
     hashes = dict(problem.pool.hashes)
     if not folder.environment.is_file():
-        folder.write_json(folder.environment, describe_environment(hashes))
+        notes = {task.name: task.notes() for task in problem.evaluator.tasks}
+        folder.write_json(folder.environment, describe_environment(hashes, notes))
         return
     before = json.loads(folder.environment.read_text())["sources"]
     changed = [name for name in hashes if before.get(name) != hashes[name]]

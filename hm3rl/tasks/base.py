@@ -102,9 +102,24 @@ class Task(ABC):
         """Return further metrics reported beside the score, per item and in [0, 1]."""
         return {}
 
+    def notes(self) -> dict[str, str]:
+        """What a reader should know about how this machine scores the task, by subject."""
+        return {}
+
 
 class ProgramRunner(Protocol):
-    """Executes generated programs against unit tests, in limited processes."""
+    """Executes generated programs against unit tests, in limited processes.
+
+    Attributes:
+        limits: What can decide a score, as a suffix of a task's version; empty: the defaults.
+    """
+
+    @property
+    def limits(self) -> str:
+        """See the class."""
+
+    def describe(self) -> str:
+        """What locks programs up here, for a reader."""
 
     def run(
         self, programs: Sequence[str], tests: Sequence[tuple[tuple[str, str], ...]]

@@ -79,6 +79,8 @@ class CodeTask(SyntheticTask):
     ) -> None:
         super().__init__(n_search, n_test, n_train, seed)
         self._runner = runner
+        if runner is not None:
+            self.version = f"{type(self).version}{runner.limits}"
 
     def draw(self, rng: random.Random, level: Level) -> Item:
         """Draw a chain of two or three instructions with one-digit operands."""
@@ -103,6 +105,10 @@ class CodeTask(SyntheticTask):
             raise RuntimeError("the code task was built without a program runner and cannot score")
         programs = [program(output) for output in outputs]
         return self._runner.run(programs, [item.payload for item in items])
+
+    def notes(self) -> dict[str, str]:
+        """What locks the programs up."""
+        return {} if self._runner is None else {"programs": self._runner.describe()}
 
     def words(self) -> Sequence[str]:
         """Return instruction words and the tokens of the expressions."""

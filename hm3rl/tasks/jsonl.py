@@ -67,6 +67,8 @@ class JsonlTask(Task):
         self.exact_implies_one = True
         self.exact_only = self.metric == "exact_match"
         self.version = "jsonl-1"
+        if self.metric == "pass_at_1" and runner is not None:
+            self.version += runner.limits
         self._items = self._split([self._item(number, row) for number, row in rows], limits or {})
 
     def items(self, split: Split) -> tuple[Item, ...]:
@@ -82,6 +84,12 @@ class JsonlTask(Task):
             return self._runner.run(programs, [item.payload for item in items])
         measure = TEXT_METRICS[self.metric]
         return [measure(out, item.reference) for item, out in zip(items, outputs, strict=True)]
+
+    def notes(self) -> dict[str, str]:
+        """What locks the programs up, if any are run."""
+        if self.metric != "pass_at_1" or self._runner is None:
+            return {}
+        return {"programs": self._runner.describe()}
 
     def _where(self, number: int) -> str:
         return f"task {self.name!r}: {self._path}, line {number}"

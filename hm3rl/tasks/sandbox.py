@@ -2,18 +2,28 @@
 
 What it promises. Every program runs in a process of its own, forked from a small worker that is
 started once. It is killed with all it started when it has used its CPU seconds or, far later, when
-its wall-clock limit has passed. It cannot start processes or threads, write or read files, or take
-more memory than allowed; its output goes nowhere. Where the kernel offers namespaces (to root, and
-to users where unprivileged user namespaces are on) it also has an empty network, a process table of
-its own without any other process to signal, and an empty read-only root; `SandboxPool.isolation`
-says what is in force. Expected values never enter the sandbox, so no program can answer with them.
+its wall-clock limit has passed. It cannot start processes or threads, write or read files, reach
+the network, signal anybody, or take more memory than allowed; its output goes nowhere. Expected
+values never enter the sandbox, so no program can answer with them.
 
-What it does not promise. Without namespaces, network and files are closed by resource limits, by
-giving up root and by a Python audit hook only; native code that a program smuggles past the
-interpreter could undo the hook. There is no seccomp filter: kernel bugs are not its business. A
-program that needs almost exactly its CPU limit, reads the clock or draws random numbers may pass
-one day and fail the next; all others give the same score every time. Programs may import a fixed
-list of standard modules (`sandbox_worker.MODULES`) and nothing else.
+How. Each of these is used where the kernel has it, and `SandboxPool.isolation` says what is in
+force; below the line is what remains everywhere.
+
+    namespaces  (root, or unprivileged user namespaces) an empty network, a process table of its own
+    empty root  with them: an empty, read-only root folder
+    landlock    (Linux 5.13) no file; from 6.7 on no TCP port, from 6.12 on no signal to outside
+    seccomp     (x86-64, aarch64) only the system calls of computing: nothing that opens, starts,
+                signals or connects, and no new executable memory
+    ---------
+    limits      CPU, address space, processes, file size, open files; no privileges; a Python audit
+                hook that refuses files, processes, sockets and native code
+
+What it does not promise. With the last line alone, files that everybody may read and the network
+are closed by the audit hook only, which native code smuggled past the interpreter could undo. Bugs
+of the kernel are not its business. A program that needs almost exactly its CPU limit, reads the
+clock or draws random numbers may pass one day and fail the next; all others give the same score
+every time. Programs may import a fixed list of standard modules (`sandbox_worker.MODULES`) and
+nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +39,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -39,6 +49,11 @@ from hm3rl.errors import HM3Error
 Tests = tuple[tuple[str, str], ...]
 
 WORKER = Path(__file__).with_name("sandbox_worker.py")
+MECHANISMS = ("namespaces", "landlock", "seccomp")
+"""What is asked of the kernel."""
+NOT_LOCKED = 3
+"""A worker ends with this status if it could not lock up a program."""
+DEFAULT_SECONDS, DEFAULT_MEMORY_MB = 1.0, 512
 MEMO_LIMIT = 200_000
 ATTEMPTS = 2
 START_SECONDS = 60.0
@@ -61,14 +76,19 @@ class _Worker:
         wall_s: Wall-clock seconds per program.
         memory_mb: Address space per program.
         folder: Empty folder, the worker's working directory and root.
-        namespaces: Whether to ask the kernel for them.
+        mechanisms: Of `MECHANISMS`, those to use where the kernel has them.
     """
 
     def __init__(
-        self, cpu_s: float, wall_s: float, memory_mb: int, folder: str, namespaces: bool
+        self,
+        cpu_s: float,
+        wall_s: float,
+        memory_mb: int,
+        folder: str,
+        mechanisms: Collection[str],
     ) -> None:
         self._limit = wall_s + GRACE_SECONDS
-        limits = (str(cpu_s), str(wall_s), str(memory_mb << 20), str(int(namespaces)))
+        limits = (str(cpu_s), str(wall_s), str(memory_mb << 20), ",".join(mechanisms))
         # No site-packages, no user folder, no environment: the worker stays small and forks fast.
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-S", "-P", "-B", str(WORKER), *limits],
@@ -104,7 +124,11 @@ class _Worker:
         except OSError as error:
             raise _WorkerLost from error
         answer = self._receive(self._limit)
-        return list(json.loads(answer)) if answer else []
+        try:
+            answers = json.loads(answer)
+        except (ValueError, RecursionError):  # empty, or a program wrote on the pipe itself
+            return []
+        return answers if isinstance(answers, list) else []
 
     def _receive(self, seconds: float) -> bytes:
         deadline = time.monotonic() + seconds
@@ -122,6 +146,15 @@ class _Worker:
                 raise _WorkerLost
             data += piece
         return data
+
+    def failure(self) -> str:
+        """End the worker; return why it gave up of its own accord, empty if it did not."""
+        try:
+            status = self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            status = None
+        said = self.kill()
+        return said if status == NOT_LOCKED else ""
 
     def kill(self) -> str:
         """End the worker with all it started; return what it wrote to standard error."""
@@ -150,16 +183,16 @@ class SandboxPool:
         memory_mb: Address space of one program, the interpreter's own (about 30 MB) included.
         wall_s: Wall-clock seconds one program may take; generous, so that a busy machine changes
             no score. Default: ten times `timeout_s`, at least 5.
-        namespaces: Whether to use kernel namespaces where they can be had.
+        mechanisms: Of `MECHANISMS`, those to use where the kernel has them.
     """
 
     def __init__(
         self,
         workers: int = 1,
-        timeout_s: float = 1.0,
-        memory_mb: int = 512,
+        timeout_s: float = DEFAULT_SECONDS,
+        memory_mb: int = DEFAULT_MEMORY_MB,
         wall_s: float | None = None,
-        namespaces: bool = True,
+        mechanisms: Collection[str] = MECHANISMS,
     ) -> None:
         if workers < 1 or timeout_s <= 0 or memory_mb < 64:
             raise ValueError(
@@ -170,7 +203,7 @@ class SandboxPool:
         self.timeout_s = timeout_s
         self.memory_mb = memory_mb
         self.wall_s = max(10 * timeout_s, 5.0) if wall_s is None else wall_s
-        self.namespaces = namespaces
+        self.mechanisms = tuple(mechanisms)
         self.memo_hits = 0
         self.executed = 0
         self._memo: OrderedDict[tuple[str, Tests], float] = OrderedDict()
@@ -193,11 +226,22 @@ class SandboxPool:
         self._finalizer()
 
     @property
+    def limits(self) -> str:
+        """Limits that can decide a score, as a part of a task's version; empty: the defaults."""
+        if (self.timeout_s, self.memory_mb) == (DEFAULT_SECONDS, DEFAULT_MEMORY_MB):
+            return ""
+        return f"+{self.timeout_s:g}s+{self.memory_mb}MB"
+
+    @property
     def isolation(self) -> tuple[str, ...]:
         """Kernel mechanisms in force beside the limits; starts a worker if none runs."""
         worker = self._idle.get() or self._start()
         self._idle.put(worker)
         return worker.isolation
+
+    def describe(self) -> str:
+        """What locks programs up here, for a reader."""
+        return ", ".join([*self.isolation, "limits"])
 
     def run(self, programs: Sequence[str], tests: Sequence[Tests]) -> list[float]:
         """Run each program against its tests.
@@ -233,6 +277,7 @@ class SandboxPool:
     def _judge(self, job: tuple[str, Tests]) -> float:
         program, tests = job
         answers: list[str | None] = []
+        failure = ""
         for _ in range(ATTEMPTS):
             worker = self._idle.get()
             try:
@@ -241,21 +286,25 @@ class SandboxPool:
                 break
             except _WorkerLost:
                 assert worker is not None
-                self._bury(worker)
+                failure = self._bury(worker)
                 worker = None  # a new one takes its place; a program that fells two fails
             finally:
                 self._idle.put(worker)
+        else:
+            if failure:
+                raise SandboxError(f"the program sandbox does not work: {failure}")
         return float(answers == [expected for _, expected in tests] and bool(tests))
 
     def _start(self) -> _Worker:
         worker = _Worker(
-            self.timeout_s, self.wall_s, self.memory_mb, self._folder.name, self.namespaces
+            self.timeout_s, self.wall_s, self.memory_mb, self._folder.name, self.mechanisms
         )
         with self._lock:
             self._alive.append(worker)
         return worker
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: _Worker) -> str:
+        """Remove a lost worker; return what the sandbox itself, not the program, did wrong."""
         with self._lock:
             self._alive.remove(worker)
-        worker.kill()
+        return worker.failure()

@@ -1,8 +1,8 @@
 """The process in which generated programs run; started by `sandbox.py`, imports nothing of ours.
 
 It locks itself up (see `lock_up`), then answers requests on standard input: for each program it
-forks, the child limits itself further, runs the program, evaluates the expressions and sends back
-their `repr`. The expected values never come here, so no program can copy them.
+forks, the child locks itself up further (`Cell`), runs the program, evaluates the expressions and
+sends back their `repr`. The expected values never come here, so no program can copy them.
 
 Request and answer are a length (four bytes, big endian) and JSON: `[program, [expression, ...]]`
 one way, `[repr or null, ...]` the other; an answer of length 0 means that the program failed.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import importlib.util
 import json
 import os
 import resource
@@ -23,9 +24,14 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from typing import NoReturn
 
 NOBODY = 65534
 ANSWER_LIMIT = 1 << 20
+READY = b"!"
+"""What a child sends when it is locked up, before the program runs."""
+NOT_LOCKED = 3
+"""Exit status of a worker whose child could not lock itself up."""
 
 # Programs may import these: they are in memory already. Files are out of reach, so nothing else is.
 MODULES = (
@@ -52,10 +58,10 @@ _FORBIDDEN = (
 
 
 def lock_up() -> list[str]:
-    """Cut this process off from network, files and other processes, as far as the kernel allows.
+    """Move this process to namespaces of its own, if the kernel allows.
 
     Returns:
-        The mechanisms in force: "namespaces" (own network, mounts, processes), "empty root".
+        What is in force: "namespaces" (own network, mounts, processes), "empty root".
     """
     libc = ctypes.CDLL(None, use_errno=True)
     flags = _NEW_MOUNTS | _NEW_NET | _NEW_PIDS | _NEW_IPC
@@ -88,34 +94,93 @@ def lock_up() -> list[str]:
     return done
 
 
-def limit_self(libc: ctypes.CDLL, cpu_s: float, memory: int) -> None:
-    """Give up privileges and resources; called in the child just before the program runs."""
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    else:
-        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-        libc.capset(header, (ctypes.c_uint32 * 6)())
-    seconds = int(cpu_s) + 1
-    for which, value in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 16),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(which, (value, value))
-    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+class Cell:
+    """What a child puts on itself, for good, before it runs a program.
+
+    Args:
+        cpu_s: CPU seconds.
+        memory: Address space in bytes.
+        wanted: Of "landlock" and "seccomp", those to use where the kernel has them.
+    """
+
+    def __init__(self, cpu_s: float, memory: int, wanted: list[str]) -> None:
+        # By its file: the folder has modules named like some of the standard library.
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox_kernel.py")
+        spec = importlib.util.spec_from_file_location("sandbox_kernel", path)
+        assert spec is not None and spec.loader is not None
+        kernel = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(kernel)
+        self._cpu_s, self._memory = cpu_s, memory
+        self._libc = ctypes.CDLL(None)
+        mechanisms = {"landlock": kernel.Files(self._libc), "seccomp": kernel.SystemCalls()}
+        self._mechanisms = {name: mechanisms[name] for name in mechanisms if name in wanted}
+        self._mechanisms = {name: self._mechanisms[name] for name in self._probe()}
+
+    @property
+    def mechanisms(self) -> list[str]:
+        """The kernel's mechanisms that `enter` puts in force."""
+        return list(self._mechanisms)
+
+    def enter(self) -> None:
+        """Give up privileges and resources, then files and system calls.
+
+        Raises:
+            OSError: Something failed; the program must not run.
+        """
+        self._limit()
+        for name, mechanism in self._mechanisms.items():
+            if not mechanism.restrict(self._libc):
+                raise OSError(f"{name} failed")
+
+    def _probe(self) -> list[str]:
+        """Try every mechanism in a process that ends with it."""
+        pid = os.fork()
+        if pid == 0:
+            bits = 0
+            try:
+                self._limit()
+                for place, mechanism in enumerate(self._mechanisms.values()):
+                    bits |= mechanism.restrict(self._libc) << place
+            finally:
+                os._exit(bits)
+        held_bits = max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+        return [name for place, name in enumerate(self._mechanisms) if held_bits >> place & 1]
+
+    def _limit(self) -> None:
+        libc = self._libc
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+        else:
+            header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+            libc.capset(header, (ctypes.c_uint32 * 6)())
+        seconds = int(self._cpu_s) + 1
+        for which, value in (
+            (resource.RLIMIT_CPU, seconds),
+            (resource.RLIMIT_AS, self._memory),
+            (resource.RLIMIT_NPROC, 0),
+            (resource.RLIMIT_FSIZE, 0),
+            (resource.RLIMIT_NOFILE, 16),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            resource.setrlimit(which, (value, value))
+        signal.setitimer(signal.ITIMER_PROF, self._cpu_s)
 
 
-def deny(event: str, arguments: tuple[object, ...]) -> None:
-    """Audit hook: refuse files, processes, sockets and the like within Python itself."""
-    if event.startswith(_FORBIDDEN):
-        raise PermissionError(f"{event} is not allowed here")
+def audit_hook(forbidden: tuple[str, ...]) -> Callable[[str, tuple[object, ...]], None]:
+    """Make the hook that refuses files, processes, sockets and the like within Python itself.
+
+    What it refuses is its own, not a name of this module: programs can change those.
+    """
+
+    def deny(event: str, arguments: tuple[object, ...]) -> None:
+        if event.startswith(forbidden):
+            raise PermissionError(f"{event} is not allowed here")
+
+    return deny
 
 
 @functools.lru_cache(maxsize=65536)
@@ -147,18 +212,24 @@ def run_program(program: str, tests: list[types.CodeType | None]) -> list[str | 
     return answers
 
 
-def child(
-    out: int, null: int, job: tuple[str, list[types.CodeType | None]], limit: Callable[[], None]
-) -> None:
-    """Run one request in a process of its own and leave; never returns."""
-    write, leave, pack, dumps = os.write, os._exit, struct.pack, json.dumps
+def become_child(out: int, null: int, cell: Cell) -> None:
+    """Turn a fresh fork into the process of one program: standard streams, group, cell."""
     try:
         for standard in (0, 1, 2):
             os.dup2(null, standard)
         os.setsid()
-        limit()
-        sys.addaudithook(deny)
-        body = dumps(run_program(*job)).encode()
+        cell.enter()
+        sys.addaudithook(audit_hook(_FORBIDDEN))
+        os.write(out, READY)
+    except BaseException:
+        os._exit(1)
+
+
+def answer(out: int, program: str, tests: list[types.CodeType | None]) -> NoReturn:
+    """Run the program, send what it answers, and leave."""
+    write, leave, pack, dumps = os.write, os._exit, struct.pack, json.dumps
+    try:
+        body = dumps(run_program(program, tests)).encode()
         body = pack(">I", len(body)) + body
         while body and len(body) <= ANSWER_LIMIT:
             body = body[write(out, body) :]
@@ -167,19 +238,23 @@ def child(
     leave(0)
 
 
-def supervise(pid: int, source: int, wall_s: float) -> bytes:
-    """Collect the answer of a child until it ends, floods or runs out of time; then kill it."""
+def supervise(pid: int, source: int, wall_s: float) -> bytes | None:
+    """Collect what a child sends until it ends, floods or runs out of time; then kill it.
+
+    Returns:
+        Its answer, empty if there is no complete one; None if it never got ready.
+    """
     deadline = time.monotonic() + wall_s
-    answer = b""
-    while len(answer) <= ANSWER_LIMIT:
+    sent = b""
+    while len(sent) <= ANSWER_LIMIT:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([source], [], [], left)[0]:
             break
         piece = os.read(source, 1 << 16)
         if not piece:
             break
-        answer += piece
-        if len(answer) >= 4 and len(answer) - 4 >= struct.unpack(">I", answer[:4])[0]:
+        sent += piece
+        if len(sent) >= 5 and len(sent) - 5 >= struct.unpack(">I", sent[1:5])[0]:
             break
     for kill in (os.killpg, os.kill):  # the group exists once the child has made it
         try:
@@ -187,8 +262,10 @@ def supervise(pid: int, source: int, wall_s: float) -> bytes:
         except (ProcessLookupError, PermissionError):
             continue
     os.waitpid(pid, 0)
-    complete = len(answer) >= 4 and len(answer) - 4 == struct.unpack(">I", answer[:4])[0]
-    return answer[4:] if complete else b""
+    if sent[:1] != READY:
+        return None
+    complete = len(sent) >= 5 and len(sent) - 5 == struct.unpack(">I", sent[1:5])[0]
+    return sent[5:] if complete else b""
 
 
 def read_exactly(count: int) -> bytes:
@@ -209,29 +286,48 @@ def send(body: bytes) -> None:
         message = message[os.write(1, message) :]
 
 
-def main() -> None:
-    """Lock up, say what is in force, then serve requests until the driver goes away."""
-    cpu_s, wall_s, memory = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    for module in MODULES:
-        __import__(module)
+Job = tuple[int, str, list[types.CodeType | None]]
+
+
+def serve(cpu_s: float, wall_s: float, memory: int, wanted: list[str]) -> Job:
+    """Lock up, say what is in force, then serve requests until the driver goes away.
+
+    Returns:
+        In the child only: where its answer goes, the program and the tests. Nothing of the worker
+        is left on the stack then that the program could walk up to: no earlier answers, no libc.
+    """
     null = os.open(os.devnull, os.O_RDWR)
-    libc = ctypes.CDLL(None)
-    in_force = lock_up() if sys.argv[4] == "1" else []
+    cell = Cell(cpu_s, memory, wanted)
+    in_force = lock_up() if "namespaces" in wanted else []
     gc.collect()
     gc.freeze()
-    send(json.dumps(in_force).encode())
+    send(json.dumps([*in_force, *cell.mechanisms]).encode())
     while True:
         program, expressions = json.loads(read_exactly(struct.unpack(">I", read_exactly(4))[0]))
-        job = (program, [compiled(expression) for expression in expressions])
+        tests = [compiled(expression) for expression in expressions]
         source, out = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(source)
-            child(out, null, job, lambda: limit_self(libc, cpu_s, memory))
+            become_child(out, null, cell)
+            return out, program, tests
         os.close(out)
-        answer = supervise(pid, source, wall_s)
+        sent = supervise(pid, source, wall_s)
         os.close(source)
-        send(answer)
+        if sent is None:
+            sys.stderr.write("a child could not lock itself up\n")
+            sys.exit(NOT_LOCKED)
+        send(sent)
+
+
+def main() -> NoReturn:
+    """Serve; in a child, run the program."""
+    for module in MODULES:
+        __import__(module)
+    arguments = sys.argv[1:]
+    answer(
+        *serve(float(arguments[0]), float(arguments[1]), int(arguments[2]), arguments[3].split(","))
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Programs are executed, judged and remembered; hostile ones harm nobody and score 0."""
+"""Programs are executed, judged and remembered, whatever locks them up."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,18 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from hm3rl.tasks.sandbox import SandboxError, SandboxPool
+from hm3rl.tasks import sandbox
+from hm3rl.tasks.code import CodeTask
+from hm3rl.tasks.sandbox import MECHANISMS, WORKER, SandboxError, SandboxPool
 
 ADD_ONE = (("f(1)", "2"), ("f(-5)", "-4"))
 RIGHT = "def f(x):\n    return x + 1\n"
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["namespaces", "fall-back"])
+@pytest.fixture(scope="module", params=[MECHANISMS, ()], ids=["all mechanisms", "limits only"])
 def pool(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
-    limits = {"timeout_s": 0.3, "wall_s": 1.5, "memory_mb": 256}
-    with SandboxPool(**limits, namespaces=request.param) as pool:
-        if request.param and not pool.isolation:
-            pytest.skip("this kernel gives no namespaces")
+    with SandboxPool(timeout_s=0.3, wall_s=1.5, memory_mb=256, mechanisms=request.param) as pool:
         yield pool
 
 
@@ -71,53 +71,6 @@ def test_scores_do_not_depend_on_the_number_of_workers() -> None:
         assert one.run(programs, [ADD_ONE] * 30) == three.run(programs, [ADD_ONE] * 30)
 
 
-HOSTILE = {
-    "endless loop": "while True: pass",
-    "endless loop that ignores its timer": """
-        import sys
-        signal = sys.modules.get("signal") or __import__("signal")
-        signal.signal(signal.SIGPROF, signal.SIG_IGN)
-        while True: pass
-        """,
-    "sleep": "import time\ntime.sleep(60)",
-    "10 GB": "x = bytearray(10 << 30)",
-    "memory bit by bit": "x = []\nwhile True: x.append(bytearray(1 << 20))",
-    "recursion": "def g(x): return g(x) + 1\ng(0)",
-    "deep syntax": "x = " + "(" * 5000 + ")" * 5000,
-    "output flood": "while True: print('x' * 100000, flush=True)",
-    "answer flood": "def f(x): return 'x' * (100 << 20)",
-    "sys.exit": "import sys\nsys.exit(0)",
-    "os._exit": "import os\nos._exit(0)",
-    "no such module": "import subprocess",
-    "fork bomb": "import posix\nwhile True:\n    try: posix.fork()\n    except OSError: pass",
-    "threads": """
-        import _thread, time
-        while True:
-            try: _thread.start_new_thread(time.sleep, (9,))
-            except RuntimeError: pass
-        """,
-    "kills its parent": "import posix\nposix.kill(posix.getppid(), 9)",
-    "kills everybody": "import posix\nposix.kill(-1, 9)",
-    "kills its group": "import posix\nposix.killpg(0, 9)",
-    "own repr": "class R:\n    def __repr__(self): raise SystemExit\ndef f(x): return R()",
-    "exception that cannot be printed": """
-        class E(BaseException):
-            def __str__(self): raise self
-        raise E
-        """,
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_programs_score_zero_within_their_limits(pool: SandboxPool, name: str) -> None:
-    program = textwrap.dedent(HOSTILE[name])
-    begin = time.monotonic()
-    assert pool.run([program], [ADD_ONE]) == [0.0]
-    assert time.monotonic() - begin < 10
-    after = len(name)
-    assert pool.run([RIGHT], [((f"f({after})", repr(after + 1)),)]) == [1.0]
-
-
 def test_an_answer_forged_on_the_pipe_has_to_know_what_is_expected(pool: SandboxPool) -> None:
     program = textwrap.dedent(
         """
@@ -132,45 +85,24 @@ def test_an_answer_forged_on_the_pipe_has_to_know_what_is_expected(pool: Sandbox
     assert pool.run([program], [(("f(1)", "3"), ("f(-5)", "-4"))]) == [0.0]
 
 
-ESCAPES = {
-    "read /etc/passwd": "def f(x): return len(open('/etc/passwd').read()) > 0",
-    "read by descriptor": "import posix\ndef f(x): return posix.open('/etc/passwd', 0) > 0",
-    "list a folder": "import posix\ndef f(x): return 'etc' in posix.listdir('/')",
-    "write": "def f(x):\n    with open(PATH, 'w') as file: file.write('x')\n    return True",
-    "write by descriptor": "import posix\ndef f(x): return posix.open(PATH, 65, 511) > 0",
-    "remove": "import posix\ndef f(x):\n    posix.unlink(VICTIM)\n    return True",
-    "network": """
-        import _socket
-        def f(x):
-            s = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-            s.connect(('127.0.0.1', PORT))
-            return True
-        """,
-    "run a command": "import posix\ndef f(x): return posix.system('true') == 0",
-    "native code": "import ctypes\ndef f(x): return ctypes.CDLL(None).getpid() > 0",
-    "frames of the worker": """
+def test_earlier_answers_are_out_of_reach(pool: SandboxPool) -> None:
+    curious = textwrap.dedent(
+        """
         import sys
         def f(x):
             frame = sys._getframe()
+            secret = str(31000 + 337)
             while frame:
-                if 'expected' in frame.f_locals: return True
+                for value in [*frame.f_locals.values(), *frame.f_globals.values()]:
+                    if value is not secret and secret in repr(value): return True
                 frame = frame.f_back
             return False
-        """,
-}
-
-
-@pytest.mark.parametrize("name", ESCAPES)
-def test_nothing_outside_can_be_reached(pool: SandboxPool, tmp_path: Path, name: str) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("alive")
-    tmp_path.chmod(0o777)
-    program = textwrap.dedent(ESCAPES[name])
-    program = program.replace("PATH", repr(str(tmp_path / "new")))
-    program = program.replace("VICTIM", repr(str(victim))).replace("PORT", "9")
-    assert pool.run([program], [(("f(0)", "True"),)]) == [0.0]
-    assert victim.read_text() == "alive"
-    assert list(tmp_path.iterdir()) == [victim]
+        """
+    )
+    assert pool.run(["def f(x): return 31337"], [(("f(1)", "31337"),)]) == [1.0]
+    assert pool.run([curious], [(("f(2)", "False"),)]) == [1.0]
+    leaky = "leak = 31337\n" + curious
+    assert pool.run([leaky], [(("f(2)", "True"),)]) == [1.0]  # it would find what is there
 
 
 def test_a_dead_worker_is_replaced(pool: SandboxPool) -> None:
@@ -222,3 +154,23 @@ def _alive(process: int) -> bool:
 def test_senseless_limits_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="need workers"):
         SandboxPool(**bad)  # type: ignore[arg-type]
+
+
+def test_only_other_limits_than_the_defaults_are_part_of_a_version() -> None:
+    assert SandboxPool().limits == SandboxPool(workers=3, mechanisms=()).limits == ""
+    others = {SandboxPool(timeout_s=2.0).limits, SandboxPool(memory_mb=256).limits}
+    assert len(others - {""}) == 2
+    assert CodeTask(SandboxPool()).version == CodeTask().version
+    assert CodeTask(SandboxPool(timeout_s=2.0)).version != CodeTask().version
+
+
+def test_a_sandbox_that_cannot_lock_up_is_an_error_and_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "sandbox_worker.py"
+    text = WORKER.read_text().replace("(resource.RLIMIT_CORE, 0)", "(resource.RLIMIT_CORE, 'none')")
+    broken.write_text(text)
+    shutil.copy(WORKER.with_name("sandbox_kernel.py"), tmp_path)
+    monkeypatch.setattr(sandbox, "WORKER", broken)
+    with SandboxPool() as pool, pytest.raises(SandboxError, match="could not lock itself up"):
+        pool.run([RIGHT], [ADD_ONE])

@@ -18,6 +18,11 @@ from hm3rl.tasks.translation import TranslationTask
 class InProcessRunner:
     """Executes trusted programs in this process; a program that raises fails its tests."""
 
+    limits = ""
+
+    def describe(self) -> str:
+        return "nothing"
+
     def run(
         self, programs: Sequence[str], tests: Sequence[tuple[tuple[str, str], ...]]
     ) -> list[float]:
