@@ -73,4 +73,4 @@ def render(data: object) -> str:
     }
     page = (assets / "report.html").read_text(encoding="utf-8")
     # The template is cut once: what is put in may contain a mark of its own.
-    return "".join(parts.get(piece, piece) for piece in re.split(r"/\*(\w+)\*/", page))
+    return "".join(parts.get(piece, str(piece)) for piece in re.split(r"/\*(\w+)\*/", page))
