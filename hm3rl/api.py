@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -267,11 +268,14 @@ def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") ->
     return evaluator.evaluate([candidate], split=split, secondary=True)[0]
 
 
-def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> None:
+def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> tuple[Path, bool]:
     """Run a Hydra multirun; each job is a search in a folder of its own.
 
     The configuration is composed once with the first value of each swept key, so that a typo is an
     `InputError` before any job starts. A job that fails does not stop the others.
+
+    Returns:
+        The folder of the sweep, with one folder for each job, and whether all of them finished.
     """
     words = [*overrides, *_search_path(config_dir)]
     try:
@@ -287,17 +291,24 @@ def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> Non
             f"cannot read the sweep: {str(error).splitlines()[0]}", "write key=value1,value2"
         ) from None
     plain = [w for w in first if not w.startswith(("hydra.", "hydra/")) or "searchpath" in w]
-    check_settings(compose_settings(plain))
+    chosen = compose_settings(plain)
+    check_settings(chosen)
+    asked = [w.partition("=")[2] for w in words if w.startswith("hydra.sweep.dir=")]
+    folder = asked[-1] if asked else f"sweeps/{chosen.name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     register()
     decorated: Any = hydra.main(
         version_base="1.3", config_path=str(config_folder()), config_name="config"
     )(sweep_job)
     argv = sys.argv
-    sys.argv = ["hm3rl", "--multirun", *words]
+    sys.argv = ["hm3rl", "--multirun", *words, f"hydra.sweep.dir={folder}"]
+    finished = True
     try:
         decorated()
+    except SystemExit as end:  # Hydra's way to say, after the last job, that one raised
+        finished = not end.code
     finally:
         sys.argv = argv
+    return Path(folder), finished
 
 
 def sweep_job(config: DictConfig) -> float:

@@ -111,7 +111,12 @@ def search(
 
         words = overrides or []
         if multirun:
-            api.sweep(words, config_dir)
+            from hm3rl.reporting.terminal import print_sweep
+
+            folder, finished = api.sweep(words, config_dir)
+            print_sweep(out, folder)
+            if not finished:
+                raise typer.Exit(1)
             return
         result = api.search(*words, config_dir=config_dir, console=err)
         from hm3rl.reporting.terminal import print_search

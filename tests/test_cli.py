@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -204,8 +205,30 @@ def test_ctrl_c_exits_with_130_and_the_run_can_be_resumed(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path: Path):
-    command = [sys.executable, "-m", "hm3rl.cli", "search", *FEW_ITEMS, "budget=6", "-m"]
-    subprocess.run([*command, "seed=0,1"], cwd=tmp_path, check=True, capture_output=True)
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_a_sweep_runs_every_job_in_a_folder_of_its_own_and_ends_with_a_table(
+    tmp_path: Path, launcher: str
+):
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    command = [sys.executable, "-m", "hm3rl.cli", "search", *FEW_ITEMS, "search=random", "budget=6"]
+    command += ["-m", "seed=0,1", f"hydra/launcher={launcher}"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     summaries = sorted(tmp_path.glob("sweeps/run/*/*/summary.json"))
     assert [json.loads(s.read_text())["seed"] for s in summaries] == [0, 1]
+    table = done.stdout
+    for summary in map(json.loads, (s.read_text() for s in summaries)):
+        assert f"{summary['hypervolume']['test']:.3f}" in table
+    folder = re.search(r"next: hm3rl report (\S+)", table)
+    assert folder and call("report", str(tmp_path / folder[1])).exit_code == 0
+    assert (tmp_path / folder[1] / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_does_not_stop_the_sweep_and_is_counted(tmp_path: Path):
+    command = [sys.executable, "-m", "hm3rl.cli", "search", *FEW_ITEMS, "search=random", "budget=6"]
+    command += ["-m", "pool.experts.math=zoo:math,nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "1 of 2 jobs did not finish" in done.stdout
+    assert "nowhere" in done.stderr

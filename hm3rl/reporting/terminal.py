@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
+from hm3rl.errors import HM3Error
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.reporting.leaderboard import rich_table
 from hm3rl.reporting.report import PAGE
+from hm3rl.runs import RunFolder
 from hm3rl.search.finished import FinishedRun
 from hm3rl.search.job import SearchResult
 from hm3rl.search.pick import Choice
@@ -41,6 +46,45 @@ def print_search(console: Console, result: SearchResult) -> None:
     console.print(
         f"next: hm3rl pick {path} --prefer {first} --export my-model", markup=False, soft_wrap=True
     )
+
+
+def print_sweep(console: Console, folder: Path) -> None:
+    """One row for each finished job of a sweep, and where to look further.
+
+    Raises:
+        HM3Error: No job finished.
+    """
+    inside = folder.iterdir() if folder.is_dir() else ()
+    jobs = sorted((path for path in inside if path.name.isdigit()), key=job_number)
+    finished = [path for path in jobs if RunFolder(path).summary.is_file()]
+    if not finished:
+        raise HM3Error(f"no job of the sweep finished; their logs: {folder}/*/run.log")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("job", "searcher", "seed", "evaluations", "HV search", "HV test", "seconds"):
+        table.add_column(column, justify="left" if column == "searcher" else "right")
+    for path in finished:
+        summary = json.loads(RunFolder(path).summary.read_text())
+        volumes = summary["hypervolume"]
+        table.add_row(
+            path.name,
+            summary["searcher"],
+            str(summary["seed"]),
+            str(summary["charged"]),
+            f"{volumes['search']:.3f}",
+            f"{volumes['test']:.3f}",
+            f"{summary['seconds']['search']:.0f}",
+        )
+    console.print(table)
+    failed = len(jobs) - len(finished)
+    if failed:
+        console.print(f"{failed} of {len(jobs)} jobs did not finish; see {folder}/*/run.log")
+    console.print(f"\nruns: {folder}", markup=False)
+    console.print(f"next: hm3rl report {folder}", markup=False, soft_wrap=True)
+
+
+def job_number(path: Path) -> int:
+    """Number of a sweep's job, from its folder."""
+    return int(path.name)
 
 
 def choice_as_dict(choice: Choice, objectives: Sequence[str]) -> dict[str, Any]:
