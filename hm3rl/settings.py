@@ -188,10 +188,15 @@ class AgentSettings:
 
     Attributes:
         scalarisation: `weighted_sum` or `tchebycheff`.
+        utopia: z of Tchebycheff for every objective, in units of f / z*; no path should exceed it.
         length_cost: beta_1, subtracted for each layer of the path after scalarisation.
         reward: `terminal`, or `spread` (R/T on every step, as in the paper).
         critic: `vector` (K values, linear utilities only) or `scalar`.
         conditioning: `concat` or `film`: how networks take the preference.
+        head: `categorical` (masked) or `wolpertinger` (a Gaussian proto-action among the actions'
+            embeddings, then the best of its nearest legal actions by the critic; HM3 (11)).
+        neighbours: M', nearest legal actions that Wolpertinger compares.
+        epsilon: Probability that Wolpertinger draws uniformly among them instead.
         embedding: Width of the layer and action embeddings.
         hidden: Width of the path encoder (GRU) and of the heads.
         gamma: Discount; 1 because the reward is terminal (see method.md section 3).
@@ -203,27 +208,38 @@ class AgentSettings:
         target_kl: PPO stops an update beyond 1.5 times this KL divergence.
         epochs: PPO epochs for one rollout.
         rollouts: Paths in one PPO rollout.
+        critic_warm_up: Gradient steps of the critics alone before the online phase.
         anchor: What holds PPO near its training data after each update: `replay`, `kl` or `none`.
         pretrain_rate: Step size of regression (offline, replay anchor).
         pretrain_steps: Most gradient steps of the offline phase.
         replay_steps: Gradient steps of regression after each online batch.
         patience: Checks without improvement on held-out trajectories that end the offline phase.
-        regression: `advantage` (advantage-weighted) or `cloning` (behaviour cloning).
+        regression: `advantage` (advantage-weighted), `cloning` (behaviour cloning) or `iql`
+            (advantage-weighted with an expectile critic; Kostrikov et al., 2022).
+        expectile: Of IQL's critic, in (0, 1); towards 1 it becomes the best known continuation.
         weighting: `trajectory` or `step`: what one advantage belongs to.
         temperature: Of the advantage weights, in units of the utilities' spread.
         hindsight: Whether trajectories are relabelled with other preferences.
         imagined: Paths improved under F-hat that join the replay after each fit, as
             demonstrations; 0: none.
+        distil_steps: Gradient steps after the online phase by which the policy learns, for every
+            preference, the path F-hat thinks best; 0: none.
+        init_from: Run folder (or agent.zip) whose trained networks this run starts from; the sizes
+            must agree. Empty: fresh networks.
         batch: Evaluations in one batch.
         outcome: F-hat.
         screening: What is really evaluated.
     """
 
     scalarisation: str = "weighted_sum"
+    utopia: float = 1.1
     length_cost: float = 0.0
     reward: str = "terminal"
     critic: str = "vector"
     conditioning: str = "concat"
+    head: str = "categorical"
+    neighbours: int = 8
+    epsilon: float = 0.1
     embedding: int = 32
     hidden: int = 64
     gamma: float = 1.0
@@ -235,16 +251,20 @@ class AgentSettings:
     target_kl: float = 0.03
     epochs: int = 4
     rollouts: int = 8
+    critic_warm_up: int = 40
     anchor: str = "replay"
     pretrain_rate: float = 1e-3
     pretrain_steps: int = 300
     replay_steps: int = 8
     patience: int = 5
     regression: str = "advantage"
+    expectile: float = 0.8
     weighting: str = "trajectory"
     temperature: float = 0.3
     hindsight: bool = True
     imagined: int = 64
+    distil_steps: int = 600
+    init_from: str = ""
     batch: int = 8
     outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
     screening: ScreeningSettings = field(default_factory=ScreeningSettings)

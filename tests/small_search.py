@@ -21,6 +21,7 @@ FEW_ITEMS = [
         for split in ("search", "test")
     ),
     "agent.pretrain_steps=30",
+    "agent.distil_steps=30",
     "agent.replay_steps=2",
     "agent.screening.proposals=120",
     "agent.imagined=8",

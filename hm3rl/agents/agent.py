@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hm3rl.agents.behaviour import beyond, elites
+from hm3rl.agents.behaviour import elites
 from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.features import Background
+from hm3rl.agents.goals import Goals
 from hm3rl.agents.knowledge import EvaluatePaths, Knowledge, LogMetrics, Outcome
 from hm3rl.agents.offline import behaviour_batch, pretrain
 from hm3rl.agents.online import OnlineLoop
@@ -20,20 +21,24 @@ from hm3rl.agents.options import check_options
 from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
-from hm3rl.agents.proposals import screened_batch, thin_preferences
+from hm3rl.agents.proposals import screened_batch
 from hm3rl.agents.randomness import OwnRandomness
 from hm3rl.agents.refine import refine_for
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
 from hm3rl.agents.storage import load_state, save_state
+from hm3rl.agents.wolpertinger import WolpertingerPolicy
 from hm3rl.envs.space import PathSpace
-from hm3rl.objectives.preferences import sample_dirichlet, simplex_lattice
-from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.settings import AgentSettings
 
 LEAST_TO_FIT = 4
 """Evaluated paths below which F-hat says nothing."""
+
+LESSONS = 256
+LESSON_DIVISIONS = 10
+"""Preferences for which F-hat's best paths are taught at the end, a lattice among them."""
 
 IMAGINATION_CAUTION = 0.5
 """Standard deviations taken off F-hat's predictions of imagined paths."""
@@ -50,28 +55,42 @@ class MergeAgent:
         settings: All options.
         objectives: Names of the objectives.
         seed: Seed of everything random in here.
+        only: The one preference served, shape (K,); None: every preference.
     """
 
     def __init__(
-        self, space: PathSpace, settings: AgentSettings, objectives: Sequence[str], seed: int
+        self,
+        space: PathSpace,
+        settings: AgentSettings,
+        objectives: Sequence[str],
+        seed: int,
+        only: np.ndarray | None = None,
     ) -> None:
         check_options(settings)
         self.space = space
         self.settings = settings
         self.objectives = tuple(objectives)
         self.seed = seed
-        self.kind: Scalarisation = settings.scalarisation  # type: ignore[assignment]
+        self.goals = Goals(len(self.objectives), only)
+        self.utility = Utility(
+            settings.scalarisation,  # type: ignore[arg-type]
+            settings.length_cost,
+            settings.utopia,
+        )
         self.rng = np.random.default_rng(seed)
         self.knowledge = Knowledge(space, len(self.objectives))
         self.replay = Replay(space, len(self.objectives))
         self.model = OutcomeModel(space, len(self.objectives), settings.outcome)
         self.seconds = 0.0
+        self._timing = False
         self._randomness = OwnRandomness(seed)
         with self._randomness.scope():
             self.ppo, self._episodes = build_ppo(
                 space, len(self.objectives), settings, self._score_rollout, self._sample, seed
             )
-        self.regression = Regression(self.policy, settings, np.random.default_rng(seed + 1))
+        rng = np.random.default_rng(seed + 1)
+        self.regression = Regression(self.policy, settings, self.goals, self.utility, rng)
+        self._show_model()
         self._evaluate: EvaluatePaths | None = None
 
     @property
@@ -91,7 +110,7 @@ class MergeAgent:
         """
         for path, outcome in zip(paths, outcomes, strict=True):
             if self.space.offers(path):
-                goal = sample_dirichlet(1, len(self.objectives), self.rng)
+                goal = self.goals.draw(1, self.rng)
                 self._learn(self.space.encode(path)[None], [outcome], goal)
 
     def absorb_merges(
@@ -115,6 +134,12 @@ class MergeAgent:
     def _set_background(self, background: Background) -> None:
         settings, k = self.settings.outcome, len(self.objectives)
         self.model = OutcomeModel(self.space, k, settings, background)
+        self._show_model()
+
+    def _show_model(self) -> None:
+        """Let Wolpertinger ask F-hat what a completed path is worth."""
+        if isinstance(self.policy, WolpertingerPolicy) and self.policy.discretiser is not None:
+            self.policy.discretiser.model = self.model
 
     def _learn(
         self, tokens: np.ndarray, outcomes: Sequence[Outcome], preferences: np.ndarray
@@ -124,13 +149,13 @@ class MergeAgent:
                 continue
             self.knowledge.add(row, outcome)
             if outcome.ok:
-                returns = self._returns(row[None], outcome.vector[None])
-                self.replay.add(row[None], returns, goal[None])
+                self.replay.add(row[None], outcome.vector[None], goal[None])
 
-    def _returns(self, tokens: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Vectors with the length cost taken off every objective."""
-        lengths = self.knowledge.lengths(tokens)
-        return vectors - self.settings.length_cost * lengths[:, None]
+    def best_known(self, preferences: np.ndarray) -> np.ndarray:
+        """Best utility of all evaluated paths under each of P preferences, shape (P,)."""
+        lengths = self.space.lengths(self.knowledge.tokens)[:, None]
+        vectors = self.knowledge.vectors[:, None]
+        return np.asarray(self.utility(vectors, lengths, preferences[None]).max(axis=0))
 
     def acquire(self, tokens: np.ndarray, preferences: np.ndarray, evaluate: EvaluatePaths) -> int:
         """Evaluate distinct new rows and learn their outcomes; returns how many were charged."""
@@ -147,10 +172,14 @@ class MergeAgent:
     @contextmanager
     def _timed(self) -> Iterator[None]:
         """Count the time spent inside, evaluations excepted, as the agent's own."""
-        begin = time.perf_counter()
+        if self._timing:
+            yield
+            return
+        begin, self._timing = time.perf_counter(), True
         try:
             yield
         finally:
+            self._timing = False
             self.seconds += time.perf_counter() - begin
 
     # --- learning --------------------------------------------------------------------------
@@ -181,7 +210,9 @@ class MergeAgent:
             charged = screened_batch(self, screened, evaluate, policy=None)
         else:
             charged = 0
-        rows, goals = behaviour_batch(self.knowledge, "tchebycheff", count - charged, self.rng)
+        rows, goals = behaviour_batch(
+            self.knowledge, self.goals, count - charged, self.settings.length_cost, self.rng
+        )
         return charged + self.acquire(rows, goals, evaluate)
 
     def _pretrain(self, log: LogMetrics) -> None:
@@ -214,16 +245,36 @@ class MergeAgent:
         self.replay.forget_imagined()
         if self.settings.imagined == 0:
             return
-        k = len(self.objectives)
-        lattice = simplex_lattice(k, 4)
-        draws = sample_dirichlet(max(0, self.settings.imagined - len(lattice)), k, self.rng)
-        goals = np.concatenate([lattice, draws])[: self.settings.imagined]
-        starts = elites(self.knowledge, goals, self.kind)
-        utopia = beyond(self.knowledge.vectors)
-        rows = climb(self.model, starts, goals, self.kind, self.rng, utopia)
-        mean, std = self.model.predict(rows)
-        returns = self._returns(rows, mean - IMAGINATION_CAUTION * std)
-        self.replay.add(rows, returns, goals, imagined=True)
+        goals = self.goals.spread(self.settings.imagined, 4, self.rng)
+        rows = self._imagine(goals)
+        self.replay.add(rows, self.cautious(rows), goals, imagined=True)
+
+    def _imagine(self, goals: np.ndarray) -> np.ndarray:
+        """What F-hat thinks best under each preference, starting from the best known."""
+        starts = elites(self.knowledge, goals, self.utility)
+        return climb(self.model, starts, goals, self.utility, self.rng)
+
+    def cautious(self, tokens: np.ndarray) -> np.ndarray:
+        """F-hat's expected f / z* less half a standard deviation, shape (n, K)."""
+        mean, std = self.model.predict(tokens)
+        return mean - IMAGINATION_CAUTION * std
+
+    def distil(self, log: LogMetrics) -> None:
+        """Teach the policy F-hat's best path for every preference, at no evaluation.
+
+        The pool of what F-hat thinks best under many preferences, and all that was evaluated, is
+        ranked by F-hat for each preference drawn, and the policy imitates the first. The last step
+        of `online`; needs `distil_steps`, and does nothing while F-hat has seen too little.
+        """
+        if not self.model.ready or self.settings.distil_steps == 0:
+            return
+        with self._randomness.scope(), self._timed():
+            rows = self._imagine(self.goals.spread(LESSONS, LESSON_DIVISIONS, self.rng))
+            pool = np.unique(np.concatenate([rows, self.knowledge.tokens]), axis=0)
+            teacher = Replay(self.space, len(self.objectives))
+            teacher.add(pool, self.cautious(pool), self.goals.draw(len(pool), self.rng))
+            losses = self.regression.distil(self.replay, teacher, self.settings.distil_steps)
+            log({f"distil/{name.split('/')[1]}": value for name, value in losses.items()})
 
     # --- use -------------------------------------------------------------------------------
 
@@ -245,12 +296,8 @@ class MergeAgent:
             drawn = roll_out(self.policy, self.space, goals, 1.0, rng)
             starts = np.unique(np.concatenate([greedy, drawn]), axis=0)
             goals = np.tile(goal, (len(starts), 1))
-            utopia = beyond(self.knowledge.vectors)
-            rows = climb(self.model, starts, goals, self.kind, rng, utopia)
-            rows = np.concatenate([starts, rows])
-            mean, std = self.model.predict(rows)
-            expected = scalarise(mean - IMAGINATION_CAUTION * std, goal, self.kind)
-            expected -= self.settings.length_cost * self.knowledge.lengths(rows)
+            rows = np.concatenate([starts, climb(self.model, starts, goals, self.utility, rng)])
+            expected = self.utility(self.cautious(rows), self.space.lengths(rows), goal)
             return self.space.decode(rows[int(expected.argmax())])
 
     def refine(self, evaluate: EvaluatePaths, budget: int, preference: np.ndarray) -> None:
@@ -277,7 +324,7 @@ class MergeAgent:
         """Preference of a rollout: where the front is thin."""
         vectors = self.knowledge.vectors
         front = vectors[self.knowledge.front()] if len(vectors) else vectors
-        return thin_preferences(front, 1, rng)[0]
+        return self.goals.thin(front, 1, rng)[0]
 
     def roll_out_real(self, evaluate: EvaluatePaths) -> int:
         """One PPO update on unscreened rollouts; returns how many evaluations it charged."""

@@ -6,15 +6,13 @@ import numpy as np
 
 from hm3rl.agents.knowledge import Knowledge
 from hm3rl.agents.moves import crossover, mixtures, mutate, random_walk
-from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+from hm3rl.objectives.utility import Utility
 
 SHARPNESS = 0.1
 """Temperature, in units of f / z*, of the members' weights under a preference."""
 
 
-def member_weights(
-    knowledge: Knowledge, preferences: np.ndarray, kind: Scalarisation
-) -> np.ndarray:
+def member_weights(knowledge: Knowledge, preferences: np.ndarray, utility: Utility) -> np.ndarray:
     """How much of each member a mixture under a preference takes.
 
     A member counts by the utility of its own path, which generalises the paper's draw in proportion
@@ -23,7 +21,7 @@ def member_weights(
     Args:
         knowledge: Evaluated paths.
         preferences: Shape (n, K).
-        kind: Utility.
+        utility: What a path is worth.
 
     Returns:
         Probabilities, shape (n, M).
@@ -33,7 +31,8 @@ def member_weights(
     for member in range(len(space.members)):
         row = space.whole(member) if space.num_layers[member] <= space.max_length else None
         if row is not None and knowledge.knows(row) and knowledge.outcome(row).ok:
-            own[:, member] = scalarise(knowledge.outcome(row).vector, preferences, kind)
+            vector, length = knowledge.outcome(row).vector, space.num_layers[member]
+            own[:, member] = utility(vector, length, preferences)
     # A member's path is known or not, whatever the preference; there may be no preference at all.
     known = np.isfinite(own).all(axis=0) if len(own) else np.zeros(own.shape[1], dtype=bool)
     average = own[:, known].mean(axis=1) if known.any() else np.zeros(len(preferences))
@@ -48,17 +47,28 @@ def beyond(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(best + 0.1 * np.maximum(best - vectors.min(axis=0), 1e-6))
 
 
-def elites(knowledge: Knowledge, preferences: np.ndarray, kind: Scalarisation) -> np.ndarray:
+def explorer(knowledge: Knowledge, length_cost: float) -> Utility:
+    """Tchebycheff's utility with a utopian point that follows what is known.
+
+    It reaches every part of the front; a weighted sum would only look at its bulges. What is
+    explored with it is judged by the agent's own utility.
+    """
+    utopia = beyond(knowledge.vectors) if len(knowledge.vectors) else np.array(1.1)
+    return Utility("tchebycheff", length_cost, utopia)
+
+
+def elites(knowledge: Knowledge, preferences: np.ndarray, utility: Utility) -> np.ndarray:
     """The best known path under each preference, rows of shape (n, horizon)."""
-    vectors = knowledge.vectors
-    utilities = scalarise(vectors[None], preferences[:, None, :], kind, beyond(vectors))
-    return knowledge.tokens[utilities.argmax(axis=1)]
+    tokens = knowledge.tokens
+    lengths = knowledge.space.lengths(tokens)
+    utilities = utility(knowledge.vectors[None], lengths, preferences[:, None, :])
+    return tokens[utilities.argmax(axis=1)]
 
 
 def variations(
     knowledge: Knowledge,
     preferences: np.ndarray,
-    kind: Scalarisation,
+    utility: Utility,
     rng: np.random.Generator,
     mixing: float = 0.34,
 ) -> np.ndarray:
@@ -67,7 +77,7 @@ def variations(
     Args:
         knowledge: Evaluated paths; may be empty.
         preferences: Shape (n, K).
-        kind: Utility by which elites are chosen.
+        utility: By which elites are chosen.
         rng: Source of randomness.
         mixing: Share of fresh mixtures; the rest are mutations (1 to 3 moves) and crossovers.
 
@@ -75,14 +85,14 @@ def variations(
         Legal rows, not necessarily distinct or new, shape (n, horizon).
     """
     space = knowledge.space
-    weights = member_weights(knowledge, preferences, kind)
+    weights = member_weights(knowledge, preferences, utility)
     weights = 0.75 * weights + 0.25 / weights.shape[1]
     fresh = rng.random(len(preferences)) < mixing
     if len(knowledge.vectors) == 0:
         fresh[:] = True
     known = len(knowledge.vectors) > 0
     if known:
-        best = elites(knowledge, preferences, kind)
+        best = elites(knowledge, preferences, utility)
         partners = best[rng.permutation(len(best))]
     rows = []
     for i, weight in enumerate(weights):

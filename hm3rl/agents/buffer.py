@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib.common.maskable.buffers import (
-    MaskableDictRolloutBuffer,
-    MaskableDictRolloutBufferSamples,
-)
+from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer
 
 
-class VectorRolloutBuffer(MaskableDictRolloutBuffer):
+class VectorAdvantages(DictRolloutBuffer):
     """Generalised advantage estimation (Schulman et al., 2016) for vector rewards.
 
     A_vec is estimated for each objective with its own value; the policy sees w.A_vec, with w the
@@ -26,13 +24,13 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
     not handed out, and a reward paid while waiting belongs to the step that ended the episode.
 
     Args:
-        *args: As `MaskableDictRolloutBuffer`.
+        *args: As Stable-Baselines3's buffer.
         columns: K, or 1 for scalar rewards.
         stop: Token of STOP; None where no episode waits for others.
         spread: Pay the return in equal parts over the episode's steps (HM3's R / T) instead of at
             its end.
         seed: Seed of the minibatches' order.
-        **kwargs: As `MaskableDictRolloutBuffer`.
+        **kwargs: As Stable-Baselines3's buffer.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
         episode_start: np.ndarray,
         value: torch.Tensor,
         log_prob: torch.Tensor,
-        action_masks: np.ndarray | None = None,
+        **kwargs: Any,
     ) -> None:
         """Store one step; `reward` and `value` have shape (n_envs, columns)."""
         self.vector_rewards[self.pos] = np.asarray(reward).reshape(self.n_envs, self.columns)
@@ -76,7 +74,7 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
             episode_start,
             first,
             log_prob,
-            action_masks=action_masks,
+            **kwargs,
         )
 
     def waiting(self) -> np.ndarray:
@@ -132,16 +130,14 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
                         rewards[active, env] = rewards[active, env].sum(axis=0) / len(active)
         return rewards
 
-    def get(  # type: ignore[override]
-        self, batch_size: int | None = None
-    ) -> Generator[MaskableDictRolloutBufferSamples, None, None]:
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """Yield minibatches of nearly equal size, of active steps only, in random order."""
         if not self.generator_ready:
             for key, values in self.observations.items():
                 self.observations[key] = self.swap_and_flatten(values)
             for name in ("actions", "values", "log_probs", "advantages", "returns"):
                 self.__dict__[name] = self.swap_and_flatten(self.__dict__[name])
-            self.action_masks = self.swap_and_flatten(self.action_masks)
+            self._flatten_more()
             self._active = self.swap_and_flatten(self._active).ravel()
             self.generator_ready = True
         indices = self._rng.permutation(np.flatnonzero(self._active))
@@ -149,3 +145,17 @@ class VectorRolloutBuffer(MaskableDictRolloutBuffer):
         parts = 1 if batch_size is None else max(1, round(len(indices) / batch_size))
         for part in np.array_split(indices, parts):
             yield self._get_samples(part)
+
+    def _flatten_more(self) -> None:
+        """Flatten what only some buffers have."""
+
+
+class VectorRolloutBuffer(VectorAdvantages, MaskableDictRolloutBuffer):  # type: ignore[misc]
+    """Vector advantages with the masks of discrete actions, for `MaskablePPO`."""
+
+    def _flatten_more(self) -> None:
+        self.action_masks = self.swap_and_flatten(self.action_masks)
+
+
+class ProtoRolloutBuffer(VectorAdvantages):
+    """Vector advantages with proto-actions, for Stable-Baselines3's `PPO`."""

@@ -6,16 +6,15 @@ import numpy as np
 
 from hm3rl.agents.moves import neighbours
 from hm3rl.agents.outcome import OutcomeModel
-from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+from hm3rl.objectives.utility import Utility
 
 
 def climb(
     model: OutcomeModel,
     starts: np.ndarray,
     preferences: np.ndarray,
-    kind: Scalarisation,
+    utility: Utility,
     rng: np.random.Generator,
-    utopia: np.ndarray | None = None,
     rounds: int = 40,
     breadth: int = 80,
 ) -> np.ndarray:
@@ -25,9 +24,8 @@ def climb(
         model: A fitted outcome model.
         starts: Legal rows, shape (n, horizon).
         preferences: One for each path, shape (n, K).
-        kind: Utility.
+        utility: What is climbed.
         rng: Source of randomness of the moves.
-        utopia: Of the Tchebycheff utility, shape (K,).
         rounds: Most moves for each path.
         breadth: Neighbours looked at for each path and round.
 
@@ -35,18 +33,18 @@ def climb(
         Legal rows, shape (n, horizon); a path stops where no neighbour seen is better.
     """
 
-    def utility(means: np.ndarray, which: np.ndarray) -> np.ndarray:
-        return scalarise(means, preferences[which], kind, utopia)
+    def expected(rows: np.ndarray, which: np.ndarray) -> np.ndarray:
+        return utility(model.mean(rows), model.space.lengths(rows), preferences[which])
 
     current = np.array(starts)
-    best = utility(model.mean(current), np.arange(len(current)))
+    best = expected(current, np.arange(len(current)))
     active = np.arange(len(current))
     for _ in range(rounds):
         if len(active) == 0:
             break
         options = [neighbours(model.space, current[i], breadth, rng) for i in active]
         owner = np.repeat(active, [len(rows) for rows in options])
-        values = utility(model.mean(np.concatenate(options)), owner)
+        values = expected(np.concatenate(options), owner)
         moved = []
         start = 0
         for i, found in zip(active, options, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hm3rl.agents.policy import PathPolicy
+from hm3rl.agents.policy import PathPolicy, Situation
 from hm3rl.envs.space import PathSpace
 
 
@@ -36,7 +36,7 @@ def roll_out(
     descriptors = torch.as_tensor(space.descriptors.ravel()[None], dtype=torch.float32)
     table = encoder.tokens(context, descriptors)
     goal = torch.as_tensor(preferences, dtype=torch.float32)
-    heat = np.broadcast_to(np.asarray(temperature, dtype=np.float64), (n,))[:, None]
+    heat = np.broadcast_to(np.asarray(temperature, dtype=np.float64), (n,))
     rows = np.full((n, space.horizon), space.pad, dtype=np.int64)
     last = np.full(n, space.pad, dtype=np.int64)
     hidden = encoder.start.expand(n, -1)
@@ -45,10 +45,10 @@ def roll_out(
         time = encoder.time.weight[step].expand(n, -1)
         states = torch.cat([hidden, time], dim=-1)[:, None]
         heads = policy.heads(states, table, torch.as_tensor(last)[:, None], goal)
-        logits = heads.logits[:, 0].double().numpy()
         legal = np.stack([space.mask_after(int(token), step) for token in last])
-        noise = rng.gumbel(size=logits.shape) * heat
-        actions = np.where(legal, logits + noise, -np.inf).argmax(axis=1)
+        taken = np.where(running, step, (rows != space.pad).sum(axis=1))
+        situation = Situation(rows, taken, legal, preferences, heat)
+        actions = policy.choose(heads.logits[:, 0], situation, rng)
         rows[running, step] = actions[running]
         last = actions
         running &= actions != space.stop

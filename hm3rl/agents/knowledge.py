@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +89,12 @@ class Knowledge:
         return np.array([outcome.ok for outcome in self._outcomes], dtype=bool)
 
     @property
+    def failed(self) -> np.ndarray:
+        """Rows of the evaluations that failed, shape (n, horizon)."""
+        rows = [row for row, out in zip(self._tokens, self._outcomes, strict=True) if not out.ok]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), self.space.horizon)
+
+    @property
     def tokens(self) -> np.ndarray:
         """Rows of the successful evaluations, shape (n, horizon)."""
         rows = [row for row, out in zip(self._tokens, self._outcomes, strict=True) if out.ok]
@@ -109,9 +115,3 @@ class Knowledge:
     def front(self) -> np.ndarray:
         """Positions (among the successful) of the non-dominated paths."""
         return np.flatnonzero(non_dominated(self.vectors))
-
-    def lengths(self, tokens: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """Layers of each row, shape (n,)."""
-        rows = np.asarray(tokens)
-        m = len(self.space.members)
-        return ((rows >= m) & (rows < self.space.stop)).sum(axis=1)

@@ -6,12 +6,11 @@ import copy
 
 import numpy as np
 
-from hm3rl.agents.behaviour import variations
+from hm3rl.agents.behaviour import explorer, variations
+from hm3rl.agents.goals import Goals
 from hm3rl.agents.knowledge import Knowledge
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
-from hm3rl.objectives.preferences import sample_dirichlet, simplex_lattice
-from hm3rl.objectives.scalarisation import Scalarisation
 
 HELD_OUT = 0.15
 CHECK_EVERY = 25
@@ -21,14 +20,15 @@ ATTEMPTS = 50
 
 
 def behaviour_batch(
-    knowledge: Knowledge, kind: Scalarisation, count: int, rng: np.random.Generator
+    knowledge: Knowledge, goals: Goals, count: int, length_cost: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """New behaviour paths with their preferences, lattice points and Dirichlet draws by turns.
 
     Args:
         knowledge: Evaluated paths.
-        kind: Utility by which the best known are chosen.
+        goals: The preferences served.
         count: How many.
+        length_cost: beta_1; the best known are chosen by Tchebycheff's utility less this.
         rng: Source of randomness.
 
     Returns:
@@ -36,25 +36,23 @@ def behaviour_batch(
         the space seems exhausted.
     """
     k = knowledge.objectives
-    lattice = simplex_lattice(k, LATTICE)
+    utility = explorer(knowledge, length_cost)
     rows: list[np.ndarray] = []
-    goals: list[np.ndarray] = []
+    kept: list[np.ndarray] = []
     taken: set[bytes] = set()
     for _ in range(ATTEMPTS):
-        grid = lattice[rng.integers(len(lattice), size=count)]
-        draws = sample_dirichlet(count, k, rng)
-        preferences = np.where((rng.random(count) < 0.5)[:, None], grid, draws)
+        preferences = goals.behaviour(count, LATTICE, rng)
         for row, goal in zip(
-            variations(knowledge, preferences, kind, rng), preferences, strict=True
+            variations(knowledge, preferences, utility, rng), preferences, strict=True
         ):
             if len(rows) < count and row.tobytes() not in taken and not knowledge.knows(row):
                 taken.add(row.tobytes())
                 rows.append(row)
-                goals.append(goal)
+                kept.append(goal)
         if len(rows) == count:
             break
     shape = (len(rows), knowledge.space.horizon)
-    return np.array(rows, dtype=np.int64).reshape(shape), np.array(goals).reshape(-1, k)
+    return np.array(rows, dtype=np.int64).reshape(shape), np.array(kept).reshape(-1, k)
 
 
 def pretrain(

@@ -15,10 +15,8 @@ import torch
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.knowledge import EvaluatePaths, LogMetrics
 from hm3rl.agents.offline import behaviour_batch
-from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import kl_anchor
-from hm3rl.agents.proposals import screened_batch, thin_preferences
-from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.agents.proposals import screened_batch
 
 if TYPE_CHECKING:
     from hm3rl.agents.agent import MergeAgent
@@ -42,6 +40,7 @@ class OnlineLoop:
         if budget <= 0:
             return
         agent.ppo.fresh_optimiser()
+        agent.regression.warm_up(agent.replay, settings.critic_warm_up)
         agent.ppo.anchor = self._anchor()
         spent = 0
         while spent < budget:
@@ -65,6 +64,7 @@ class OnlineLoop:
             losses = self._regress(settings.replay_steps) if regress else {}
             log({**losses, f"online/{kind}": float(charged)})
         agent.refit()
+        agent.distil(log)
 
     def _rollout_turn(self, left: int) -> bool:
         if left < self.settings.rollouts:
@@ -88,7 +88,9 @@ class OnlineLoop:
     def _rescue(self, count: int, evaluate: EvaluatePaths) -> int:
         """Behaviour paths, when nothing new came out otherwise."""
         agent = self.agent
-        rows, goals = behaviour_batch(agent.knowledge, agent.kind, count, agent.rng)
+        rows, goals = behaviour_batch(
+            agent.knowledge, agent.goals, count, agent.settings.length_cost, agent.rng
+        )
         return agent.acquire(rows, goals, evaluate)
 
     def _regress(self, steps: int) -> dict[str, float]:
@@ -102,7 +104,7 @@ class OnlineLoop:
 
     def _thin(self, n: int) -> np.ndarray:
         knowledge = self.agent.knowledge
-        return thin_preferences(knowledge.vectors[knowledge.front()], n, self.agent.rng)
+        return self.agent.goals.thin(knowledge.vectors[knowledge.front()], n, self.agent.rng)
 
     def _anchor(self) -> Callable[[], None] | None:
         agent, settings = self.agent, self.settings
@@ -110,12 +112,11 @@ class OnlineLoop:
             return lambda: void(self._regress(settings.replay_steps))
         if settings.anchor == "none" or len(agent.replay) == 0:
             return None
-        reference = PathPolicy(**agent.policy._get_constructor_parameters())
-        reference.load_state_dict(agent.policy.state_dict())
+        reference = agent.policy.twin()
 
         def draw() -> tuple[object, torch.Tensor, torch.Tensor]:
             index = agent.rng.integers(len(agent.replay), size=settings.rollouts * 4)
-            goals = sample_dirichlet(len(index), agent.knowledge.objectives, agent.rng)
+            goals = agent.goals.draw(len(index), agent.rng)
             batch = agent.replay.batch(index, goals)
             return batch, agent.replay.context, agent.replay.descriptors
 

@@ -9,8 +9,9 @@ utility (method.md, section 4). The third value, F-hat of complete paths, is `ag
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import preprocess_obs
@@ -19,6 +20,30 @@ from torch import Tensor, nn
 
 from hm3rl.agents.encoder import RELATIONS, PathEncoder, PathShape, relation_table
 from hm3rl.agents.preference_policy import Conditioned, Heads, PreferencePolicy
+
+MASKED = -1e8
+
+
+class Situation(NamedTuple):
+    """Where n rollouts stand when they choose an action.
+
+    Attributes:
+        path: Token rows so far, shape (n, horizon).
+        taken: Actions taken, shape (n,).
+        legal: Legal actions, boolean of shape (n, actions).
+        preference: Shape (n, K).
+        heat: Temperature of the draw, shape (n,); 0 is greedy.
+    """
+
+    path: np.ndarray
+    taken: np.ndarray
+    legal: np.ndarray
+    preference: np.ndarray
+    heat: np.ndarray
+
+
+def _log_probabilities(logits: Tensor, masks: Tensor) -> Tensor:
+    return torch.log_softmax(torch.where(masks, logits, torch.tensor(MASKED)), dim=-1)
 
 
 class PathPolicy(PreferencePolicy):
@@ -122,14 +147,18 @@ class PathPolicy(PreferencePolicy):
         """
         preference = preference[:, None].expand(*states.shape[:2], preference.shape[-1])
         features = self.actor(states[:acting], preference[:acting])
-        keys = self.key(table[:acting, :-1])
-        query = self.query(features) / self.embedding**0.5
-        relation = self.relation(features)
-        relations = torch.einsum("btar,btr->bta", self.relations[last[:acting]], relation)
-        logits = query @ keys.transpose(1, 2) + relations
+        action = self._action(features, table[:acting], last[:acting])
         values = self.vector_value(self.vector_critic(states, preference))
         utility = self.utility_value(self.utility_critic(states, preference)).squeeze(-1)
-        return Heads(logits, values, utility)
+        return Heads(action, values, utility)
+
+    def _action(self, features: Tensor, table: Tensor, last: Tensor) -> Tensor:
+        """Scores of all actions, shape (B, T, actions)."""
+        keys = self.key(table[:, :-1])
+        query = self.query(features) / self.embedding**0.5
+        relation = self.relation(features)
+        relations = torch.einsum("btar,btr->bta", self.relations[last], relation)
+        return query @ keys.transpose(1, 2) + relations
 
     def observed(self, obs: PyTorchObs) -> Heads:
         """Heads of a batch of observations (Stable-Baselines3's form), shapes (B, ...)."""
@@ -168,3 +197,70 @@ class PathPolicy(PreferencePolicy):
         first = torch.full_like(path[:, :1], self.shape.stop + 1)
         last = torch.cat([first, path[:, :-1]], dim=1)
         return self.heads(states, table, last, preference, acting)
+
+    def freeze(self, context: Tensor, descriptors: Tensor) -> None:
+        """Hold on to the actions' embeddings, for policies that act in their space; not this."""
+
+    def twin(self) -> Self:
+        """Another policy of the same shape with the same weights."""
+        copied = type(self)(**self._get_constructor_parameters())
+        copied.load_state_dict(self.state_dict())
+        return copied
+
+    def worth(
+        self, path: Tensor, at: Tensor, context: Tensor, descriptors: Tensor, preference: Tensor
+    ) -> Tensor:
+        """The scalar critic's value of states: w.V for a vector critic, else V_u.
+
+        Args:
+            path: Token rows, integers of shape (B, horizon).
+            at: Tokens taken in each, integers of shape (B,).
+            context: Shape (1, M*R).
+            descriptors: Shape (1, M*L*D).
+            preference: Shape (B, K).
+
+        Returns:
+            Shape (B,).
+        """
+        table = self.encoder.tokens(context, descriptors)
+        states = self.encoder.states(table, path)[torch.arange(len(at)), at]
+        if self.critic == "vector":
+            values = self.vector_value(self.vector_critic(states, preference))
+            return (values * preference).sum(dim=-1)
+        return self.utility_value(self.utility_critic(states, preference)).squeeze(-1)
+
+    def imitation(self, action: Tensor, tokens: Tensor, masks: Tensor) -> Tensor:
+        """Loss of imitating actions, -log pi; shape (B, T).
+
+        Args:
+            action: From `Heads`, shape (B, T, ...).
+            tokens: Actions taken, padding where there was none; shape (B, T).
+            masks: Legal actions, shape (B, T, actions).
+        """
+        taken = tokens.clamp(max=self.shape.stop)  # padding is not a step
+        return -_log_probabilities(action, masks).gather(2, taken[..., None]).squeeze(2)
+
+    def divergence(self, target: Tensor, found: Tensor, masks: Tensor) -> Tensor:
+        """KL(target || found) of two action heads, shape (B, T)."""
+        old, new = _log_probabilities(target, masks), _log_probabilities(found, masks)
+        return (old.exp() * (old - new) * masks).sum(-1)
+
+    def choose(self, action: Tensor, situation: Situation, rng: np.random.Generator) -> np.ndarray:
+        """Draw one action in each of n situations.
+
+        Args:
+            action: From `Heads`, shape (n, ...).
+            situation: Where the agent stands.
+            rng: Source of randomness.
+
+        Returns:
+            Legal actions, integers of shape (n,).
+        """
+        logits = action.double().numpy()
+        noise = rng.gumbel(size=logits.shape) * situation.heat[:, None]
+        return np.asarray(np.where(situation.legal, logits + noise, -np.inf).argmax(axis=1))
+
+    def critics(self) -> list[nn.Parameter]:
+        """Parameters of both critics, the shared encoder excepted."""
+        parts = [self.vector_critic, self.vector_value, self.utility_critic, self.utility_value]
+        return [parameter for part in parts for parameter in part.parameters()]

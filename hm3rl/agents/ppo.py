@@ -9,17 +9,23 @@ was learnt offline.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
-from hm3rl.agents.buffer import VectorRolloutBuffer
+from hm3rl.agents.buffer import ProtoRolloutBuffer, VectorRolloutBuffer
 from hm3rl.agents.encoder import PathShape
-from hm3rl.agents.policy import PathPolicy
-from hm3rl.envs.merge_path import MergePathEnv, ScorePaths
+from hm3rl.agents.policy import PathPolicy, Situation
+from hm3rl.agents.wolpertinger import Discretiser, WolpertingerPolicy, action_box
+from hm3rl.envs.merge_path import MergePathEnv, Observation, ScorePaths
+from hm3rl.envs.proto import ProtoActionWrapper
 from hm3rl.envs.space import PathSpace
 from hm3rl.envs.vector import MergePathVecEnv, VectorReward
 from hm3rl.objectives.scalarisation import Scalarisation
@@ -28,8 +34,8 @@ from hm3rl.settings import AgentSettings
 MINIBATCH = 64
 
 
-class PreferencePPO(MaskablePPO):
-    """`MaskablePPO` whose update ends with an anchor.
+class AnchoredPPO(OnPolicyAlgorithm):
+    """What both learners add to theirs: the update ends with an anchor.
 
     Attributes:
         anchor: Called after each update; None does nothing.
@@ -60,6 +66,14 @@ class PreferencePPO(MaskablePPO):
         )
 
 
+class PreferencePPO(AnchoredPPO, MaskablePPO):
+    """`MaskablePPO` with an anchor, for the masked categorical policy."""
+
+
+class ProtoPPO(AnchoredPPO, PPO):
+    """Stable-Baselines3's `PPO` with an anchor, for proto-actions (Wolpertinger)."""
+
+
 def build_ppo(
     space: PathSpace,
     objectives: int,
@@ -67,11 +81,13 @@ def build_ppo(
     score_paths: ScorePaths,
     sampler: Callable[[np.random.Generator], np.ndarray],
     seed: int,
-) -> tuple[PreferencePPO, MergePathVecEnv]:
+) -> tuple[AnchoredPPO, MergePathVecEnv]:
     """Build the learner with its environment.
 
-    A vector critic is valid for linear utilities only: with any other, PPO uses the scalar utility
-    as reward and V_u as baseline, whatever `settings.critic` says.
+    The objective is the clipped surrogate, plus the value loss, minus the entropy (HM3 (12), with
+    the signs of its Algorithm 1, line 12, rather than of the printed (14); its printed (13) is no
+    value loss). A vector critic is valid for linear utilities only: with any other, PPO uses the
+    scalar utility as reward and V_u as baseline, whatever `settings.critic` says.
 
     Args:
         space: The path space.
@@ -86,15 +102,24 @@ def build_ppo(
     """
     kind: Scalarisation = settings.scalarisation  # type: ignore[assignment]
     vector = settings.critic == "vector" and kind == "weighted_sum"
-    env = MergePathEnv(space, score_paths, objectives, kind, settings.length_cost, sampler)
+    proto = settings.head == "wolpertinger"
+    env = MergePathEnv(
+        space, score_paths, objectives, kind, settings.length_cost, sampler, settings.utopia
+    )
     episodes = MergePathVecEnv(env, settings.rollouts)
-    shape = PathShape.of(space)
-    ppo = PreferencePPO(
-        PathPolicy,
-        VectorReward(episodes) if vector else episodes,
+    venv: VecEnv = episodes
+    if proto:
+        discretiser = Discretiser(space, settings, env.utility, seed)
+        # The policy is built by the learner, which wants the environment first.
+        mapping = partial(_mapped, discretiser, lambda: ppo.policy)
+        venv = ProtoActionWrapper(episodes, action_box(settings.embedding), mapping)
+    learner: type[PreferencePPO | ProtoPPO] = ProtoPPO if proto else PreferencePPO
+    ppo: PreferencePPO | ProtoPPO = learner(
+        WolpertingerPolicy if proto else PathPolicy,  # type: ignore[arg-type]
+        VectorReward(venv) if vector else venv,
         learning_rate=settings.learning_rate,
         n_steps=space.horizon,
-        batch_size=MINIBATCH,
+        batch_size=_batch_size(space.horizon * settings.rollouts),
         n_epochs=settings.epochs,
         gamma=settings.gamma,
         gae_lambda=settings.gae_lambda,
@@ -102,7 +127,7 @@ def build_ppo(
         ent_coef=settings.entropy,
         vf_coef=settings.value_weight,
         target_kl=settings.target_kl,
-        rollout_buffer_class=VectorRolloutBuffer,
+        rollout_buffer_class=ProtoRolloutBuffer if proto else VectorRolloutBuffer,
         rollout_buffer_kwargs={
             "columns": objectives if vector else 1,
             "stop": space.stop,
@@ -110,7 +135,7 @@ def build_ppo(
             "seed": seed,
         },
         policy_kwargs={
-            "shape": tuple(shape),
+            "shape": tuple(PathShape.of(space)),
             "embedding": settings.embedding,
             "hidden": settings.hidden,
             "conditioning": settings.conditioning,
@@ -120,7 +145,37 @@ def build_ppo(
         device="cpu",
     )
     ppo.set_logger(Logger(folder=None, output_formats=[]))
+    if isinstance(ppo.policy, WolpertingerPolicy):
+        ppo.policy.discretiser = discretiser
+        ppo.policy.freeze(discretiser.context, discretiser.descriptors)
     return ppo, episodes
+
+
+def _batch_size(steps: int) -> int:
+    """A divisor of a rollout's steps, up to `MINIBATCH` if there is one above 1.
+
+    The buffers divide what they hand out evenly by themselves; Stable-Baselines3 warns of others.
+    """
+    sizes = [size for size in range(2, MINIBATCH + 1) if steps % size == 0]
+    return max(sizes, default=steps)
+
+
+def _mapped(
+    discretiser: Discretiser,
+    policy: Callable[[], Any],
+    proto: np.ndarray,
+    observations: Observation,
+    legal: np.ndarray,
+) -> np.ndarray:
+    """A discretiser as the environment's mapping."""
+    situation = Situation(
+        observations["path"],
+        observations["length"].ravel(),
+        legal,
+        observations["preference"].astype(float),
+        np.ones(len(proto)),
+    )
+    return discretiser(policy(), proto, situation)
 
 
 def kl_anchor(
@@ -142,16 +197,12 @@ def kl_anchor(
             batch, context, descriptors = draw()
             inputs = (batch.path, context, descriptors, batch.preference)
             with torch.no_grad():
-                target = _log_probabilities(reference.sequences(*inputs).logits, batch.masks)
-            found = _log_probabilities(policy.sequences(*inputs).logits, batch.masks)
-            divergence = (target.exp() * (target - found) * batch.masks).sum(-1)
+                target = reference.sequences(*inputs).logits
+            found = policy.sequences(*inputs).logits
+            divergence = policy.divergence(target, found, batch.masks)
             loss = (divergence * batch.steps).sum() / batch.steps.sum()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
 
     return pull
-
-
-def _log_probabilities(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    return torch.log_softmax(torch.where(masks, logits, torch.tensor(-1e8)), dim=-1)

@@ -21,7 +21,8 @@ class Heads(NamedTuple):
     """What the networks say of a batch of states.
 
     Attributes:
-        logits: Action scores before masking, shape (..., actions).
+        logits: Action scores before masking, shape (..., actions); means of the proto-action for a
+            policy that acts by those.
         values: V, shape (..., K).
         utility: V_u, shape (...).
     """

@@ -6,22 +6,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hm3rl.agents.behaviour import beyond, elites, variations
+from hm3rl.agents.behaviour import beyond, elites, explorer, variations
 from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.goals import Goals
 from hm3rl.agents.knowledge import EvaluatePaths, Knowledge
 from hm3rl.agents.moves import mutate
 from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.screening import choose_by_hypervolume, choose_by_utility
-from hm3rl.objectives.preferences import sample_dirichlet
-from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+from hm3rl.objectives.utility import Utility
 
 if TYPE_CHECKING:
     from hm3rl.agents.agent import MergeAgent
 
 TEMPERATURES = (0.7, 1.0, 1.5)
-THIN_CANDIDATES = 8
 
 FINALISTS = 192
 """Proposals that keep their place until the joint posterior is sampled."""
@@ -42,36 +41,12 @@ class Proposals(NamedTuple):
     preferences: np.ndarray
 
 
-def thin_preferences(front: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Preferences in whose direction the front reaches least far.
-
-    Half are drawn uniformly. Each of the others is the worst of a handful, by the distance from
-    the origin to the attainment surface along the preference, max over the front of
-    min_k f_k / lambda_k.
-
-    Args:
-        front: Non-dominated f / z*, shape (F, K); may be empty.
-        n: How many.
-        rng: Source of randomness.
-
-    Returns:
-        Shape (n, K).
-    """
-    k = front.shape[1]
-    plain = sample_dirichlet(n, k, rng)
-    if len(front) == 0:
-        return plain
-    candidates = sample_dirichlet(n * THIN_CANDIDATES, k, rng).reshape(n, THIN_CANDIDATES, k)
-    reach = (front / np.maximum(candidates[:, :, None, :], 1e-3)).min(axis=3).max(axis=2)
-    thin = candidates[np.arange(n), reach.argmin(axis=1)]
-    return np.where((rng.random(n) < 0.5)[:, None], plain, thin)
-
-
 def propose(
     policy: PathPolicy | None,
     model: OutcomeModel,
     knowledge: Knowledge,
-    kind: Scalarisation,
+    goals: Goals,
+    utility: Utility,
     count: int,
     rng: np.random.Generator,
 ) -> Proposals:
@@ -81,7 +56,8 @@ def propose(
         policy: The networks; None while they are untrained.
         model: A fitted outcome model.
         knowledge: Evaluated paths.
-        kind: Utility.
+        goals: The preferences served.
+        utility: What a path is worth.
         count: Paths to make; known ones and duplicates are dropped from them.
         rng: Source of randomness.
 
@@ -89,22 +65,19 @@ def propose(
         Distinct paths that are not known.
     """
     vectors = knowledge.vectors
-    front, utopia = vectors[knowledge.front()], beyond(vectors)
+    front, explore = vectors[knowledge.front()], explorer(knowledge, utility.length_cost)
     parts = []
     if policy is not None:
-        sampled = thin_preferences(front, count // 4, rng)
+        sampled = goals.thin(front, count // 4, rng)
         heat = rng.choice(TEMPERATURES, size=len(sampled))
         parts.append((roll_out(policy, knowledge.space, sampled, heat, rng), sampled))
-    # Tchebycheff reaches every part of the front; a weighted sum would only look at its bulges.
-    varied = sample_dirichlet(count // 2, knowledge.objectives, rng)
-    parts.append((variations(knowledge, varied, "tchebycheff", rng, mixing=0.25), varied))
-    utilities: set[Scalarisation] = {"tchebycheff", kind}
-    for climbing_kind in sorted(utilities):
-        goals = thin_preferences(front, max(8, count // 32), rng)
-        starts = elites(knowledge, goals, climbing_kind)
-        tops = climb(model, starts, goals, climbing_kind, rng, utopia)
+    varied = goals.draw(count // 2, rng)
+    parts.append((variations(knowledge, varied, explore, rng, mixing=0.25), varied))
+    for climbed in (explore, utility):
+        aims = goals.thin(front, max(8, count // 32), rng)
+        tops = climb(model, elites(knowledge, aims, climbed), aims, climbed, rng)
         around = np.stack([mutate(knowledge.space, row, rng) for _ in range(2) for row in tops])
-        parts += [(tops, goals), (around, np.tile(goals, (2, 1)))]
+        parts += [(tops, aims), (around, np.tile(aims, (2, 1)))]
     tokens = np.concatenate([rows for rows, _ in parts])
     preferences = np.concatenate([goal for _, goal in parts])
     fresh = knowledge.fresh(tokens)
@@ -129,8 +102,8 @@ def finalists(model: OutcomeModel, tokens: np.ndarray, goals: np.ndarray) -> np.
         return np.arange(len(tokens))
     mean, std = model.predict(tokens)
     optimistic = mean + std
-    utopia = beyond(optimistic)
-    utilities = scalarise(optimistic[:, None, :], goals[None], "tchebycheff", utopia)
+    utility = Utility("tchebycheff", utopia=beyond(optimistic))
+    utilities = utility(optimistic[:, None, :], 0, goals[None])
     # Rank under the preference that likes a path most, so that every part of the front is kept.
     rank = (-utilities).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
     return np.sort(rank.min(axis=1).argsort(kind="stable")[:FINALISTS])
@@ -151,15 +124,25 @@ def screened_batch(
         Evaluations charged, 0 if every proposal is known.
     """
     screening, knowledge = agent.settings.screening, agent.knowledge
-    found = propose(policy, agent.model, knowledge, agent.kind, screening.proposals, agent.rng)
+    found = propose(
+        policy,
+        agent.model,
+        knowledge,
+        agent.goals,
+        agent.utility,
+        screening.proposals,
+        agent.rng,
+    )
     if len(found.tokens) == 0:
         return 0
-    goals = sample_dirichlet(PREFERENCES, knowledge.objectives, agent.rng)
+    goals = agent.goals.draw(PREFERENCES, agent.rng)
     keep = finalists(agent.model, found.tokens, goals)
     samples = agent.model.samples(found.tokens[keep], screening.samples, agent.rng)
     if screening.acquisition == "hypervolume":
         chosen = choose_by_hypervolume(samples, knowledge.vectors[knowledge.front()], count)
     else:
-        chosen = choose_by_utility(samples, knowledge.vectors, goals, agent.kind, count)
+        lengths = agent.space.lengths(found.tokens[keep])[:, None]
+        utilities = agent.utility(samples[:, :, None, :], lengths, goals)
+        chosen = choose_by_utility(utilities, agent.best_known(goals), count)
     picked = keep[chosen]
     return agent.acquire(found.tokens[picked], found.preferences[picked], evaluate)

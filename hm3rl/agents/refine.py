@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hm3rl.agents.behaviour import beyond, elites, variations
+from hm3rl.agents.behaviour import elites, variations
 from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.knowledge import EvaluatePaths
@@ -38,13 +38,12 @@ def refine_for(
     few = goals[:8]
     while spent < budget:
         agent.refit()
-        utopia = beyond(agent.knowledge.vectors)
-        starts = elites(agent.knowledge, few, agent.kind)
+        starts = elites(agent.knowledge, few, agent.utility)
         rows = np.concatenate(
             [
                 roll_out(agent.policy, agent.space, goals, 1.0, agent.rng),
-                variations(agent.knowledge, goals, agent.kind, agent.rng, mixing=0.1),
-                climb(agent.model, starts, few, agent.kind, agent.rng, utopia),
+                variations(agent.knowledge, goals, agent.utility, agent.rng, mixing=0.1),
+                climb(agent.model, starts, few, agent.utility, agent.rng),
             ]
         )
         fresh = agent.knowledge.fresh(rows)
@@ -52,5 +51,7 @@ def refine_for(
             return
         samples = agent.model.samples(fresh, agent.settings.screening.samples, agent.rng)
         count = min(agent.settings.batch, budget - spent)
-        chosen = choose_by_utility(samples, agent.knowledge.vectors, goals[:1], agent.kind, count)
+        lengths = agent.space.lengths(fresh)[:, None]
+        utilities = agent.utility(samples[:, :, None, :], lengths, goals[:1])
+        chosen = choose_by_utility(utilities, agent.best_known(goals[:1]), count)
         spent += agent.acquire(fresh[chosen], goals[: len(chosen)], evaluate)

@@ -9,19 +9,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss
 
+from hm3rl.agents.critics import CriticTrainer
+from hm3rl.agents.goals import Goals
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.preference_policy import Heads
 from hm3rl.agents.replay import Replay, TrajectoryBatch
-from hm3rl.objectives.preferences import sample_dirichlet
-from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+from hm3rl.objectives.utility import Utility
 from hm3rl.settings import AgentSettings
 
 BATCH = 48
 HELD_OUT_BATCHES = 4
 LARGEST_WEIGHT = 20.0
-MASKED = -1e8
 
 
 class Regression:
@@ -31,44 +30,90 @@ class Regression:
     (Peng et al., 2019). With `weighting=trajectory` and hindsight the weights are normalised over
     the whole replay for each sampled preference, so the trajectories are drawn by weight and the
     baseline cancels; otherwise A = u - V_u, for the first state (trajectory) or for each state
-    (step). The critics learn from evaluated trajectories only: V on the preference that acted, V_u
-    on hindsight preferences (method.md, section 4).
+    (step). With `regression=iql`, A = Q - V_u at each state (`CriticTrainer`). The critics learn
+    from evaluated trajectories only (method.md, section 4).
 
     Args:
         policy: The networks.
         settings: Weighting, temperature, hindsight, step size.
+        goals: Preferences for hindsight.
+        utility: What a path is worth.
         rng: Source of randomness.
     """
 
     def __init__(
-        self, policy: PathPolicy, settings: AgentSettings, rng: np.random.Generator
+        self,
+        policy: PathPolicy,
+        settings: AgentSettings,
+        goals: Goals,
+        utility: Utility,
+        rng: np.random.Generator,
     ) -> None:
         self.policy = policy
         self.settings = settings
-        self.kind: Scalarisation = settings.scalarisation  # type: ignore[assignment]
+        self.goals = goals
+        self.utility = utility
         self.rng = rng
+        self.critics = CriticTrainer(policy, settings, utility)
         self.optimiser = torch.optim.Adam(policy.parameters(), lr=settings.pretrain_rate)
 
-    def step(self, replay: Replay, rows: np.ndarray) -> dict[str, float]:
+    def step(
+        self, replay: Replay, rows: np.ndarray, teacher: Replay | None = None
+    ) -> dict[str, float]:
         """One gradient step on trajectories `rows` of the replay; returns the losses.
 
         The three losses share one pass of the networks over three batches.
+
+        Args:
+            replay: The trajectories.
+            rows: Which of them may be used.
+            teacher: If given, the policy imitates this pool's best path under each preference
+                instead of the replay's.
         """
         self.policy.set_training_mode(True)
-        batches = [self._policy_batch(replay, rows), *self._critic_batches(replay, rows)]
+        self.policy.freeze(replay.context, replay.descriptors)
+        acting = self._policy_batch(replay, rows) if teacher is None else self._lesson(teacher)
+        batches = [acting, *self._critic_batches(replay, rows)]
         heads = self._heads(replay, batches, acting=BATCH)
-        acting = self._policy_loss(replay, rows, batches[0], heads[0])
-        loss, report = acting, {"regression/policy": acting.item()}
+        weights = self._weights(replay, rows, acting, heads[0], drawn=teacher is not None)
+        loss = self._policy_loss(acting, heads[0], weights)
+        report = {"regression/policy": loss.item()}
         if len(batches) == 3:
-            value, utility = self._critic_losses(batches[1:], heads[1:])
-            loss = acting + 0.5 * (value + utility)
-            report.update({"regression/value": value.item(), "regression/utility": utility.item()})
+            critic, losses = self.critics.loss(replay, batches[1:], heads[1:])
+            loss = loss + 0.5 * critic
+            report.update(losses)
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
         self.optimiser.step()
+        self.critics.follow()
         self.policy.set_training_mode(False)
         return report
+
+    def distil(self, replay: Replay, teacher: Replay, steps: int) -> dict[str, float]:
+        """Teach the policy a pool's best path under every preference, with a falling step size."""
+        losses: dict[str, float] = {}
+        rows = np.arange(len(replay))
+        for step in range(steps):
+            self.optimiser.param_groups[0]["lr"] = self.settings.pretrain_rate * (1 - step / steps)
+            losses = self.step(replay, rows, teacher)
+        self.optimiser.param_groups[0]["lr"] = self.settings.pretrain_rate
+        return losses
+
+    def warm_up(self, replay: Replay, steps: int) -> None:
+        """Train both critics alone; encoder and policy stay as they are."""
+        rows = np.arange(len(replay))
+        optimiser = torch.optim.Adam(self.policy.critics(), lr=self.settings.pretrain_rate)
+        for _ in range(steps):
+            batches = self._critic_batches(replay, rows)
+            if not batches:
+                return
+            heads = self._heads(replay, batches, acting=0)
+            loss, _ = self.critics.loss(replay, batches, heads)
+            self.policy.zero_grad()
+            loss.backward()
+            optimiser.step()
+            self.critics.follow()
 
     def held_out_loss(self, replay: Replay, rows: np.ndarray, seed: int = 0) -> float:
         """Policy loss on trajectories not trained on, with the same preferences every time."""
@@ -77,8 +122,8 @@ class Regression:
             batches = [self._policy_batch(replay, rows) for _ in range(HELD_OUT_BATCHES)]
             heads = self._heads(replay, batches)
             losses = [
-                self._policy_loss(replay, rows, batch, head).item()
-                for batch, head in zip(batches, heads, strict=True)
+                self._policy_loss(b, h, self._weights(replay, rows, b, h)).item()
+                for b, h in zip(batches, heads, strict=True)
             ]
         self.rng = own
         return float(np.mean(losses))
@@ -93,9 +138,11 @@ class Regression:
             torch.cat([batch.preference for batch in batches]),
             acting,
         )
-        logits = [*heads.logits.split(BATCH), *[heads.logits[:0]] * len(batches)]
+        none = heads.logits[:0]
+        actions = [*heads.logits.split(BATCH)] if len(heads.logits) else []
+        actions += [none] * (len(batches) - len(actions))
         values, utilities = heads.values.split(BATCH), heads.utility.split(BATCH)
-        return [Heads(*parts) for parts in zip(logits, values, utilities, strict=False)]
+        return [Heads(*parts) for parts in zip(actions, values, utilities, strict=True)]
 
     @property
     def _drawn(self) -> bool:
@@ -105,7 +152,7 @@ class Regression:
 
     def _policy_batch(self, replay: Replay, rows: np.ndarray) -> TrajectoryBatch:
         if self.settings.hindsight:
-            preferences = sample_dirichlet(BATCH, replay.objectives, self.rng)
+            preferences = self.goals.draw(BATCH, self.rng)
         if self._drawn:
             index = self._draw_by_weight(replay, rows, preferences)
         else:
@@ -114,40 +161,55 @@ class Regression:
             preferences = replay.preferences[index]
         return replay.batch(index, preferences)
 
-    def _policy_loss(
-        self, replay: Replay, rows: np.ndarray, batch: TrajectoryBatch, heads: Heads
+    def _lesson(self, teacher: Replay) -> TrajectoryBatch:
+        """The pool's best path under each of a batch of preferences."""
+        preferences = self.goals.draw(BATCH, self.rng)
+        worth = self.utility(teacher.vectors[None], teacher.lengths, preferences[:, None])
+        return teacher.batch(worth.argmax(axis=1), preferences)
+
+    def _policy_loss(self, batch: TrajectoryBatch, heads: Heads, weights: Tensor) -> Tensor:
+        loss = self.policy.imitation(heads.logits, batch.path, batch.masks)
+        return (loss * weights).sum() / weights.sum().clamp(min=1e-6)
+
+    def _weights(
+        self,
+        replay: Replay,
+        rows: np.ndarray,
+        batch: TrajectoryBatch,
+        heads: Heads,
+        drawn: bool = False,
     ) -> Tensor:
-        logits = torch.where(batch.masks, heads.logits, torch.tensor(MASKED))
-        actions = batch.path.clamp(max=logits.shape[-1] - 1)  # padding is not a step
-        log_prob = torch.log_softmax(logits, dim=-1).gather(2, actions[..., None]).squeeze(2)
-        weight = batch.steps.float()
-        if not self._drawn and self.settings.regression == "advantage":
-            weight = weight * self._advantage_weights(replay, rows, batch, heads)
-        return -(log_prob * weight).sum() / weight.sum().clamp(min=1e-6)
+        """Weight of each step of the batch, shape (B, T)."""
+        steps = batch.steps.float()
+        if drawn or self._drawn or self.settings.regression == "cloning":
+            return steps
+        preferences = batch.preference.numpy().astype(np.float64)
+        every = self.utility(replay.vectors[rows][None], replay.lengths[rows], preferences[:, None])
+        scale = np.maximum(every.std(axis=1), 1e-6) * self.settings.temperature
+        advantage = self._advantages(replay, batch, heads)
+        scaled = advantage / torch.as_tensor(scale, dtype=torch.float32)[:, None]
+        return steps * scaled.exp().clamp(max=LARGEST_WEIGHT)
 
     def _draw_by_weight(
         self, replay: Replay, rows: np.ndarray, preferences: np.ndarray
     ) -> np.ndarray:
-        utilities = scalarise(replay.vectors[rows][None], preferences[:, None], self.kind)
+        utilities = self.utility(
+            replay.vectors[rows][None], replay.lengths[rows], preferences[:, None]
+        )
         spread = np.maximum(utilities.std(axis=1, keepdims=True), 1e-6)
         # Gumbel-max: one draw from softmax(u / (temperature * spread)) for each preference.
         logits = utilities / (self.settings.temperature * spread)
         noise = self.rng.gumbel(size=logits.shape)
         return np.asarray(rows[(logits + noise).argmax(axis=1)])
 
-    def _advantage_weights(
-        self, replay: Replay, rows: np.ndarray, batch: TrajectoryBatch, heads: Heads
-    ) -> Tensor:
-        preferences = batch.preference.numpy().astype(np.float64)
-        utility = scalarise(batch.vector.numpy(), preferences, self.kind)
-        every = scalarise(replay.vectors[rows][None], preferences[:, None], self.kind)
-        scale = np.maximum(every.std(axis=1), 1e-6) * self.settings.temperature
+    def _advantages(self, replay: Replay, batch: TrajectoryBatch, heads: Heads) -> Tensor:
         baseline = heads.utility.detach()
+        if self.settings.regression == "iql":
+            return self.critics.action_values(replay, batch) - baseline
+        advantage = self.critics.returns(batch) - baseline
         if self.settings.weighting == "trajectory":
-            baseline = baseline[:, :1].expand_as(baseline)
-        advantage = torch.as_tensor(utility, dtype=torch.float32)[:, None] - baseline
-        scaled = advantage / torch.as_tensor(scale, dtype=torch.float32)[:, None]
-        return scaled.exp().clamp(max=LARGEST_WEIGHT)
+            return advantage[:, :1].expand_as(advantage)
+        return advantage
 
     def _critic_batches(self, replay: Replay, rows: np.ndarray) -> list[TrajectoryBatch]:
         """Evaluated trajectories on the preferences that acted, and on hindsight ones."""
@@ -156,21 +218,5 @@ class Regression:
             return []
         index = self.rng.choice(evaluated, size=BATCH)
         acted = replay.preferences[index]
-        hindsight = self.settings.hindsight
-        other = sample_dirichlet(BATCH, replay.objectives, self.rng) if hindsight else acted
+        other = self.goals.draw(BATCH, self.rng) if self.settings.hindsight else acted
         return [replay.batch(index, acted), replay.batch(index, other)]
-
-    def _critic_losses(
-        self, batches: list[TrajectoryBatch], heads: list[Heads]
-    ) -> tuple[Tensor, Tensor]:
-        acted, other = batches
-        steps = acted.steps.float()
-        target = acted.vector[:, None].expand_as(heads[0].values)
-        value = huber_loss(heads[0].values, target, reduction="none").mean(-1)
-        utility = torch.as_tensor(
-            scalarise(other.vector.numpy(), other.preference.numpy(), self.kind),
-            dtype=torch.float32,
-        )
-        predicted = heads[1].utility
-        error = huber_loss(predicted, utility[:, None].expand_as(predicted), reduction="none")
-        return (value * steps).sum() / steps.sum(), (error * steps).sum() / steps.sum()

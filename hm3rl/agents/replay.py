@@ -19,7 +19,8 @@ class TrajectoryBatch(NamedTuple):
         masks: Legal actions at each step, boolean of shape (B, horizon, actions).
         steps: Which steps were taken, boolean of shape (B, horizon).
         preference: The preference under which they are learnt from, shape (B, K).
-        vector: Vector returns f / z* minus the length cost, shape (B, K).
+        vector: Outcomes f / z*, shape (B, K).
+        lengths: Layers of each path, integers of shape (B,).
     """
 
     path: Tensor
@@ -27,6 +28,25 @@ class TrajectoryBatch(NamedTuple):
     steps: Tensor
     preference: Tensor
     vector: Tensor
+    lengths: Tensor
+
+    def to_go(self, gamma: float, spread: bool) -> Tensor:
+        """Share of the return that is still to come before each step, shape (B, horizon).
+
+        The return of n actions is paid by the last of them, or in n equal parts (HM3's R / T), and
+        discounted; so critics trained on replayed paths mean what PPO's critic means.
+        """
+        count = self.steps.sum(dim=1, keepdim=True).float()
+        left = (count - torch.arange(self.steps.shape[1])).clamp(min=1.0)
+        return share_to_go(left, count, gamma, spread)
+
+
+def share_to_go(left: Tensor, count: Tensor, gamma: float, spread: bool) -> Tensor:
+    """Discounted share of a return that the `left` last of `count` actions are paid."""
+    if not spread:
+        return gamma ** (left - 1.0)
+    paid = left if gamma == 1.0 else (1.0 - gamma**left) / (1.0 - gamma)
+    return paid / count
 
 
 class Replay:
@@ -62,9 +82,9 @@ class Replay:
 
         Args:
             tokens: Rows, shape (n, horizon).
-            vectors: Returns, shape (n, K).
+            vectors: Outcomes f / z*, shape (n, K).
             preferences: Preferences under which they were made, shape (n, K).
-            imagined: Whether the returns are F-hat's predictions rather than evaluations.
+            imagined: Whether the outcomes are F-hat's predictions rather than evaluations.
         """
         if len(tokens) == 0:
             return
@@ -73,6 +93,11 @@ class Replay:
         self.preferences = np.concatenate([self.preferences, preferences])
         self.imagined = np.concatenate([self.imagined, np.full(len(tokens), imagined)])
         self._masks = np.concatenate([self._masks, np.stack([self._mask(row) for row in tokens])])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Layers of each path, shape (n,)."""
+        return self.space.lengths(self.tokens)
 
     def _mask(self, row: np.ndarray) -> np.ndarray:
         before = [self.space.pad, *(int(t) for t in row[:-1])]
@@ -94,4 +119,5 @@ class Replay:
             path != self.space.pad,
             torch.as_tensor(preferences, dtype=torch.float32),
             torch.as_tensor(self.vectors[index], dtype=torch.float32),
+            torch.as_tensor(self.lengths[index]),
         )

@@ -10,8 +10,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import qmc
 
-from hm3rl.objectives.scalarisation import Scalarisation, scalarise
-
 MARGIN = 0.1
 """How far beyond the best value seen the box of possible improvement reaches."""
 
@@ -65,30 +63,20 @@ def choose_by_hypervolume(
     return np.array(chosen)
 
 
-def choose_by_utility(
-    samples: np.ndarray,
-    known: np.ndarray,
-    preferences: np.ndarray,
-    kind: Scalarisation,
-    batch: int,
-) -> np.ndarray:
+def choose_by_utility(utilities: np.ndarray, best: np.ndarray, batch: int) -> np.ndarray:
     """Greedy batch by expected improvement of the best utility, averaged over preferences.
 
     Args:
-        samples: Posterior samples of n paths, shape (S, n, K).
-        known: Known vectors, shape (N, K).
-        preferences: Shape (P, K).
-        kind: Utility.
+        utilities: Of posterior samples of n paths under P preferences, shape (S, n, P).
+        best: Best known utility under each preference, shape (P,).
         batch: Paths to choose.
 
     Returns:
         Indexes of the chosen, in order of choice, at most n.
     """
-    best = scalarise(known[:, None, :], preferences[None], kind).max(axis=0)
-    utilities = scalarise(samples[:, :, None, :], preferences, kind)  # (S, n, P)
-    standing = np.tile(best, (len(samples), 1))
+    standing = np.tile(best, (len(utilities), 1))
     chosen: list[int] = []
-    for _ in range(min(batch, samples.shape[1])):
+    for _ in range(min(batch, utilities.shape[1])):
         gain = np.maximum(utilities - standing[:, None, :], 0.0).mean(axis=(0, 2))
         gain[chosen] = -1.0
         pick = int(gain.argmax())

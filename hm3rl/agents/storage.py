@@ -49,6 +49,7 @@ def save_state(agent: MergeAgent, path: Path) -> None:
         "tokens": known.tokens,
         "vectors": known.vectors,
         "nll": known.nll,
+        "failed": known.failed,
         "preferences": agent.replay.preferences[~agent.replay.imagined],
         "gp": agent.model.scores.log_parameters.numpy(),
     }
@@ -111,6 +112,9 @@ def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
         arrays["tokens"], arrays["vectors"], arrays["nll"], arrays["preferences"], strict=True
     ):
         agent._learn(row[None], [Outcome(vector, nll)], goal[None])
+    nothing = np.full(len(agent.objectives), np.nan)
+    for row in arrays["failed"]:
+        agent.knowledge.add(row, Outcome(nothing, nothing, ok=False))
     agent.model.scores.log_parameters = torch.as_tensor(arrays["gp"])
     agent.model.restore(agent.knowledge)
     return agent

@@ -11,7 +11,8 @@ from gymnasium import spaces
 
 from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.preferences import sample_dirichlet
-from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+from hm3rl.objectives.scalarisation import Scalarisation
+from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 
 ScorePaths = Callable[[list[LayerPath]], np.ndarray]
@@ -88,6 +89,7 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
         scalarisation: u_lambda.
         length_cost: beta_1, for each layer of the path.
         preference_sampler: Draws a preference at reset; default is uniform on the simplex.
+        utopia: z of the Tchebycheff utility, the same for every objective, in units of f / z*.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration is an instance one)
@@ -100,11 +102,11 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
         scalarisation: Scalarisation = "weighted_sum",
         length_cost: float = 0.0,
         preference_sampler: PreferenceSampler | None = None,
+        utopia: float = 1.1,
     ) -> None:
         self.space = space
         self.score_paths = score_paths
-        self.scalarisation: Scalarisation = scalarisation
-        self.length_cost = length_cost
+        self.utility = Utility(scalarisation, length_cost, utopia)
         self.reward_dim = objectives
         self.reward_space = spaces.Box(-np.inf, np.inf, shape=(objectives,), dtype=np.float64)
         self.observation_space = observation_space(  # type: ignore[assignment]
@@ -149,8 +151,7 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
             return self._observation(), 0.0, False, False, {"vector_reward": zero}
         path = self.space.decode(self._tokens)
         vector = np.asarray(self.score_paths([path]), dtype=np.float64)[0]
-        reward = float(scalarise(vector, self._preference, self.scalarisation))
-        reward -= self.length_cost * path.length
+        reward = float(self.utility(vector, path.length, self._preference))
         info = {"vector_reward": vector, "path": path}
         return self._observation(), reward, True, False, info
 

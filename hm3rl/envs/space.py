@@ -243,6 +243,11 @@ class PathSpace:
         except ValueError:
             return False
 
+    def lengths(self, tokens: np.ndarray) -> np.ndarray:
+        """Layers of complete paths, T; integers of shape (n,) for rows of shape (n, horizon)."""
+        m = len(self.members)
+        return np.asarray(((tokens >= m) & (tokens < self.stop)).sum(axis=-1))
+
     def whole(self, member: int) -> np.ndarray:
         """Token form of one member as it is, shape (horizon,)."""
         layers = [self.layer_action(member, layer) for layer in range(self.num_layers[member])]

@@ -11,7 +11,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from hm3rl.envs.merge_path import MergePathEnv, Observation, observe
-from hm3rl.objectives.scalarisation import scalarise
 
 
 class MergePathVecEnv(VecEnv):
@@ -91,8 +90,7 @@ class MergePathVecEnv(VecEnv):
         paths = [env.space.decode(self._tokens[i]) for i in legal]
         vectors = np.asarray(env.score_paths(paths)) if paths else np.zeros((0, env.reward_dim))
         for i, path, vector in zip(legal.tolist(), paths, vectors, strict=True):
-            utility = scalarise(vector, self._preferences[i], env.scalarisation)
-            rewards[i] = float(utility) - env.length_cost * path.length
+            rewards[i] = float(env.utility(vector, path.length, self._preferences[i]))
             infos[i].update(vector_reward=np.asarray(vector, dtype=np.float64), path=path)
         last = self._observations()
         for i, info in enumerate(infos):
@@ -166,7 +164,7 @@ class VectorReward(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Replace the scalar rewards by the vectors found in the infos."""
         observations, _, dones, infos = self.venv.step_wait()
-        cost = self.venv.get_attr("length_cost")[0]
+        cost = self.venv.get_attr("utility")[0].length_cost
         vectors = np.stack(
             [
                 np.asarray(info["vector_reward"])

@@ -57,7 +57,7 @@ def _check_ranges(settings: RunSettings) -> None:
     Raises:
         InputError: Names the key, its value and its range.
     """
-    parameter, evaluation, agent = settings.search.parameter, settings.evaluation, settings.agent
+    parameter, evaluation = settings.search.parameter, settings.evaluation
     at_least: dict[str, tuple[float, float]] = {
         "seed": (settings.seed, 0),
         "threads": (settings.threads, 0),
@@ -73,16 +73,10 @@ def _check_ranges(settings: RunSettings) -> None:
         "search.parameter.scale_max": (parameter.scale_max, parameter.scale_min),
         "search.parameter.density_max": (parameter.density_max, parameter.density_min),
         "search.parameter.density_min": (parameter.density_min, 0.001),
-        "agent.batch": (agent.batch, 1),
-        "agent.rollouts": (agent.rollouts, 1),
-        "agent.screening.proposals": (agent.screening.proposals, 1),
-        "agent.screening.samples": (agent.screening.samples, 1),
     }
     at_most = {
         "search.parameter.density_max": (parameter.density_max, 1.0),
         "search.parameter.warm_up": (parameter.warm_up, 1.0),
-        "agent.screening.explore_share": (agent.screening.explore_share, 1.0),
-        "agent.screening.offline_share": (agent.screening.offline_share, 1.0),
     }
     for key, (value, bound) in at_least.items():
         if not value >= bound:

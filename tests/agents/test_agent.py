@@ -26,6 +26,7 @@ def quick(**options: object) -> AgentSettings:
         embedding=8,
         hidden=16,
         pretrain_steps=60,
+        distil_steps=60,
         replay_steps=4,
         imagined=16,
         outcome=OutcomeSettings(fit_steps=15, refit_steps=4),
@@ -82,6 +83,9 @@ def test_it_spends_its_budget_exactly_and_ends_near_the_optimum() -> None:
         {"screening": ScreeningSettings(proposals=80, samples=8, acquisition="utility")},
         {"length_cost": 0.01, "regression": "cloning", "imagined": 0},
         {"outcome": OutcomeSettings(kind="linear")},
+        {"head": "wolpertinger", "neighbours": 3, "anchor": "kl"},
+        {"head": "wolpertinger", "reward": "spread", "critic": "scalar", "gamma": 0.99},
+        {"regression": "iql", "gamma": 0.99},
     ],
 )
 def test_every_option_runs_without_an_offline_phase(options: dict) -> None:
@@ -94,9 +98,12 @@ def test_the_same_seed_makes_the_same_decisions() -> None:
     assert first != other
 
 
-@pytest.mark.parametrize("kind", ["gp", "linear"])
-def test_an_agent_survives_its_zip(tmp_path: Path, kind: str) -> None:
-    agent, _ = run(quick(outcome=OutcomeSettings(kind, fit_steps=15)), 16, 8)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"outcome": OutcomeSettings("linear", fit_steps=15)}, {"head": "wolpertinger"}],
+)
+def test_an_agent_survives_its_zip(tmp_path: Path, options: dict) -> None:
+    agent, _ = run(quick(**options), 12, 8)
     agent.save(tmp_path / "agent.zip")
     again = MergeAgent.load(tmp_path / "agent.zip")
     goals = sample_dirichlet(5, 3, np.random.default_rng(0))
@@ -126,12 +133,16 @@ def test_what_is_absorbed_is_free_and_never_asked_for() -> None:
     assert str(own[0]) not in budget.seen
 
 
-def test_failures_are_charged_and_passed_over() -> None:
+def test_failures_are_charged_passed_over_and_remembered(tmp_path: Path) -> None:
     agent, budget = MergeAgent(PROBLEM.space(), quick(rollouts=4), NAMES, 0), Budget(fail=True)
     agent.offline(budget, 12, lambda values: None)
     agent.online(budget, 20, lambda values: None)
     assert len(budget.seen) == 32
     assert 0 < len(agent.knowledge.vectors) < 32
+    agent.save(tmp_path / "agent.zip")
+    again = MergeAgent.load(tmp_path / "agent.zip").knowledge
+    assert len(again) == 32
+    np.testing.assert_array_equal(again.failed, agent.knowledge.failed)
 
 
 def test_a_small_space_is_exhausted_without_repeating() -> None:

@@ -5,14 +5,19 @@ import pytest
 import torch
 
 from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.goals import Goals
 from hm3rl.agents.moves import random_walk
 from hm3rl.agents.offline import pretrain
+from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.randomness import OwnRandomness
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
+from hm3rl.envs.merge_path import MergePathEnv
 from hm3rl.envs.space import PathSpace
+from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.limits import PathLimits
 from hm3rl.settings import AgentSettings
 from tests.agents.test_policy import K, M, make_policy, make_space
 
@@ -28,6 +33,11 @@ def share_of_first(space: PathSpace, row: np.ndarray) -> np.ndarray:
     used = row[1:][row[1:] < space.stop]
     first = float((space.token_member[used] == 0).mean())
     return np.array([first, 1.0 - first])
+
+
+def regression_of(policy: PathPolicy, options: AgentSettings) -> Regression:
+    utility = Utility(options.scalarisation, options.length_cost, options.utopia)  # type: ignore[arg-type]
+    return Regression(policy, options, Goals(K), utility, np.random.default_rng(0))
 
 
 def filled_replay(space: PathSpace, n: int = 150) -> Replay:
@@ -51,7 +61,7 @@ def filled_replay(space: PathSpace, n: int = 150) -> Replay:
 def test_regression_learns_which_paths_serve_which_preference(options: dict) -> None:
     space = make_space(actions="same_depth")
     replay, policy = filled_replay(space), make_policy(space)
-    regression = Regression(policy, settings(**options), np.random.default_rng(0))
+    regression = regression_of(policy, settings(**options))
     for _ in range(150):
         regression.step(replay, np.arange(len(replay)))
     rng = np.random.default_rng(1)
@@ -70,7 +80,7 @@ def test_regression_learns_which_paths_serve_which_preference(options: dict) -> 
 def test_cloning_ignores_returns() -> None:
     space = make_space(actions="same_depth")
     replay, policy = filled_replay(space), make_policy(space)
-    regression = Regression(policy, settings(regression="cloning"), np.random.default_rng(0))
+    regression = regression_of(policy, settings(regression="cloning"))
     for _ in range(100):
         regression.step(replay, np.arange(len(replay)))
     rows = roll_out(policy, space, np.tile(LEFT, (100, 1)), 1.0, np.random.default_rng(0))
@@ -81,7 +91,7 @@ def test_cloning_ignores_returns() -> None:
 def test_critics_learn_vectors_and_hindsight_utilities() -> None:
     space = make_space(actions="same_depth")
     replay, policy = filled_replay(space, 60), make_policy(space, gain=1.0)
-    regression = Regression(policy, settings(), np.random.default_rng(0))
+    regression = regression_of(policy, settings())
     for _ in range(250):
         regression.step(replay, np.arange(len(replay)))
     rows = np.arange(len(replay))
@@ -100,7 +110,7 @@ def test_imagined_trajectories_reach_the_policy_but_not_the_critics() -> None:
     space = make_space(actions="same_depth")
     replay = filled_replay(space, 10)
     replay.add(replay.tokens, replay.vectors + 50.0, replay.preferences, imagined=True)
-    regression = Regression(make_policy(space), settings(), np.random.default_rng(0))
+    regression = regression_of(make_policy(space), settings())
     batches = regression._critic_batches(replay, np.arange(20))
     assert all(float(batch.vector.max()) < 2.0 for batch in batches)
     assert float(regression._policy_batch(replay, np.arange(20)).vector.max()) > 40.0
@@ -111,7 +121,7 @@ def test_imagined_trajectories_reach_the_policy_but_not_the_critics() -> None:
 def test_pretraining_stops_early_and_keeps_the_best_weights() -> None:
     space = make_space(actions="same_depth")
     replay, policy = filled_replay(space, 40), make_policy(space)
-    regression = Regression(policy, settings(), np.random.default_rng(0))
+    regression = regression_of(policy, settings())
     report = pretrain(regression, replay, 3000, 2, np.random.default_rng(0))
     assert report["offline/steps"] < 3000
     order = np.random.default_rng(0).permutation(len(replay))
@@ -178,3 +188,92 @@ def test_own_randomness_neither_disturbs_others_nor_is_disturbed() -> None:
     assert (float(torch.rand(())), np.random.rand()) == expected
     assert draws(OwnRandomness(7), disturb=True) == first
     assert draws(own, disturb=False) != first
+
+
+def test_iql_recovers_the_best_action_that_the_mean_hides() -> None:
+    """Two choices. Behind x the data mostly go wrong (mean 0.4, best 1); behind y all get 0.5."""
+    limits = PathLimits(2, 2, stem="s", actions="same_depth")
+    names = ("s", "x", "y")
+    space = PathSpace(
+        names,
+        (2, 2, 2),
+        limits,
+        np.eye(3, dtype=np.float32),
+        np.zeros((3, 2, 1), dtype=np.float32),
+        np.ones((3, 3), dtype=bool),
+    )
+
+    def row(first: int, second: int) -> np.ndarray:
+        layers = [space.layer_action(first, 0), space.layer_action(second, 1)]
+        return space.pad_tokens([0, *layers, space.stop])
+
+    paths = [*[row(1, 1)] * 2, *[row(1, 2)] * 6, *[row(2, 1)] * 4, *[row(2, 2)] * 4]
+    worth = [*[1.0] * 2, *[0.2] * 6, *[0.5] * 8]
+    replay = Replay(space, K)
+    vectors = np.repeat(np.array(worth)[:, None], K, axis=1)
+    replay.add(np.array(paths), vectors, np.full((len(paths), K), 0.5))
+
+    def first_layer(**options: object) -> str:
+        torch.manual_seed(0)
+        policy = make_policy(space, gain=1.0)
+        regression = regression_of(policy, settings(temperature=0.2, **options))
+        for _ in range(400):
+            regression.step(replay, np.arange(len(replay)))
+        rows = roll_out(policy, space, np.full((1, K), 0.5), 0.0, np.random.default_rng(0))
+        return names[space.token_member[rows[0, 1]]]
+
+    assert first_layer(regression="iql", expectile=0.9) == "x"
+    assert first_layer(regression="iql", expectile=0.5) == "y"
+
+
+def test_distilled_the_greedy_path_is_the_pools_best_for_every_preference() -> None:
+    space = make_space(actions="same_depth")
+    replay, policy = filled_replay(space), make_policy(space, gain=1.0)
+    regression_of(policy, settings()).distil(replay, replay, 250)
+    goals = np.random.default_rng(5).dirichlet(np.ones(K), size=50)
+    rows = roll_out(policy, space, goals, 0.0, np.random.default_rng(0))
+    found = (np.stack([share_of_first(space, row) for row in rows]) * goals).sum(axis=1)
+    best = (replay.vectors @ goals.T).max(axis=0)
+    assert found.mean() > best.mean() - 0.02
+
+
+def test_the_warm_up_trains_critics_and_nothing_else() -> None:
+    space = make_space(actions="same_depth")
+    replay, policy = filled_replay(space, 40), make_policy(space, gain=1.0)
+    regression = regression_of(policy, settings())
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    regression.warm_up(replay, 5)
+    changed = {k for k, v in policy.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert all(name.startswith(("vector_", "utility_")) for name in changed)
+
+
+@pytest.mark.parametrize("kind", ["weighted_sum", "tchebycheff"])
+def test_environment_and_replay_pay_the_same_with_a_length_cost(kind: str) -> None:
+    space = make_space()
+    options = settings(scalarisation=kind, length_cost=0.07, utopia=1.3)
+    regression = regression_of(make_policy(space), options)
+    env = MergePathEnv(space, scores, K, kind, 0.07, utopia=1.3)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    rows = np.stack([random_walk(space, rng) for _ in range(6)])
+    replay = Replay(space, K)
+    replay.add(rows, scores([space.decode(row) for row in rows]), np.tile(LEFT, (6, 1)))
+    goals = rng.dirichlet(np.ones(K), size=6)
+    replayed = regression.critics.returns(replay.batch(np.arange(6), goals))[:, 0].numpy()
+    for row, goal, expected in zip(rows, goals, replayed, strict=True):
+        env.reset(options={"preference": goal})
+        rewards = [env.step(np.int64(action))[1] for action in row[row != space.pad]]
+        assert sum(rewards) == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "spread"), [(1.0, False), (0.9, False), (1.0, True), (0.9, True)]
+)
+def test_what_is_still_to_come_is_what_the_buffer_pays(gamma: float, spread: bool) -> None:
+    space = make_space(actions="same_depth")
+    replay = filled_replay(space, 1)
+    batch = replay.batch(np.arange(1), np.full((1, K), 0.5))
+    n = int(batch.steps.sum())
+    paid = np.full(n, 1.0 / n) if spread else np.eye(n)[-1]
+    expected = [sum(gamma ** (j - t) * paid[j] for j in range(t, n)) for t in range(n)]
+    np.testing.assert_allclose(batch.to_go(gamma, spread)[0, :n], expected, rtol=1e-5)

@@ -10,6 +10,7 @@ from hm3rl.agents.linear import NOISE, PathRegression
 from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.objectives.utility import Utility
 from hm3rl.settings import OutcomeSettings
 from tests.agents.test_outcome import known_paths
 
@@ -77,7 +78,7 @@ def test_it_serves_as_outcome_model() -> None:
     model.fit(knowledge)
     assert isinstance(model.scores, PathRegression)
     goals = sample_dirichlet(6, 3, np.random.default_rng(0))
-    rows = climb(model, knowledge.tokens[:6], goals, "weighted_sum", np.random.default_rng(0))
+    rows = climb(model, knowledge.tokens[:6], goals, Utility(), np.random.default_rng(0))
     vectors = problem.score_paths([problem.space().decode(row) for row in rows])
     reached = [
         problem.normalised(float(v @ goal), goal) for v, goal in zip(vectors, goals, strict=True)

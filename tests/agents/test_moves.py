@@ -7,6 +7,7 @@ from hm3rl.agents.behaviour import elites, member_weights, variations
 from hm3rl.agents.knowledge import Knowledge, Outcome
 from hm3rl.agents.moves import crossover, mixtures, mutate, neighbours, random_walk
 from hm3rl.envs.space import PathSpace
+from hm3rl.objectives.utility import Utility
 from tests.agents.test_policy import K, L, M, make_space
 
 GOALS = np.random.default_rng(5).dirichlet(np.ones(K), size=60)
@@ -70,7 +71,7 @@ def test_mixtures_take_members_by_weight() -> None:
 
 def test_members_weigh_by_the_utility_of_their_own_path() -> None:
     knowledge = known(make_space(), [[1.0, 0.2], [0.2, 1.0]])
-    weights = member_weights(knowledge, np.array([[1.0, 0.0], [0.0, 1.0]]), "weighted_sum")
+    weights = member_weights(knowledge, np.array([[1.0, 0.0], [0.0, 1.0]]), Utility())
     assert weights[0].argmax() == 0
     assert weights[1].argmax() == 1
     np.testing.assert_allclose(weights.sum(axis=1), 1.0)
@@ -80,8 +81,8 @@ def test_members_weigh_by_the_utility_of_their_own_path() -> None:
 def test_tchebycheff_elites_include_the_balanced_path_a_weighted_sum_never_picks() -> None:
     knowledge = known(make_space(), [[1.0, 0.0], [0.0, 1.0], [0.45, 0.45]])
     balanced = knowledge.tokens[2]
-    linear = elites(knowledge, GOALS, "weighted_sum")
-    chebyshev = elites(knowledge, GOALS, "tchebycheff")
+    linear = elites(knowledge, GOALS, Utility("weighted_sum"))
+    chebyshev = elites(knowledge, GOALS, Utility("tchebycheff"))
     assert not (linear == balanced).all(axis=1).any()
     assert (chebyshev == balanced).all(axis=1).any()
 
@@ -89,7 +90,7 @@ def test_tchebycheff_elites_include_the_balanced_path_a_weighted_sum_never_picks
 @pytest.mark.parametrize("vectors", [[], [[1.0, 0.2], [0.2, 1.0]]])
 def test_variations_are_legal_one_for_each_preference(vectors: list[list[float]]) -> None:
     space = make_space()
-    rows = variations(known(space, vectors), GOALS, "weighted_sum", np.random.default_rng(0))
+    rows = variations(known(space, vectors), GOALS, Utility(), np.random.default_rng(0))
     assert len(rows) == len(GOALS)
     assert space.legal_rows(rows).all()
     assert len(np.unique(rows, axis=0)) > 20

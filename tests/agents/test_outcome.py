@@ -12,6 +12,7 @@ from hm3rl.agents.moves import random_walk
 from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.objectives.utility import Utility
 from hm3rl.settings import OutcomeSettings
 from tests.agents.test_policy import make_space
 
@@ -103,7 +104,7 @@ def test_climbing_a_well_fitted_model_finds_near_optimal_paths() -> None:
     model = OutcomeModel(problem.space(), 3, OutcomeSettings(fit_steps=30))
     model.fit(knowledge)
     goals = sample_dirichlet(6, 3, np.random.default_rng(0))
-    rows = climb(model, knowledge.tokens[:6], goals, "weighted_sum", np.random.default_rng(0))
+    rows = climb(model, knowledge.tokens[:6], goals, Utility(), np.random.default_rng(0))
     assert problem.space().legal_rows(rows).all()
     reached = [
         problem.normalised(float(vector @ goal), goal)
