@@ -72,12 +72,18 @@ class PathSettings:
         max_length: Most layers; 0 means the sources' depth.
         actions: `any` layer at any depth (repeats, skips, jumps back), or `same_depth` only.
         stem: `free` (whoever is chosen first lends the embedding and a tied head) or a member.
+        alignment: Between layers that are no original neighbours: `none`, `scalar`, `diagonal`,
+            `full` (optimal transport), `full_paper` or `mlp`. Only `scalar` folds into a plain
+            checkpoint; with the others a front's models run in process only.
+        alignment_items: Training items, of all tasks together, that alignments are fitted on.
     """
 
     min_length: int = 0
     max_length: int = 0
     actions: str = "same_depth"
     stem: str = "free"
+    alignment: str = "none"
+    alignment_items: int = 64
 
 
 @dataclass

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import InputError
 from hm3rl.models.shallow import shallow_copy
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.paths.candidate import STEM_HEAD, Candidate
 from hm3rl.paths.families import (
     decoder,
@@ -24,9 +26,9 @@ from hm3rl.paths.families import (
     path_config,
     without_windows,
 )
-from hm3rl.paths.layer_path import LayerRef
+from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
-from hm3rl.paths.views import Place, Rotary, view_layer
+from hm3rl.paths.views import Alignment, Place, Rotary, view_layer
 
 WINDOWED = ("sdpa", "eager")
 """Attention implementations whose masks a layer can narrow to its own window."""
@@ -45,20 +47,46 @@ def assemble(candidate: Candidate, members: MemberSet) -> PreTrainedModel:
         see `check_expressible` for whether a checkpoint can have it.
 
     Raises:
-        InputError: A member or layer does not exist, or two layers cannot follow each other.
+        InputError: A member or layer does not exist, two layers cannot follow each other, or the
+            members have not the calibration batch that the candidate is aligned on.
+        ArithmeticError: The states to align are zero, NaN or infinite.
     """
     for recipe in candidate.recipes:
         members.add(recipe)
     check_layers(candidate, members)
-    refs = candidate.path.refs
-    models = {name: members.model(name) for name in candidate.members}
-    host = models[candidate.path.stem]
+    path = candidate.path
+    alignments: Sequence[Alignment | None] = [None] * path.length
+    if candidate.alignment != NO_ALIGNMENT:
+        alignments = members.aligner(candidate.alignment).maps(
+            candidate.alignment, path, members, partial(stitch, members=members)
+        )
+    model = stitch(path, alignments, members)
+    if candidate.head != STEM_HEAD:
+        _replace_head(model, members.model(candidate.head))
+    return model
+
+
+def stitch(
+    path: LayerPath, alignments: Sequence[Alignment | None], members: MemberSet
+) -> PreTrainedModel:
+    """Build a path's model, given what is applied to the input of each layer.
+
+    Args:
+        path: A path that `check_layers` accepted.
+        alignments: One entry a layer.
+        members: The sources and merged members.
+
+    Returns:
+        The model, with its stem's head.
+    """
+    models = {name: members.model(name) for name in path.members}
+    host = models[path.stem]
     family = family_of(host.config)
-    config, places = _places(refs, candidate.path.stem, models, members)
+    config, places = _places(path, models, members)
     layers = {name: decoder_layers(model) for name, model in models.items()}
     views = [
-        view_layer(layers[place.source.member][place.source.layer], place, family)
-        for place in places
+        view_layer(layers[place.source.member][place.source.layer], place, alignment, family)
+        for place, alignment in zip(places, alignments, strict=True)
     ]
     inner = shallow_copy(decoder(host))
     inner.config = config
@@ -69,18 +97,14 @@ def assemble(candidate: Candidate, members: MemberSet) -> PreTrainedModel:
     model = shallow_copy(host)
     model.config = config
     model._modules[family.inner] = inner
-    if candidate.head != STEM_HEAD:
-        _replace_head(model, models[candidate.head])
     return model
 
 
 def _places(
-    refs: Sequence[LayerRef],
-    stem: str,
-    models: dict[str, PreTrainedModel],
-    members: MemberSet,
+    path: LayerPath, models: dict[str, PreTrainedModel], members: MemberSet
 ) -> tuple[PretrainedConfig, list[Place]]:
     """Decide the configuration of the stitched model and what each layer must see to itself."""
+    stem, refs = path.stem, path.refs
     host = models[stem].config
     config = path_config(host, [(models[m].config, layer) for m, layer in refs])
     if all(members.alike(stem, ref.member) for ref in refs):

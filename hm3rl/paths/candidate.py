@@ -9,13 +9,11 @@ from typing import Any
 from hm3rl.errors import InputError
 from hm3rl.merging.recipe import MERGED_PREFIX, MergeRecipe
 from hm3rl.models.hashing import short_hash
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT, split_alignment
 from hm3rl.paths.layer_path import LayerPath
 
 STEM_HEAD = "stem"
 """Value of `Candidate.head`: the head comes with the stem."""
-
-ALIGNMENTS = ("none",)
-"""Kinds of alignment between stitched layers."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +24,20 @@ class Candidate:
         path: The layers, and the member that lends the stem.
         recipes: Recipes of exactly the merged members the path or head refers to, by name.
         head: "stem", or the member whose output head is used (an untied head then).
-        alignment: Kind of alignment between stitched layers.
+        alignment: "none", or kind and calibration batch of the alignment between stitched layers,
+            as `MemberSet.alignment` writes it; a path without seams has none.
     """
 
     path: LayerPath
     recipes: tuple[MergeRecipe, ...] = ()
     head: str = STEM_HEAD
-    alignment: str = "none"
+    alignment: str = NO_ALIGNMENT
 
     def __post_init__(self) -> None:
         """Sort the recipes and check that they are the ones referred to."""
-        if self.alignment not in ALIGNMENTS:
-            raise InputError(
-                f"unknown alignment {self.alignment!r}", f"one of {', '.join(ALIGNMENTS)}"
-            )
+        split_alignment(self.alignment)
+        if not self.path.seams:
+            object.__setattr__(self, "alignment", NO_ALIGNMENT)
         recipes = tuple(sorted(set(self.recipes), key=lambda recipe: recipe.name))
         head = STEM_HEAD if self.head == self.path.stem else self.head
         object.__setattr__(self, "recipes", recipes)
@@ -59,7 +57,7 @@ class Candidate:
         path: LayerPath,
         recipes: Iterable[MergeRecipe] = (),
         head: str = STEM_HEAD,
-        alignment: str = "none",
+        alignment: str = NO_ALIGNMENT,
     ) -> Candidate:
         """Build a candidate, keeping of `recipes` only those that are referred to."""
         used = {*path.members, head}
@@ -129,5 +127,5 @@ class Candidate:
             LayerPath.parse(str(plain["path"])),
             recipes,
             str(plain.get("head", STEM_HEAD)),
-            str(plain.get("alignment", "none")),
+            str(plain.get("alignment", NO_ALIGNMENT)),
         )

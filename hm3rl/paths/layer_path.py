@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from hm3rl.errors import InputError
@@ -91,6 +92,20 @@ class LayerPath:
     def members(self) -> tuple[str, ...]:
         """Every member the path uses, each once, the stem's first, then in order of depth."""
         return tuple(dict.fromkeys((self.stem, *(ref.member for ref in self.refs))))
+
+    @cached_property
+    def seams(self) -> tuple[int, ...]:
+        """Depths whose layer does not follow its original neighbour.
+
+        A layer's neighbour is the layer before it in the same member; a first layer's is the stem
+        of its member.
+        """
+        before = (LayerRef(self.stem, -1), *self.refs)
+        return tuple(
+            depth
+            for depth, ref in enumerate(self.refs)
+            if before[depth] != (ref.member, ref.layer - 1)
+        )
 
     def runs(self) -> Iterator[tuple[str, int, int]]:
         """Yield maximal runs of consecutive layers as (member, first, end), end excluded."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hm3rl.errors import InputError
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.paths.layer_path import LayerPath
 
 ActionKind = Literal["any", "same_depth"]
@@ -21,12 +22,14 @@ class PathLimits:
         stem: "free" to let every path choose whose embedding it uses, or the name of a member.
         actions: "any" for every (member, layer) at every depth, "same_depth" for layer t of some
             member at depth t only (no repeats, skips or jumps).
+        alignment: What every proposed path is aligned with, as `Candidate.alignment`.
     """
 
     min_length: int
     max_length: int
     stem: str = "free"
     actions: ActionKind = "any"
+    alignment: str = NO_ALIGNMENT
 
     def __post_init__(self) -> None:
         """Check the bounds."""

@@ -13,8 +13,12 @@ from hm3rl.errors import InputError
 from hm3rl.merging.merge import check_experts, merged_model
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.task_vectors import TaskVectors
+from hm3rl.models.hashing import short_hash
 from hm3rl.models.pool import ModelPool
+from hm3rl.paths.aligner import Aligner
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT, split_alignment
 from hm3rl.paths.families import family_of
+from hm3rl.paths.statistics import Calibration
 
 DEFAULT_CACHE_BYTES = 4 * 2**30
 """Memory for merged weights; the least recently used are dropped and rebuilt when asked for."""
@@ -30,6 +34,7 @@ class MemberSet:
         pool: The sources.
         include_base: Whether the base is offered to searches (it can always be referred to).
         cache_bytes: Memory for merged weights; at least one merged member is always kept.
+        calibration: Batch that alignments between stitched layers are fitted on.
     """
 
     def __init__(
@@ -37,10 +42,12 @@ class MemberSet:
         pool: ModelPool,
         include_base: bool = False,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        calibration: Calibration | None = None,
     ) -> None:
         self.pool = pool
         self.include_base = include_base
         self.cache_bytes = cache_bytes
+        self._aligner = None if calibration is None else Aligner(calibration)
         self.derived: dict[tuple[Any, ...], Any] = {}
         """What other modules compute once from this set and keep for as long as it lives."""
         self._recipes: dict[str, MergeRecipe] = {}
@@ -132,6 +139,52 @@ class MemberSet:
         self.check(name)
         source = self.pool.base_name if name in self._recipes else name
         return self.pool.model(source).config
+
+    def content(self, name: str) -> str:
+        """Return a member's content hash: it changes with its weights and with nothing else."""
+        self.check(name)
+        hashes, recipe = self.pool.hashes, self._recipes.get(name)
+        if recipe is None:
+            return hashes[name]
+        used = (self.pool.base_name, *recipe.experts)
+        return short_hash([recipe.to_dict(), {source: hashes[source] for source in used}])
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Batch that alignments are fitted on."""
+        return None if self._aligner is None else self._aligner.calibration
+
+    def alignment(self, kind: str) -> str:
+        """Name a kind of alignment, fitted on this set's calibration batch.
+
+        Args:
+            kind: One of `ALIGNMENTS`.
+
+        Returns:
+            The text for `Candidate.alignment`.
+
+        Raises:
+            InputError: Unknown kind, or there is no calibration batch.
+        """
+        if kind == NO_ALIGNMENT:
+            return kind
+        text = f"{kind}@{NO_ALIGNMENT if self.calibration is None else self.calibration.key}"
+        split_alignment(text)
+        self.aligner(text)
+        return text
+
+    def aligner(self, alignment: str) -> Aligner:
+        """Return what fits alignments.
+
+        Raises:
+            InputError: There is no calibration batch.
+        """
+        if self._aligner is None:
+            raise InputError(
+                f"alignment {alignment.partition('@')[0]} needs a calibration batch",
+                "set paths.alignment, or give MemberSet a Calibration",
+            )
+        return self._aligner
 
     def num_layers(self, name: str) -> int:
         """Return a member's number of decoder layers."""

@@ -54,7 +54,6 @@ class Place:
         config: Configuration its attention reads.
         rotary: Its own rotary embedding, where the host's is another.
         window: Its own sliding window, where the host's masks have none.
-        alignment: Applied to its input.
     """
 
     source: LayerRef
@@ -62,15 +61,17 @@ class Place:
     config: PretrainedConfig
     rotary: Rotary | None = None
     window: int | None = None
-    alignment: Alignment | None = None
 
 
-def view_layer(layer: nn.Module, place: Place, family: Family) -> nn.Module:
+def view_layer(
+    layer: nn.Module, place: Place, alignment: Alignment | None, family: Family
+) -> nn.Module:
     """Make a view of a source's layer.
 
     Args:
         layer: The source's layer; it is not changed.
         place: Where the view stands.
+        alignment: Applied to its input, or None.
         family: Attribute names of its architecture.
 
     Returns:
@@ -86,8 +87,8 @@ def view_layer(layer: nn.Module, place: Place, family: Family) -> nn.Module:
     for name, value in (("layer_idx", place.depth), ("config", place.config)):
         if name in view.__dict__:
             view.__dict__[name] = value
-    view.__dict__.update(source=place.source, alignment=place.alignment)
-    if place.rotary or place.window or place.alignment:
+    view.__dict__.update(source=place.source, alignment=alignment)
+    if place.rotary or place.window or alignment is not None:
         view.__dict__.update(rotary=place.rotary, window=place.window, depth=place.depth)
         view.__class__ = _adapted(type(layer))  # type: ignore[arg-type]
     return view

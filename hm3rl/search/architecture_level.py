@@ -42,8 +42,8 @@ def path_space(problem: MergeProblem, names: Sequence[str]) -> PathSpace:
 
 
 def to_candidate(problem: MergeProblem, path: LayerPath) -> Candidate:
-    """The candidate a path stands for: the path with the recipes it refers to."""
-    return Candidate.of(path, problem.members.recipes)
+    """The candidate a path stands for, with its recipes and the alignment of the search."""
+    return Candidate.of(path, problem.members.recipes, alignment=problem.limits.alignment)
 
 
 def path_scorer(problem: MergeProblem, phase: str) -> Callable[[list[LayerPath]], list[Outcome]]:

@@ -6,7 +6,7 @@ Everything a user can get wrong fails here, before any long work.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,13 +21,16 @@ from hm3rl.merging.operators import OPERATORS
 from hm3rl.models.pool import ARCHITECTURES, ModelPool
 from hm3rl.models.vocabulary import VOCABULARIES
 from hm3rl.objectives.preferences import parse_preference
+from hm3rl.paths.alignment_kind import ALIGNMENTS, NO_ALIGNMENT
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.members import MemberSet
 from hm3rl.search.base import Searcher
+from hm3rl.search.calibration import calibration_batch
 from hm3rl.search.hm3 import HM3
 from hm3rl.search.parameter_only import ParameterOnly
 from hm3rl.search.random_search import RandomSearch
 from hm3rl.settings import RunSettings
+from hm3rl.tasks.base import Task
 from hm3rl.tasks.build import build_tasks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -63,6 +66,7 @@ def _check_ranges(settings: RunSettings) -> None:
         "threads": (settings.threads, 0),
         "paths.min_length": (settings.paths.min_length, 0),
         "paths.max_length": (settings.paths.max_length, 0),
+        "paths.alignment_items": (settings.paths.alignment_items, 1),
         "evaluation.batch_size": (evaluation.batch_size, 1),
         "evaluation.proxy_cost": (evaluation.proxy_cost, 0),
         "evaluation.program_workers": (evaluation.program_workers, 1),
@@ -86,13 +90,14 @@ def _check_ranges(settings: RunSettings) -> None:
             raise InputError(f"{key}={value} is out of range", f"give 0 to {bound:g}")
 
 
-def _limits(settings: RunSettings, pool: ModelPool) -> PathLimits:
+def _limits(settings: RunSettings, members: MemberSet) -> PathLimits:
     """Path limits of a configuration.
 
     Raises:
         InputError: A stem that is no member, or lengths that no path can have.
     """
-    depth, paths = pool.num_layers, settings.paths
+    pool, paths = members.pool, settings.paths
+    depth = pool.num_layers
     low, high = paths.min_length or depth, paths.max_length or depth
     if paths.actions == "same_depth" and (low, high) != (depth, depth):
         raise InputError(
@@ -117,6 +122,7 @@ def _limits(settings: RunSettings, pool: ModelPool) -> PathLimits:
         max_length=high,
         stem=paths.stem,
         actions="any" if paths.actions == "any" else "same_depth",
+        alignment=members.alignment(paths.alignment),
     )
 
 
@@ -131,6 +137,7 @@ def check_settings(settings: RunSettings) -> None:
     _one_of("pool.architecture", settings.pool.architecture, ARCHITECTURES)
     _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)
     _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
+    _one_of("paths.alignment", settings.paths.alignment, ALIGNMENTS)
     _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))
     if settings.logging.weights and not settings.export.prefer:
         raise InputError(
@@ -183,9 +190,25 @@ def load_pool(settings: RunSettings) -> ModelPool:
     )
 
 
-def build_evaluator(settings: RunSettings, members: MemberSet, store: EvaluationStore) -> Evaluator:
-    """The evaluator of a configuration."""
-    tasks = build_tasks(settings.tasks, settings.evaluation, members.pool.tokenizer)
+def build_members(settings: RunSettings, pool: ModelPool, tasks: Sequence[Task]) -> MemberSet:
+    """The members of a configuration, with a calibration batch if their paths are aligned."""
+    if settings.paths.alignment == NO_ALIGNMENT:
+        return MemberSet(pool)
+    batch = calibration_batch(
+        tasks, pool.tokenizer, settings.paths.alignment_items, settings.pool.device
+    )
+    return MemberSet(pool, calibration=batch)
+
+
+def build_evaluator(
+    settings: RunSettings,
+    members: MemberSet,
+    store: EvaluationStore,
+    tasks: Sequence[Task] | None = None,
+) -> Evaluator:
+    """The evaluator of a configuration; its tasks are built unless they are given."""
+    if tasks is None:
+        tasks = build_tasks(settings.tasks, settings.evaluation, members.pool.tokenizer)
     return Evaluator(members, tasks, store, batch_size=settings.evaluation.batch_size)
 
 
@@ -204,10 +227,11 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
     pool = load_pool(settings)
     if settings.search.name not in STITCHING:
         pool.check_mergeable(pool.expert_names)
-    members = MemberSet(pool)
-    limits = _limits(settings, pool)
+    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
+    members = build_members(settings, pool, tasks)
+    limits = _limits(settings, members)
     store = EvaluationStore(settings.evaluation.store or store_path)
-    evaluator = build_evaluator(settings, members, store)
+    evaluator = build_evaluator(settings, members, store, tasks)
     return MergeProblem(
         members,
         evaluator,

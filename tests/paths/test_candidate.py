@@ -70,3 +70,22 @@ def test_unknown_source_and_alignment_are_refused():
         Candidate(path("z | a[0]")).key(HASHES)
     with pytest.raises(InputError, match="unknown alignment 'bent'"):
         Candidate(path("a | a[0]"), alignment="bent")
+
+
+def test_keys_of_unaligned_candidates_are_what_they_always_were():
+    """Stores of earlier versions stay valid."""
+    assert Candidate(path("a | a[0:2] + b[2]")).key(HASHES) == "a6cb7a3bad5417dd"
+    assert Candidate.of(path("b | M[0:2] + b[2]"), [RECIPE]).key(HASHES) == "63c25f4157f94273"
+
+
+def test_alignment_is_part_of_the_key_and_of_the_plain_data():
+    keys = set()
+    for alignment in ("none", "scalar@12345678", "scalar@12345679", "full@12345678"):
+        candidate = Candidate(path("a | a[0:2] + b[2]"), alignment=alignment)
+        assert Candidate.from_dict(candidate.to_dict()) == candidate
+        keys.add(candidate.key(HASHES))
+    assert len(keys) == 4
+
+
+def test_a_path_without_seams_has_no_alignment():
+    assert Candidate(path("a | a[0:3]"), alignment="full@12345678") == Candidate(path("a | a[0:3]"))
