@@ -261,6 +261,42 @@ def report(
 
 
 @app.command()
+def store(
+    path: Annotated[Path, typer.Argument(help="A run folder, or a file of evaluations")],
+    merge: Annotated[
+        Optional[list[Path]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--merge", help="Another store to copy from, repeated"),
+    ] = None,
+    export: Annotated[
+        Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option(help="Write everything to FILE.csv or FILE.jsonl (with every item)"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What evaluations a store holds; merge others into it, export them."""
+    with exit_codes():
+        from hm3rl.evaluation import store_files
+        from hm3rl.evaluation.store import EvaluationStore
+        from hm3rl.reporting.terminal import print_store, section_as_dict
+
+        others = [store_files.find_store(other) for other in merge or []]
+        # With --merge the store may be a new file.
+        found = path if others and not path.exists() else store_files.find_store(path)
+        with EvaluationStore(found, read_only=not others) as opened:
+            if others:
+                new = store_files.merge_stores(opened, others)
+                err.print(f"{new} new evaluations", markup=False)
+            if export is not None:
+                count = store_files.export_store(opened, export)
+                err.print(f"wrote {count} evaluations to {export}", markup=False, soft_wrap=True)
+            sections = store_files.overview(opened)
+        if as_json:
+            typer.echo(json.dumps([section_as_dict(section) for section in sections], indent=2))
+        else:
+            print_store(out, found, sections)
+
+
+@app.command()
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder for the config, made if missing")],
     base: Annotated[str, typer.Option("--base", help="Folder of the base model")],

@@ -53,6 +53,14 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
     assert len(shown["front"]) >= 1
     assert "M00" in call("front", run).output
 
+    sections = json.loads(call("store", run, "--json").stdout)
+    assert {s["split"]: s["failed"] for s in sections} == {"search": 0, "test": 0}
+    assert sections[0]["evaluations"] == 4 + 12  # three experts, the base, and the budget
+    table = tmp_path / "all.csv"
+    shown = call("store", tmp_path / "copy", "--merge", run, "--export", table)
+    assert shown.exit_code == 0 and "best math" in shown.output, shown.output
+    assert len(table.read_text().splitlines()) == 1 + sum(s["evaluations"] for s in sections)
+
     picked = call("pick", run, "--prefer", "math=2", "code=1", "--export", model, "--json")
     assert picked.exit_code == 0, picked.output
     path = json.loads(picked.stdout)["path"]
@@ -175,6 +183,7 @@ def test_a_bad_setting_is_refused_before_anything_is_made(
 def test_a_bad_preference_at_pick_is_refused(finished):
     assert_refused(call("pick", finished.folder.path, "--prefer", "poems=1"), "poems")
     assert_refused(call("pick", finished.folder.path, "--prefer", "math=0"), "zero")
+    assert_refused(call("store", "nowhere"), "nowhere", "evaluations.sqlite")
     assert_refused(call("pick", "nowhere", "--prefer", "math=1"), "nowhere")
 
 

@@ -45,6 +45,32 @@ STEPS = (_VERSION_1, _VERSION_2)
 """`STEPS[n]` turns a file of version n into one of version n + 1; version 0 is an empty file."""
 
 
+def check_readable(database: sqlite3.Connection, path: Path) -> int:
+    """Refuse a file that is no store, or of a newer version.
+
+    Args:
+        database: Connection to the file.
+        path: The file's name, for messages.
+
+    Returns:
+        Its version, 0 for an empty file.
+
+    Raises:
+        InputError: The file is of a newer version, or a database of something else.
+    """
+    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    tables = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+    if version == 0 and tables:
+        raise InputError(f"{path} is a database, but no store of evaluations", "name another file")
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path} is a store of version {version}, this program reads versions up to "
+            f"{SCHEMA_VERSION}",
+            "use the newer program that wrote it, or name another file",
+        )
+    return version
+
+
 def migrate(database: sqlite3.Connection, path: Path) -> None:
     """Make the tables of an empty file, or bring those of an older version up to date.
 
@@ -59,18 +85,7 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
     """
     database.execute("BEGIN IMMEDIATE")
     try:
-        version = int(database.execute("PRAGMA user_version").fetchone()[0])
-        tables = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
-        if version == 0 and tables:
-            raise InputError(
-                f"{path} is a database, but no store of evaluations", "name another file"
-            )
-        if version > SCHEMA_VERSION:
-            raise InputError(
-                f"{path} is a store of version {version}, this program reads versions up to "
-                f"{SCHEMA_VERSION}",
-                "use the newer program that wrote it, or name another file",
-            )
+        version = check_readable(database, path)
         for step in STEPS[version:]:
             for statement in filter(None, step.split(";\n")):
                 database.execute(statement)

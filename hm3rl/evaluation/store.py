@@ -25,7 +25,7 @@ from hm3rl.errors import InputError
 from hm3rl.evaluation.claims import Claims
 from hm3rl.evaluation.fidelity import Fidelity, Measure
 from hm3rl.evaluation.result import FULL, Evaluation
-from hm3rl.evaluation.schema import migrate
+from hm3rl.evaluation.schema import check_readable, migrate
 from hm3rl.tasks.base import Split
 
 BUSY_SECONDS = 60.0
@@ -87,20 +87,27 @@ class EvaluationStore:
 
     Args:
         path: The SQLite file; made, with its folder, if it does not exist.
+        read_only: Open what is there, also of an older version, and change nothing in it.
 
     Raises:
         InputError: The file is no store, or of a newer version.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            migrate(self._db, self.path)
+            if read_only:
+                name = f"{self.path.resolve().as_uri()}?mode=ro"
+                self._db = sqlite3.connect(name, timeout=BUSY_SECONDS, uri=True)
+                if check_readable(self._db, self.path) == 0:
+                    raise sqlite3.DatabaseError("it is empty")
+            else:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.execute("PRAGMA foreign_keys=ON")
+                migrate(self._db, self.path)
         except (sqlite3.DatabaseError, OSError) as error:
             raise InputError(
                 f"{self.path} cannot be used as a store of evaluations ({error})",

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from hm3rl.errors import HM3Error
 from hm3rl.evaluation.result import Evaluation
+from hm3rl.evaluation.store_files import Section
 from hm3rl.reporting.leaderboard import rich_table
 from hm3rl.reporting.report import PAGE
 from hm3rl.runs import RunFolder
@@ -85,6 +86,40 @@ def print_sweep(console: Console, folder: Path) -> None:
 def job_number(path: Path) -> int:
     """Number of a sweep's job, from its folder."""
     return int(path.name)
+
+
+def section_as_dict(section: Section) -> dict[str, Any]:
+    """What a store holds under one condition, as a JSON-ready mapping."""
+    return {
+        **section.condition._asdict(),
+        "tasks": list(section.tasks),
+        "evaluations": section.count,
+        "failed": section.errors.total(),
+        "errors": dict(section.errors),
+        "best": {
+            task: {"score": score, "standard_error": error, "path": path}
+            for task, (score, error, path) in section.best.items()
+        },
+    }
+
+
+def print_store(console: Console, path: Path, sections: Sequence[Section]) -> None:
+    """What a store holds, by condition."""
+    console.print(f"{path}: {sum(s.count for s in sections)} evaluations", markup=False)
+    for section in sections:
+        suite, split, dtype, backend, fidelity = section.condition
+        console.print(
+            f"\n{section.count} on the {split} split, {fidelity}, {dtype} on {backend}, "
+            f"suite {suite}; {section.errors.total()} failed",
+            markup=False,
+            soft_wrap=True,
+        )
+        for task, (score, error, name) in section.best.items():
+            console.print(
+                f"  best {task:<12} {score:.4f} ± {error:.4f}  {name}", markup=False, soft_wrap=True
+            )
+        for message, count in section.errors.most_common():
+            console.print(f"  {count} × {message}", markup=False, soft_wrap=True)
 
 
 def choice_as_dict(choice: Choice, objectives: Sequence[str]) -> dict[str, Any]:
