@@ -24,6 +24,10 @@ class InputError(HM3Error):
         self.remedy = remedy
         super().__init__(f"{what}\n  -> {remedy}" if remedy else what)
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
+        """Keep both sentences when it travels between processes."""
+        return type(self), (self.what, self.remedy)
+
 
 class BudgetExhausted(HM3Error):
     """A searcher asked for more evaluations than its budget has left; nothing was evaluated."""

@@ -92,6 +92,11 @@ class EvaluationSettings:
 
     Attributes:
         batch_size: Items in one forward pass; halved and retried when memory runs out.
+        backend: What computes: `in_process`, or `ray` (a pool of worker processes; needs the extra
+            `ray`). Both give the same scores. The group `evaluation/backend` sets it too.
+        workers: Workers of the Ray pool; with pool.device=cuda each has a GPU of its own.
+        ray_address: Running Ray cluster to join, such as `auto` or `host:6379`; empty: a pool on
+            this machine that lives as long as the search.
         store: SQLite file of stored evaluations; empty: the run folder's own. A store shared by
             several runs saves time, never budget.
         proxy_cost: What a proxy (one teacher-forced pass, nothing decoded or executed) of all items
@@ -102,6 +107,9 @@ class EvaluationSettings:
     """
 
     batch_size: int = 256
+    backend: str = "in_process"
+    workers: int = 2
+    ray_address: str = ""
     store: str = ""
     proxy_cost: float = 0.5
     program_workers: int = 1
@@ -325,7 +333,8 @@ class RunSettings:
         budget: Distinct candidates the run may ask to be scored.
         planned_budget: Budget that phases are planned for; 0: `budget`. A run resumed with another
             budget keeps the plan of its first one and spends the surplus in its last phase.
-        threads: Threads of torch; 0 leaves torch's default.
+        threads: Threads of torch; 0 leaves torch's default, and gives each worker of a pool an even
+            share of the cores.
         pool: Source models.
         tasks: Tasks by name, in the order of the score vectors.
         paths: Legal paths.

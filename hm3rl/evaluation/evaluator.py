@@ -6,14 +6,12 @@ computed by a backend.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-
-from transformers import PreTrainedTokenizerBase
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.base import Backend
 from hm3rl.evaluation.backends.in_process import InProcessBackend
+from hm3rl.evaluation.conditions import scored_suite
 from hm3rl.evaluation.fidelity import Fidelity
 from hm3rl.evaluation.result import FULL, Evaluation
 from hm3rl.evaluation.round import Round, Scored, Totals
@@ -21,18 +19,7 @@ from hm3rl.evaluation.store import Condition, EvaluationStore
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
 from hm3rl.tasks.base import Split, Task
-from hm3rl.tasks.suite import check_tasks, suite_version
-
-SCORER_VERSION = "scorer-1"
-"""Part of every suite's version; changes when a score could come out differently."""
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash what a tokenizer does, 16 hex digits."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    text += repr((tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.all_special_ids))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+from hm3rl.tasks.suite import check_tasks
 
 
 class Evaluator:
@@ -65,7 +52,6 @@ class Evaluator:
             backend = InProcessBackend(members, self.tasks, batch_size)
         self.backend = backend
         self.totals = Totals()
-        self._fingerprint = tokenizer_fingerprint(self.pool.tokenizer)
         self._conditions: dict[Split, Condition] = {}
         self._items: dict[tuple[Split, Fidelity], dict[str, tuple[int, ...]]] = {}
 
@@ -82,7 +68,7 @@ class Evaluator:
         """Under what this evaluator scores; with the candidate's key it names an evaluation."""
         if split not in self._conditions:
             self._conditions[split] = Condition(
-                suite=suite_version(self.tasks, split, self._fingerprint, SCORER_VERSION),
+                suite=scored_suite(self.tasks, split, self.pool.tokenizer),
                 split=split,
                 dtype=str(self.pool.dtype).removeprefix("torch."),
                 backend=self.backend.name,

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from hm3rl.agents.options import check_options
 from hm3rl.errors import InputError
+from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.store import EvaluationStore
@@ -68,6 +72,7 @@ def _check_ranges(settings: RunSettings) -> None:
         "paths.max_length": (settings.paths.max_length, 0),
         "paths.alignment_items": (settings.paths.alignment_items, 1),
         "evaluation.batch_size": (evaluation.batch_size, 1),
+        "evaluation.workers": (evaluation.workers, 1),
         "evaluation.proxy_cost": (evaluation.proxy_cost, 0),
         "evaluation.program_workers": (evaluation.program_workers, 1),
         "evaluation.program_seconds": (evaluation.program_seconds, 0.01),
@@ -144,6 +149,12 @@ def check_settings(settings: RunSettings) -> None:
             "logging.weights=true, but no model is exported at the end",
             "name its preference, for example +export.prefer.math=1, or log no weights",
         )
+    _one_of("evaluation.backend", settings.evaluation.backend, ("in_process", "ray"))
+    if settings.evaluation.backend == "ray" and find_spec("ray") is None:
+        raise InputError(
+            "evaluation.backend=ray, but Ray is not installed",
+            "pip install 'hm3rl[ray]', or use evaluation/backend=in_process",
+        )
     for operator in settings.search.parameter.operators:
         _one_of("search.parameter.operators entry", operator, tuple(OPERATORS))
     check_options(settings.agent)
@@ -201,15 +212,33 @@ def build_members(settings: RunSettings, pool: ModelPool, tasks: Sequence[Task])
 
 
 def build_evaluator(
-    settings: RunSettings,
-    members: MemberSet,
-    store: EvaluationStore,
-    tasks: Sequence[Task] | None = None,
+    settings: RunSettings, members: MemberSet, store: EvaluationStore, tasks: Sequence[Task]
 ) -> Evaluator:
-    """The evaluator of a configuration; its tasks are built unless they are given."""
-    if tasks is None:
-        tasks = build_tasks(settings.tasks, settings.evaluation, members.pool.tokenizer)
-    return Evaluator(members, tasks, store, batch_size=settings.evaluation.batch_size)
+    """The evaluator of a configuration, with the backend it asks for."""
+    local = InProcessBackend(members, tasks, settings.evaluation.batch_size)
+    if settings.evaluation.backend == "in_process":
+        return Evaluator(members, tasks, store, backend=local)
+    # Imported here: a second that a run without Ray need not pay.
+    from hm3rl.evaluation.backends.ray_pool import RayBackend
+
+    pool = RayBackend(
+        local,
+        partial(load_scoring_backend, settings),
+        settings.evaluation.workers,
+        settings.threads,
+        settings.evaluation.ray_address,
+    )
+    return Evaluator(members, tasks, store, backend=pool)
+
+
+def load_scoring_backend(settings: RunSettings) -> InProcessBackend:
+    """Load the sources in a worker, where the only GPU it sees, if any, is the first."""
+    device = "cuda" if settings.pool.device.startswith("cuda") else settings.pool.device
+    settings = replace(settings, pool=replace(settings.pool, device=device))
+    pool = load_pool(settings)
+    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
+    members = build_members(settings, pool, tasks)
+    return InProcessBackend(members, tasks, settings.evaluation.batch_size)
 
 
 def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) -> MergeProblem:

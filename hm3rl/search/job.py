@@ -161,6 +161,7 @@ def run_search(
             status = "interrupted"
             raise
         finally:
+            problem.evaluator.close()
             logger.finish(status)
     return SearchResult(folder, problem, searcher, front, summary)
 

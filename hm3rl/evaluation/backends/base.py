@@ -103,7 +103,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what is held (processes); the backend is of no use afterwards."""
+        """Give back what is held (processes); a later job takes it again."""
         ...
 
 

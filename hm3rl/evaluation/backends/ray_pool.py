@@ -1,0 +1,194 @@
+"""The backend that computes with Ray: a pool of actors, each holding the sources once.
+
+On this machine a Ray of its own is started and stopped with the search; `evaluation.ray_address`
+joins a running cluster instead, whose machines need the same models, data and hm3rl at the same
+paths. The driver alone writes the store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Hashable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
+
+from hm3rl.errors import HM3Error, InputError
+from hm3rl.evaluation.backends.base import Job, Outcome
+from hm3rl.evaluation.backends.dispatch import Dispatcher, Reply, WorkerDied
+from hm3rl.evaluation.backends.in_process import InProcessBackend
+from hm3rl.evaluation.backends.worker import ScoringWorker, identity
+from hm3rl.tasks.base import Split
+
+DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError)
+"""How Ray says that a worker, or the machine with its reply, is gone."""
+
+
+class RayCrew:
+    """Actors as workers; see `Crew`.
+
+    Args:
+        make: Loads what a worker scores with.
+        expected: `identity` of the driver's backend.
+        size: Number of workers.
+        threads: Threads of torch in each worker; 0: an even share of the cores.
+        gpu: Whether each worker gets a GPU of its own.
+        address: Ray cluster to join; empty: one of its own on this machine.
+
+    Raises:
+        InputError: The cluster cannot be joined or is too small.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], InProcessBackend],
+        expected: dict[str, str],
+        size: int,
+        threads: int,
+        gpu: bool,
+        address: str,
+    ) -> None:
+        self.size = size
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
+            _start_ray(address, size)
+        have = ray.cluster_resources()
+        for what, needed in (("CPU", size), ("GPU", size if gpu else 0)):
+            if have.get(what, 0) < needed:
+                self.close()
+                raise InputError(
+                    f"evaluation.workers={size} need {needed} {what}s, the Ray cluster has "
+                    f"{have.get(what, 0):g}",
+                    "use fewer workers, or a larger cluster",
+                )
+        cores = len(os.sched_getaffinity(0)) if self._owns_ray and not address else have["CPU"]
+        self._arguments = (make, expected, threads or max(int(cores // size), 1), os.getcwd())
+        self._actor = ray.remote(ScoringWorker).options(
+            num_cpus=1, num_gpus=int(gpu), max_restarts=0, scheduling_strategy="SPREAD"
+        )
+
+    def hire(self) -> Any:
+        """Start an actor."""
+        return self._actor.remote(*self._arguments)
+
+    def load(self, worker: Any) -> Hashable:
+        """Let it load the sources."""
+        return worker.load.remote()
+
+    def submit(self, worker: Any, jobs: Sequence[Job]) -> Hashable:
+        """Give it jobs."""
+        return worker.score.remote(list(jobs))
+
+    def wait(self, tickets: Sequence[Hashable]) -> Hashable:
+        """Wait for one reply."""
+        ready, _ = ray.wait(list(tickets), num_returns=1)
+        return ready[0]
+
+    def redeem(self, ticket: Any) -> Reply:
+        """Fetch a reply; see `Crew.redeem`.
+
+        Raises:
+            HM3Error: Ray killed the worker because the machine ran out of memory.
+        """
+        try:
+            return ray.get(ticket)
+        except OutOfMemoryError as error:  # never the candidate's failure
+            raise HM3Error(
+                f"the workers' machine is out of memory: {error}\n"
+                "  -> use fewer workers (evaluation.workers), or pool.dtype=bfloat16"
+            ) from None
+        except DEATHS as error:
+            raise WorkerDied(str(error).strip()) from None
+
+    def close(self) -> None:
+        """Stop Ray if it was started here, else only the actors, which go with their handles."""
+        if self._owns_ray:
+            ray.shutdown()
+
+
+def _start_ray(address: str, size: int) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(
+                address="local",
+                num_cpus=size,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster {address}" if address else "Ray on this machine"
+        raise InputError(
+            f"cannot start {where}: {error}",
+            "check evaluation.ray_address (host:port, or auto); evaluation/backend=in_process "
+            "needs no Ray",
+        ) from error
+
+
+class RayBackend:
+    """Scores candidates with a pool of Ray actors; same scores as the backend it is given.
+
+    Ray starts with the first job, so what is in the store costs no start.
+
+    Args:
+        local: Backend of the driver, for checking items and telling what workers must agree with.
+        make: Loads the same in a worker.
+        workers: Number of actors; with a GPU device each has one of its own.
+        threads: Threads of torch in each; 0: an even share of the cores.
+        address: Ray cluster to join; empty: one of its own on this machine.
+    """
+
+    def __init__(
+        self,
+        local: InProcessBackend,
+        make: Callable[[], InProcessBackend],
+        workers: int,
+        threads: int = 0,
+        address: str = "",
+    ) -> None:
+        self.name = local.name
+        self._local = local
+        self._make = make
+        self._workers = workers
+        self._threads = threads
+        self._address = address
+        self._crew: RayCrew | None = None
+        self._dispatcher: Dispatcher | None = None
+
+    def prepare(self, split: Split) -> None:
+        """Encode all items here, without starting Ray; see `Backend.prepare`."""
+        self._local.prepare(split)
+
+    def score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
+        """Score candidates; see `Backend.score`."""
+        if not jobs:
+            return
+        if self._dispatcher is None:
+            gpu = str(self._local.pool.device).startswith("cuda")
+            self._crew = RayCrew(
+                self._make,
+                identity(self._local),
+                self._workers,
+                self._threads,
+                gpu,
+                self._address,
+            )
+            self._dispatcher = Dispatcher(self._crew)
+        yield from self._dispatcher.score(jobs)
+
+    def close(self) -> None:
+        """Stop the workers; a later job starts them again."""
+        self._dispatcher = None
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None

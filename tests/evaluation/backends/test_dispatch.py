@@ -1,0 +1,192 @@
+"""Order, balance, deaths and refusals, with workers that exist in this test only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hm3rl.errors import HM3Error, InputError
+from hm3rl.evaluation.backends.base import Job, Outcome
+from hm3rl.evaluation.backends.dispatch import DEADLY, IN_FLIGHT, Dispatcher, Reply, WorkerDied
+from hm3rl.paths import Candidate
+
+SOMETHING = Candidate.whole("a", 3)
+
+
+class FakeCrew:
+    """Workers that score by a rule and die by a rule; the order in which they finish is drawn.
+
+    Args:
+        size: Workers.
+        dies: Whether the worker that runs a job dies of it; called once per run.
+        seed: Of the order.
+    """
+
+    def __init__(self, size: int, dies: Callable[[str], bool] = lambda _: False, seed: int = 0):
+        self.size = size
+        self.dies = dies
+        self.rng = np.random.default_rng(seed)
+        self.hired = 0
+        self.runs: list[str] = []
+        self.most_waiting = 0
+        self.dead: set[int] = set()
+        self.queues: dict[int, list[tuple[int, Sequence[Job] | None]]] = {}
+        self.replies: dict[int, Reply | WorkerDied] = {}
+        self.owner: dict[int, int] = {}
+        self.load_reply: Callable[[], Reply | WorkerDied] = lambda: Reply([])
+
+    def hire(self) -> int:
+        self.hired += 1
+        self.queues[self.hired] = []
+        return self.hired
+
+    def load(self, worker: Any) -> Hashable:
+        return self._enqueue(worker, None)
+
+    def submit(self, worker: Any, jobs: Sequence[Job]) -> Hashable:
+        return self._enqueue(worker, jobs)
+
+    def _enqueue(self, worker: int, jobs: Sequence[Job] | None) -> int:
+        ticket = len(self.owner)
+        self.owner[ticket] = worker
+        self.queues[worker].append((ticket, jobs))
+        waiting = [jobs for _, jobs in self.queues[worker] if jobs is not None]
+        self.most_waiting = max(self.most_waiting, len(waiting))
+        return ticket
+
+    def wait(self, tickets: Sequence[Hashable]) -> Hashable:
+        workers = sorted({self.owner[t] for t in tickets if isinstance(t, int)})
+        worker = int(self.rng.choice(workers))
+        if self.queues[worker] and worker not in self.dead:
+            self._run(worker)
+        return max(t for t in tickets if isinstance(t, int) and self.owner[t] == worker)
+
+    def _run(self, worker: int) -> None:
+        ticket, jobs = self.queues[worker].pop(0)
+        if jobs is None:
+            self._answer(worker, ticket, self.load_reply())
+            return
+        outcomes = []
+        for job in jobs:
+            self.runs.append(job.key)
+            if self.dies(job.key):
+                self._answer(worker, ticket, WorkerDied(f"worker {worker} vanished"))
+                return
+            if job.key.startswith("refused"):
+                self._answer(worker, ticket, Reply(outcomes, InputError(job.key, "mend it")))
+                return
+            outcomes.append(Outcome(job.key, {}, {}, None, {}))
+        self._answer(worker, ticket, Reply(outcomes))
+
+    def _answer(self, worker: int, ticket: int, reply: Reply | WorkerDied) -> None:
+        self.replies[ticket] = reply
+        if isinstance(reply, WorkerDied):
+            self.dead.add(worker)
+            for waiting, _ in self.queues[worker]:
+                self.replies[waiting] = reply
+
+    def redeem(self, ticket: Any) -> Reply:
+        while ticket not in self.replies:  # as Ray does: wait until it is there
+            self._run(self.owner[ticket])
+        reply = self.replies[ticket]
+        if isinstance(reply, WorkerDied):
+            raise reply
+        return reply
+
+
+def jobs(*keys: str) -> list[Job]:
+    return [Job(key, SOMETHING, "search", {"t": (0,)}) for key in keys]
+
+
+@given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_every_job_is_run_once_and_answered_in_order(size: int, count: int, seed: int) -> None:
+    crew = FakeCrew(size, seed=seed)
+    keys = [f"k{n}" for n in range(count)]
+    outcomes = list(Dispatcher(crew).score(jobs(*keys)))
+    assert [o.key for o in outcomes] == keys and all(o.error is None for o in outcomes)
+    assert sorted(crew.runs) == sorted(keys) and crew.hired == size
+    assert crew.most_waiting <= IN_FLIGHT
+
+
+@given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 10**6), st.floats(0.0, 0.2))
+@settings(max_examples=60, deadline=None)
+def test_random_deaths_change_no_answer(size: int, count: int, seed: int, rate: float) -> None:
+    rng = np.random.default_rng(seed)
+    deaths: dict[str, int] = {}
+
+    def dies(key: str) -> bool:
+        if deaths.get(key, 0) < DEADLY - 2 and rng.random() < rate:
+            deaths[key] = deaths.get(key, 0) + 1
+            return True
+        return False
+
+    # A job shares one more death at most: that of the portion it was in first.
+    crew = FakeCrew(size, dies, seed)
+    keys = [f"k{n}" for n in range(count)]
+    outcomes = list(Dispatcher(crew).score(jobs(*keys)))
+    assert [o.key for o in outcomes] == keys and all(o.error is None for o in outcomes)
+    assert len(crew.dead) == sum(deaths.values())
+    assert size <= crew.hired <= size + len(crew.dead)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_job_that_kills_three_workers_has_failed_and_the_others_have_not(size: int) -> None:
+    crew = FakeCrew(size, lambda key: key == "killer")
+    keys = [*(f"k{n}" for n in range(20)), "killer", *(f"l{n}" for n in range(20))]
+    outcomes = {o.key: o for o in Dispatcher(crew).score(jobs(*keys))}
+    assert list(outcomes) == keys
+    assert crew.runs.count("killer") == DEADLY == len(crew.dead)
+    failed = [key for key, outcome in outcomes.items() if outcome.error is not None]
+    assert failed == ["killer"]
+    error = str(outcomes["killer"].error)
+    assert "3 workers died" in error and error.count("vanished") == DEADLY
+
+
+def test_what_only_waited_for_a_dead_worker_is_innocent() -> None:
+    crew = FakeCrew(1, lambda key: key == "k0" and crew.runs.count("k0") < DEADLY)
+    outcomes = list(Dispatcher(crew).score(jobs("k0", "k1", "k2")))  # a portion each
+    assert all(o.error is None for o in outcomes)
+    assert crew.runs.count("k0") == DEADLY and crew.runs.count("k1") == 1
+
+
+def test_what_is_refused_is_raised_in_its_turn() -> None:
+    crew = FakeCrew(2)
+    stream = Dispatcher(crew).score(jobs("a", "b", "c", "refused d", "e", "f", "g"))
+    assert [next(stream).key for _ in range(3)] == ["a", "b", "c"]
+    with pytest.raises(InputError, match="refused d") as caught:
+        next(stream)
+    assert caught.value.remedy == "mend it"
+
+
+def test_a_call_that_was_given_up_leaves_nothing_behind() -> None:
+    crew = FakeCrew(2)
+    dispatcher = Dispatcher(crew)
+    first = dispatcher.score(jobs(*(f"a{n}" for n in range(12))))
+    next(first)
+    first.close()
+    again = list(dispatcher.score(jobs(*(f"b{n}" for n in range(5)))))
+    assert [o.key for o in again] == [f"b{n}" for n in range(5)]
+    assert crew.hired == 2
+
+
+def test_workers_that_cannot_load_end_the_search_and_are_no_candidates_failure() -> None:
+    crew = FakeCrew(2)
+    crew.load_reply = lambda: WorkerDied("killed")
+    with pytest.raises(HM3Error, match="died while loading the sources: killed"):
+        list(Dispatcher(crew).score(jobs("a")))
+    assert crew.runs == []
+    crew = FakeCrew(1)
+    crew.load_reply = lambda: Reply([], InputError("other weights", "copy them"))
+    with pytest.raises(InputError, match="other weights"):
+        list(Dispatcher(crew).score(jobs("a")))
+
+
+def test_no_job_needs_no_worker() -> None:
+    crew = FakeCrew(2)
+    assert list(Dispatcher(crew).score([])) == [] and crew.hired == 0
