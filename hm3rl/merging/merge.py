@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
 from hm3rl.errors import InputError
 from hm3rl.merging.operators import DROPPING, GEOMETRIC, OPERATORS, TRIMMING, TensorMerge
-from hm3rl.merging.profile import place_of
 from hm3rl.merging.recipe import MergeRecipe
-from hm3rl.merging.survival import survival_factors
+from hm3rl.merging.survival import Survival
 from hm3rl.merging.task_vectors import TaskVectors, band
+from hm3rl.merging.threads import in_threads
+from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
 
 
@@ -19,7 +22,8 @@ def merge_state(task_vectors: TaskVectors, recipe: MergeRecipe) -> dict[str, tor
     """Merge all tensors of the model.
 
     Accumulates in fp32 and casts once to the pool's precision. Integer tensors are the base's.
-    A recipe without any weight gives the base.
+    A recipe without any weight gives the base. On the CPU tensors are spread over
+    `torch.get_num_threads()` threads; the result does not depend on how many.
 
     Args:
         task_vectors: The pool's cached task vectors.
@@ -29,10 +33,18 @@ def merge_state(task_vectors: TaskVectors, recipe: MergeRecipe) -> dict[str, tor
         New tensor by name, one for each stored tensor; tied weights appear once.
 
     Raises:
-        InputError: The recipe weighs an expert the pool does not have.
+        InputError: The recipe weighs an expert the pool does not have, or weights that the operator
+            divides by their sum have none at some place.
     """
     check_experts(task_vectors, recipe)
-    return {name: merge_tensor(task_vectors, recipe, name) for name in task_vectors.names}
+    for name in task_vectors.mergeable:
+        recipe.check_sum(recipe.weights_at(task_vectors.place(name)), f"at {name} the")
+    merged = in_threads(
+        lambda name: merge_tensor(task_vectors, recipe, name),
+        task_vectors.names,
+        size=lambda name: task_vectors.base(name).numel(),
+    )
+    return dict(zip(task_vectors.names, merged, strict=True))
 
 
 def check_experts(task_vectors: TaskVectors, recipe: MergeRecipe) -> None:
@@ -50,6 +62,7 @@ def check_experts(task_vectors: TaskVectors, recipe: MergeRecipe) -> None:
             )
 
 
+@torch.no_grad()
 def merge_tensor(task_vectors: TaskVectors, recipe: MergeRecipe, name: str) -> torch.Tensor:
     """Merge one tensor.
 
@@ -60,49 +73,52 @@ def merge_tensor(task_vectors: TaskVectors, recipe: MergeRecipe, name: str) -> t
 
     Returns:
         A new tensor in the pool's precision.
-
-    Raises:
-        InputError: Weights that the operator divides by their sum have none at this place.
     """
     stored = task_vectors.base(name)
     if not recipe.weights or name not in task_vectors.mergeable:
         return stored.clone()
+    operator = OPERATORS[recipe.operator]
+    # A random window depends on the ranks in a row.
+    row = stored.shape[-1] if recipe.epsilon and stored.dim() else 1
+    pieces = task_vectors.pieces(name, recipe.experts, row)
+    of_tensor = _of_tensor(task_vectors, recipe, name, row)
+    merged = torch.empty_like(stored, memory_format=torch.contiguous_format)
+    flat = merged.view(-1)
+    for start, stop in pieces.bounds():
+        base, deltas = pieces.load(start, stop)
+        flat[start:stop].copy_(operator(TensorMerge(base, deltas, **of_tensor)))
+    return merged
+
+
+def _of_tensor(
+    task_vectors: TaskVectors, recipe: MergeRecipe, name: str, row: int
+) -> dict[str, Any]:
+    """Settings of an operator that are the same for all pieces of a tensor."""
     experts, operator = recipe.experts, recipe.operator
-    place = place_of(name, task_vectors.num_layers)
-    weights, densities = recipe.weights_at(place), recipe.densities_at(place)
-    recipe.check_sum(weights, f"at {name} the")
-    deltas = task_vectors.deltas(name)[task_vectors.rows(experts)]
-    smallest = largest = survival = gram = None
+    device, place = task_vectors.base(name).device, task_vectors.place(name)
+    densities = recipe.densities_at(place)
+    settings: dict[str, Any] = {
+        "weights": torch.tensor(recipe.weights_at(place), device=device),
+        "densities": torch.tensor(densities, device=device),
+        "scale": recipe.scale,
+        "normalise": bool(recipe.normalise),
+    }
     if operator in TRIMMING:
-        bands = [band(stored.numel(), density, recipe.gamma) for density in densities]
+        entries = task_vectors.base(name).numel()
+        bands = [band(entries, density, recipe.gamma) for density in densities]
         ranks = list(zip(experts, bands, strict=True))
-        smallest = tuple(task_vectors.magnitude(name, e, last) for e, (_, last) in ranks)
+        settings["smallest"] = [task_vectors.magnitude(name, e, last) for e, (_, last) in ranks]
         if recipe.gamma:
-            largest = tuple(task_vectors.magnitude(name, e, first) for e, (first, _) in ranks)
-    if operator in DROPPING and min(densities) < 1.0:
-        factors = [
-            survival_factors(delta, density, recipe.epsilon or 0.0, recipe.seed, name, expert)
-            for delta, density, expert in zip(deltas, densities, experts, strict=True)
+            settings["largest"] = [task_vectors.magnitude(name, e, one) for e, (one, _) in ranks]
+    if operator in DROPPING:
+        settings["survival"] = [
+            Survival(density, recipe.epsilon or 0.0, recipe.seed, name, expert, row)
+            for expert, density in zip(experts, densities, strict=True)
         ]
-        survival = torch.stack(factors)
     if operator in GEOMETRIC:
-        rows = [0, *(row + 1 for row in task_vectors.rows(experts))]
-        gram = task_vectors.gram(name)[rows][:, rows]
-    merged = OPERATORS[operator](
-        TensorMerge(
-            base=stored.float(),
-            deltas=deltas,
-            weights=torch.tensor(weights, device=deltas.device),
-            scale=recipe.scale,
-            normalise=bool(recipe.normalise),
-            densities=torch.tensor(densities, device=deltas.device),
-            smallest=smallest,
-            largest=largest,
-            survival=survival,
-            gram=gram,
-        )
-    )
-    return merged.to(stored.dtype)
+        rows = [0, *(1 + task_vectors.pool.expert_names.index(expert) for expert in experts)]
+        settings["gram"] = task_vectors.gram(name)[rows][:, rows]
+    return settings
 
 
 def merged_model(task_vectors: TaskVectors, recipe: MergeRecipe) -> PreTrainedModel:
@@ -115,7 +131,9 @@ def merged_model(task_vectors: TaskVectors, recipe: MergeRecipe) -> PreTrainedMo
     Returns:
         A model that shares no floating-point weight with the sources, in evaluation mode.
     """
-    base = task_vectors.pool.model(task_vectors.pool.base_name)
+    pool = task_vectors.pool
+    assert isinstance(pool, ModelPool), "only a resident pool has models"
+    base = pool.model(pool.base_name)
     state = merge_state(task_vectors, recipe)
     return deep_shallow_copy(base, {id(t): state[n] for n, t in named_tensors(base).items()})
 

@@ -9,7 +9,7 @@ function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,9 @@ class TensorMerge:
         densities: Share of kept entries, fp32, shape (K,); operators that drop.
         smallest: Smallest magnitude that survives, for each expert; operators that trim.
         largest: Largest magnitude that survives, for each expert; breadcrumbs.
-        survival: Factor on each entry, shape of `deltas`: 0 where it is dropped, 1 (DARE) or 1 over
-            its own probability of surviving (DELLA) where it is not; operators that drop.
+        survival: For each expert what drops entries of its row of `deltas`, in place, and divides
+            the others by their own probability of surviving if they have one (DELLA); operators
+            that drop.
         gram: Inner products of theta_base, delta_1 .. delta_K over the *whole* tensor, float64,
             shape (K + 1, K + 1); operators on spheres and model stock.
     """
@@ -44,7 +45,7 @@ class TensorMerge:
     densities: torch.Tensor | None = None
     smallest: tuple[float, ...] | None = None
     largest: tuple[float, ...] | None = None
-    survival: torch.Tensor | None = None
+    survival: Sequence[Callable[[torch.Tensor], None]] = ()
     gram: torch.Tensor | None = None
 
 
@@ -286,7 +287,7 @@ def _expert_products(gram: torch.Tensor) -> torch.Tensor:
 
 def _combined(deltas: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """sum_k shares_k deltas_k, shape base.shape."""
-    return torch.tensordot(shares.to(deltas.dtype), deltas, dims=1)
+    return torch.mv(deltas.flatten(1).T, shares).view(deltas.shape[1:])
 
 
 def _added(t: TensorMerge, deltas: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
@@ -297,26 +298,27 @@ def _added(t: TensorMerge, deltas: torch.Tensor, factors: torch.Tensor) -> torch
 
 def _agreed(t: TensorMerge, deltas: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """theta_base + scale * what agrees with the elected signs."""
-    return t.base + t.scale * _elect_and_merge(deltas, factors, t.weights, t.normalise)
+    merged = _elect_and_merge(deltas, factors, t.weights, t.normalise)
+    return torch.add(t.base, merged, alpha=t.scale)
 
 
 def _trimmed(t: TensorMerge) -> torch.Tensor:
     """Set entries outside [smallest, largest] to zero, in place."""
     assert t.smallest is not None
-    for row, smallest in zip(t.deltas, t.smallest, strict=True):
-        # hardshrink keeps |x| > threshold in one pass; the next smaller float makes that >=.
-        below = np.nextafter(np.float32(smallest), np.float32(-1))
-        row.copy_(torch.nn.functional.hardshrink(row, float(below)))
-    if t.largest is not None:
-        for row, largest in zip(t.deltas, t.largest, strict=True):
-            row.sub_(torch.nn.functional.hardshrink(row, largest))
+    # hardshrink keeps |x| > threshold in one pass; the next smaller float makes that >=.
+    for row, smallest in enumerate(t.smallest):
+        below = float(np.nextafter(np.float32(smallest), np.float32(-1)))
+        torch.ops.aten.hardshrink.out(t.deltas[row], below, out=t.deltas[row])
+    for row, largest in enumerate(t.largest or ()):
+        t.deltas[row].sub_(torch.nn.functional.hardshrink(t.deltas[row], largest))
     return t.deltas
 
 
 def _dropped(t: TensorMerge) -> torch.Tensor:
-    if t.survival is None:
-        return t.deltas
-    return t.deltas.mul_(t.survival)
+    """Drop entries at random, in place."""
+    for row, survive in enumerate(t.survival):
+        survive(t.deltas[row])
+    return t.deltas
 
 
 def _elect_and_merge(
@@ -341,4 +343,4 @@ def _elect_and_merge(
         return merged
     total = _combined(agreeing.sign_(), weights)
     # Where no entry agrees the sum is zero and stays zero.
-    return merged.div_(total.masked_fill_(total.abs() < 1e-8, 1.0))
+    return merged.div_(total.add_(total.abs().lt_(1e-8)))

@@ -1,88 +1,161 @@
-"""Task vectors of a pool's experts, cached: what makes a second merge of the same sources cheap."""
+"""Task vectors of the sources, piece by piece, and what is kept so that later merges are cheap.
+
+Task vectors are not stored: taking the difference of two stored tensors while they are in the
+processor's cache costs less than reading a stored fp32 difference from memory. What is kept is
+what needs a pass over a whole tensor: the counts of magnitudes from which every trim threshold
+follows, and inner products. This is little (about 1 % of the sources) and bounded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
 
-from hm3rl.models.pool import ModelPool
-from hm3rl.models.shallow import named_tensors
+from hm3rl.merging.magnitudes import MagnitudeSketch
+from hm3rl.merging.profile import Place, place_of
 
-DEFAULT_LIMIT = 8 * 2**30
-"""Bytes of cached task vectors and base tensors; beyond it, tensors are recomputed at each use."""
+DEFAULT_LIMIT = 2**30
+"""Bytes of kept statistics; beyond it they are computed again at each use."""
+
+CPU_PIECE, DEVICE_PIECE = 1 << 17, 1 << 26
+"""Entries of task vectors in work at once, over all experts: few enough that they stay in a core's
+cache, or, on an accelerator, enough to hide the launch of a kernel."""
 
 
-class TaskVectors:
-    """delta_k = theta_k - theta_base in fp32, tensor by tensor, with cached trim thresholds.
+class Sources(Protocol):
+    """What task vectors need of a pool."""
 
-    Args:
-        pool: The sources.
-        limit_bytes: Upper bound on the memory of cached deltas.
-    """
+    @property
+    def base_name(self) -> str:
+        """Name of the base."""
 
-    def __init__(self, pool: ModelPool, limit_bytes: int = DEFAULT_LIMIT) -> None:
-        self.pool = pool
-        self.limit_bytes = limit_bytes
-        self.cached_bytes = 0
-        self._tensors = {name: named_tensors(pool.model(name)) for name in pool.names}
-        base = self._tensors[pool.base_name]
-        self.names: tuple[str, ...] = tuple(base)
-        self.mergeable: tuple[str, ...] = tuple(n for n in base if base[n].is_floating_point())
-        self._deltas: dict[str, torch.Tensor] = {}
-        self._magnitudes: dict[tuple[str, str, int], float] = {}
-        self._grams: dict[str, torch.Tensor] = {}
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        """Names of the experts."""
 
     @property
     def num_layers(self) -> int:
-        """Decoder layers of the sources."""
-        return self.pool.num_layers
+        """Decoder layers of every source."""
+
+    def tensors(self, name: str) -> Mapping[str, torch.Tensor]:
+        """Stored tensors of a source by name, tied ones once, in the same order for all."""
+
+
+class TensorPieces:
+    """One tensor of the base and of some experts, read piece by piece.
+
+    Args:
+        base: The base's tensor.
+        experts: The experts' tensors, K of them.
+        row: Entries that belong together: pieces are whole rows of this length.
+    """
+
+    def __init__(self, base: torch.Tensor, experts: Sequence[torch.Tensor], row: int = 1) -> None:
+        self.base = base.detach().reshape(-1)
+        self.experts = [expert.detach().reshape(-1) for expert in experts]
+        whole = CPU_PIECE if base.device.type == "cpu" else DEVICE_PIECE
+        rows = whole // max(1, len(experts)) // row
+        self._length = min(max(1, rows) * row, base.numel())
+        self._deltas = torch.empty(len(experts), self._length, device=base.device)
+
+    def bounds(self) -> Iterator[tuple[int, int]]:
+        """Yield first and last-plus-one entry of each piece."""
+        for start in range(0, self.base.numel(), self._length or 1):
+            yield start, min(start + self._length, self.base.numel())
+
+    def load(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read one piece.
+
+        Returns:
+            The base's entries, fp32, shape (N,), not to be changed; and the task vectors, fp32,
+            shape (K, N), free to be overwritten, valid until the next call.
+        """
+        base = self.base[start:stop].float()
+        deltas = self._deltas[:, : stop - start]
+        for row, expert in enumerate(self.experts):
+            deltas[row].copy_(expert[start:stop])
+        return base, deltas.sub_(base)
+
+    def deltas(self) -> Iterator[torch.Tensor]:
+        """Yield the task vectors of each piece, as `load` returns them."""
+        for start, stop in self.bounds():
+            yield self.load(start, stop)[1]
+
+
+class TaskVectors:
+    """delta_k = theta_k - theta_base in fp32, with the statistics that merging needs.
+
+    Safe to be used by several threads at once.
+
+    Args:
+        pool: The sources.
+        limit_bytes: Upper bound on the memory of kept statistics.
+    """
+
+    def __init__(self, pool: Sources, limit_bytes: int = DEFAULT_LIMIT) -> None:
+        self.pool = pool
+        self.limit_bytes = limit_bytes
+        self._tensors = {name: pool.tensors(name) for name in (pool.base_name, *pool.expert_names)}
+        base = self._tensors[pool.base_name]
+        self.names: tuple[str, ...] = tuple(base)
+        self.mergeable: tuple[str, ...] = tuple(n for n in base if base[n].is_floating_point())
+        self.cached_bytes = 0
+        """Memory of kept statistics, never above the limit."""
+        self._sketches: dict[tuple[str, str], MagnitudeSketch] = {}
+        self._grams: dict[str, torch.Tensor] = {}
+        self._lock = threading.Lock()
+
+    def place(self, name: str) -> Place:
+        """Return where a tensor stands in the model."""
+        return place_of(name, self.pool.num_layers)
 
     def base(self, name: str) -> torch.Tensor:
         """Return the base's tensor as stored in the pool."""
         return self._tensors[self.pool.base_name][name]
 
-    def rows(self, experts: Sequence[str]) -> list[int]:
-        """Return the positions of experts in the first dimension of `deltas`."""
-        return [self.pool.expert_names.index(expert) for expert in experts]
+    def pieces(self, name: str, experts: Sequence[str], row: int = 1) -> TensorPieces:
+        """Open one tensor of the base and of some experts for reading.
+
+        Args:
+            name: Name of a floating-point tensor.
+            experts: Names of the experts.
+            row: Entries that may not be torn apart.
+        """
+        tensors = [self._tensors[expert][name] for expert in experts]
+        return TensorPieces(self.base(name), tensors, row)
 
     def deltas(self, name: str) -> torch.Tensor:
-        """Return the task vectors of one tensor.
+        """Return the task vectors of one whole tensor.
 
         Args:
             name: Name of a floating-point tensor.
 
         Returns:
-            fp32, shape (K, *tensor.shape), K experts in the pool's order. Do not change it.
+            A new tensor, fp32, shape (K, *tensor.shape), K experts in the pool's order.
         """
-        cached = self._deltas.get(name)
-        if cached is not None:
-            return cached
         base = self.base(name).float()
         experts = [self._tensors[expert][name] for expert in self.pool.expert_names]
-        stacked = torch.stack([expert.float() - base for expert in experts])
-        if self.cached_bytes + stacked.nbytes <= self.limit_bytes:
-            self.cached_bytes += stacked.nbytes
-            self._deltas[name] = stacked
-        return stacked
+        return torch.stack([expert.float() - base for expert in experts])
 
     def magnitude(self, name: str, expert: str, rank: int) -> float:
         """Return the rank-th largest magnitude of a task vector's tensor.
-
-        A selection, not a sort: it costs a fraction and is cached.
 
         Args:
             name: Name of a floating-point tensor.
             expert: Name of the expert.
             rank: 1 for the largest, up to the number of entries.
         """
-        key = (name, expert, rank)
-        found = self._magnitudes.get(key)
-        if found is None:
-            magnitudes = self.deltas(name)[self.rows([expert])[0]].abs().flatten()
-            found = torch.kthvalue(magnitudes, magnitudes.numel() - rank + 1).values.item()
-            self._magnitudes[key] = found
-        return found
+        key = (name, expert)
+        sketch = self._sketches.get(key)
+        pieces = self.pieces(name, [expert])
+        if sketch is None:
+            sketch = MagnitudeSketch(pieces.deltas(), self._reserve)
+            if self._reserve(sketch.nbytes):
+                self._sketches[key] = sketch
+        return sketch.magnitude(rank, pieces.deltas())
 
     def gram(self, name: str) -> torch.Tensor:
         """Return the inner products of the base's tensor and all task vectors, over all entries.
@@ -92,10 +165,24 @@ class TaskVectors:
         """
         found = self._grams.get(name)
         if found is None:
-            both = torch.cat([self.base(name)[None].double(), self.deltas(name).double()])
-            found = both.flatten(1) @ both.flatten(1).T
-            self._grams[name] = found
+            pieces = self.pieces(name, self.pool.expert_names)
+            size = len(self.pool.expert_names) + 1
+            found = torch.zeros(size, size, dtype=torch.float64, device=pieces.base.device)
+            for start, stop in pieces.bounds():
+                base, deltas = pieces.load(start, stop)
+                both = torch.cat([base[None], deltas]).double()
+                found += both @ both.T
+            if self._reserve(found.nbytes):
+                self._grams[name] = found
         return found
+
+    def _reserve(self, nbytes: int) -> bool:
+        """Count so many more bytes as kept, if the limit allows."""
+        with self._lock:
+            if self.cached_bytes + nbytes > self.limit_bytes:
+                return False
+            self.cached_bytes += nbytes
+            return True
 
 
 def band(entries: int, density: float, gamma: float | None) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from hm3rl.models.loading import (
     load_config,
     load_model,
 )
+from hm3rl.models.shallow import named_tensors
 from hm3rl.models.vocabulary import plan_vocabulary
 from hm3rl.models.zoo import resolve_source
 
@@ -166,6 +167,14 @@ class ModelPool:
                     f"{describe(found, f'expert {name!r}', 'base')}, so it cannot be merged",
                     "stitch its layers instead, for example with search=architecture_only",
                 )
+
+    def tensors(self, name: str) -> Mapping[str, torch.Tensor]:
+        """Return a source's stored tensors by name, tied ones once; never change them.
+
+        Raises:
+            KeyError: No such source.
+        """
+        return named_tensors(self._models[name])
 
     @property
     def config(self) -> PretrainedConfig:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hm3rl.errors import InputError
+from hm3rl.merging import task_vectors, threads
 from hm3rl.merging.merge import distance_from_base, merge_state, merge_tensor, merged_model
 from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
-from hm3rl.merging.survival import survival_factors
+from hm3rl.merging.survival import Survival
 from hm3rl.merging.task_vectors import TaskVectors, band
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import named_tensors
@@ -58,29 +59,37 @@ def test_random_operators_do_not_depend_on_the_order_of_calls(operator, tiny_poo
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_survivors_have_the_right_share_and_differ_by_tensor_and_model():
-    def drawn(density, tensor="t", expert="m"):
-        return survival_factors(torch.ones(200, 200), density, 0.0, 0, tensor, expert)
+def survivors(density, tensor="t", expert="m") -> torch.Tensor:
+    delta = torch.ones(40_000)
+    Survival(density, 0.0, 0, tensor, expert, 1)(delta)
+    return delta
 
-    assert drawn(0.3).mean().item() == pytest.approx(0.3, abs=0.01)
-    assert not torch.equal(drawn(0.3), drawn(0.3, "u"))
-    assert not torch.equal(drawn(0.3), drawn(0.3, "t", "n"))
-    assert bool((drawn(0.3) <= drawn(0.6)).all())
+
+def test_survivors_have_the_right_share_and_differ_by_tensor_and_model():
+    assert survivors(0.3).mean().item() == pytest.approx(0.3, abs=0.01)
+    assert not torch.equal(survivors(0.3), survivors(0.3, "u"))
+    assert not torch.equal(survivors(0.3), survivors(0.3, "t", "n"))
+    assert bool((survivors(0.3) <= survivors(0.6)).all())
 
 
 SURVIVORS = [0, 1, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0]
 
 
-def test_survivors_of_old_recipes_do_not_change():
-    drawn = survival_factors(torch.ones(2, 12), 0.5, 0.0, 3, "model.norm.weight", "math")
-    assert drawn.int().flatten().tolist() == SURVIVORS
+@pytest.mark.parametrize("piece", [1, 5, 24])
+def test_survivors_of_stored_recipes_do_not_change_however_a_tensor_is_cut(piece):
+    survive = Survival(0.5, 0.0, 3, "model.norm.weight", "math", 1)
+    delta = torch.ones(24)
+    for start in range(0, 24, piece):
+        survive(delta[start : start + piece])
+    assert delta.int().tolist() == SURVIVORS
 
 
 def test_magprune_is_unbiased_and_keeps_large_entries_more_often():
     delta = torch.linspace(0.01, 1, 400).repeat(300, 1)
-    factors = survival_factors(delta, 0.5, 0.3, 0, "t", "m")
-    assert (factors * delta).mean().item() == pytest.approx(delta.mean().item(), rel=0.02)
-    kept = (factors > 0).float().mean(dim=0)
+    thinned = delta.clone()
+    Survival(0.5, 0.3, 0, "t", "m", 400)(thinned.view(-1))
+    assert thinned.mean().item() == pytest.approx(delta.mean().item(), rel=0.02)
+    kept = (thinned > 0).float().mean(dim=0)
     assert kept[:40].mean().item() == pytest.approx(0.23, abs=0.01)
     assert kept[-40:].mean().item() == pytest.approx(0.77, abs=0.01)
 
@@ -96,12 +105,34 @@ def test_magnitude_is_the_rank_th_largest_and_band_counts_what_is_kept(vectors):
     assert band(3, 0.5, 0.1) == (1, 1)
 
 
-def test_task_vectors_beyond_the_limit_are_not_kept_and_give_the_same(tiny_pool, vectors):
-    small = TaskVectors(tiny_pool, limit_bytes=1)
-    recipe = MergeRecipe.of("ties", {"a": 0.6, "b": 0.4}, density=0.3)
-    ours, theirs = merge_state(small, recipe), merge_state(vectors, recipe)
-    assert small.cached_bytes == 0
+@pytest.mark.parametrize("operator", ["ties", "slerp"])
+def test_statistics_beyond_the_limit_are_not_kept_and_give_the_same(operator, tiny_pool, vectors):
+    recipe = MergeRecipe.of(operator, {"a": 0.6, "b": 0.4}, density=0.3)
+    small, roomy = TaskVectors(tiny_pool, limit_bytes=1), TaskVectors(tiny_pool)
+    ours, theirs = merge_state(small, recipe), merge_state(roomy, recipe)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert small.cached_bytes == 0
+    assert 0 < roomy.cached_bytes < roomy.limit_bytes
+    half = TaskVectors(tiny_pool, limit_bytes=roomy.cached_bytes // 2)
+    again = merge_state(half, recipe)
+    assert all(torch.equal(again[name], theirs[name]) for name in theirs)
+    assert 0 < half.cached_bytes <= half.limit_bytes
+
+
+@pytest.mark.parametrize("operator", sorted(OPERATOR_TRAITS))
+def test_neither_pieces_nor_threads_change_the_result(operator, tiny_pool, monkeypatch):
+    recipe = MergeRecipe.of(operator, {"a": 0.6, "b": 0.4}, density=0.3, seed=2)
+    whole = merge_state(TaskVectors(tiny_pool), recipe)
+    monkeypatch.setattr(task_vectors, "CPU_PIECE", 100)
+    monkeypatch.setattr(threads, "WORTH_THREADS", 1)
+    torch.set_num_threads(2)
+    try:
+        pieces = merge_state(TaskVectors(tiny_pool), recipe)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(pieces[name], tensor, atol=1e-6, rtol=1e-6)
 
 
 def test_bf16_sources_are_accumulated_in_fp32_and_cast_once(tiny_pool_dir, tiny_pool):

@@ -35,9 +35,23 @@ def problem(
         densities=torch.full((len(weights),), density),
         smallest=tuple(ranked[:, last - 1].tolist()),
         largest=tuple(ranked[:, first - 1].tolist()) if gamma else None,
-        survival=(torch.rand(deltas.shape, generator=generator) < density).float(),
+        survival=factors(*(torch.rand(deltas.shape, generator=generator) < density).float()),
         gram=gram_of(base, deltas),
     )
+
+
+def factors(*rows: torch.Tensor) -> list[Factor]:
+    return [Factor(row) for row in rows]
+
+
+class Factor:
+    """Survival that is known beforehand."""
+
+    def __init__(self, factor: torch.Tensor) -> None:
+        self.factor = factor
+
+    def __call__(self, delta: torch.Tensor) -> None:
+        delta.mul_(self.factor)
 
 
 def gram_of(base: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
@@ -120,7 +134,7 @@ def test_dare_linear_drops_and_rescales():
     t = problem(density=0.4, scale=1.2)
 
     def rule(base, deltas, index):
-        kept = [d / 0.4 * bool(t.survival[k][index]) for k, d in enumerate(deltas)]
+        kept = [d / 0.4 * bool(t.survival[k].factor[index]) for k, d in enumerate(deltas)]
         return base + 1.2 * (0.5 * kept[0] + 0.3 * kept[1] + 0.2 * kept[2])
 
     check(t, "dare_linear", rule)
@@ -131,7 +145,7 @@ def test_dare_ties_has_rescaling_and_division_and_hm3_eq5_has_neither():
     weights = (0.5, 0.3, 0.2)
 
     def agreeing(deltas, index):
-        kept = [d * bool(t.survival[k][index]) for k, d in enumerate(deltas)]
+        kept = [d * bool(t.survival[k].factor[index]) for k, d in enumerate(deltas)]
         mass = sum(w * d for w, d in zip(weights, kept, strict=True))
         return [(w, d) for w, d in zip(weights, kept, strict=True) if d * mass > 0]
 
@@ -173,12 +187,12 @@ def test_keep_probabilities_rise_with_the_rank_in_the_row_and_average_to_the_den
 @pytest.mark.parametrize("operator", ["della_linear", "della"])
 def test_della_applies_the_survival_factors_entry_by_entry(operator):
     t = problem(normalise=True, scale=0.9)
-    factors = torch.rand(t.deltas.shape, generator=torch.Generator().manual_seed(8)) * 3
-    t = replace(t, survival=torch.where(factors < 1, 0.0, factors))
+    drawn = torch.rand(t.deltas.shape, generator=torch.Generator().manual_seed(8)) * 3
+    t = replace(t, survival=factors(*torch.where(drawn < 1, 0.0, drawn)))
     weights = (0.5, 0.3, 0.2)
 
     def rule(base, deltas, index):
-        kept = [d * t.survival[k][index].item() for k, d in enumerate(deltas)]
+        kept = [d * t.survival[k].factor[index].item() for k, d in enumerate(deltas)]
         mass = sum(w * d for w, d in zip(weights, kept, strict=True))
         if operator == "della_linear":
             return base + 0.9 * mass
