@@ -92,6 +92,12 @@ class EvaluationSettings:
 
     Attributes:
         batch_size: Items in one forward pass; halved and retried when memory runs out.
+        together: Candidates computed together, sharing what they have in common. They are scored
+            and stored when all of them are done; if the run is killed, so many are lost.
+        activation_mb: Memory for states of shared prefixes that wait to be decoded.
+        join: Whether different prefixes that continue with the same layer go through it in one
+            call: `never`, `exact` (where that changes no digit), or `always` (quicker on a GPU;
+            likelihoods depend on the other candidates in their last digits, scores do not).
         backend: What computes: `in_process`, or `ray` (a pool of worker processes; needs the extra
             `ray`). Both give the same scores. The group `evaluation/backend` sets it too.
         workers: Workers of the Ray pool; with pool.device=cuda each has a GPU of its own.
@@ -107,6 +113,9 @@ class EvaluationSettings:
     """
 
     batch_size: int = 256
+    together: int = 64
+    activation_mb: int = 1024
+    join: str = "exact"
     backend: str = "in_process"
     workers: int = 2
     ray_address: str = ""

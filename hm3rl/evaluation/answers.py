@@ -1,29 +1,31 @@
-"""From a model and a request to what the model answers, with as little computing as is exact.
+"""From models and a request to what they answer, with as little computing as is exact.
 
 One teacher-forced pass scores the likelihood of all references and finds the items that greedy
 decoding answers with the reference. Only the others are decoded, and only if their text matters:
 where anything but the reference scores 0 and the tokenizer writes every text in one way only, it
-does not. Items whose leads are within the numerical error are always decoded from their prompt.
+does not. Candidates of one call share what they have in common (`sharing`, `generation`); items
+whose leads are within the numerical error are decoded alone. So an answer depends on nothing but
+the model and the item, and a likelihood on nothing but the model and the batch of items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import traceback
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from tokenizers.models import WordLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hm3rl.errors import HM3Error
-from hm3rl.evaluation.generation import Prefixes, decode_greedily
+from hm3rl.evaluation.generation import decode_alone, decode_together
+from hm3rl.evaluation.memory import in_memory, is_out_of_memory
 from hm3rl.evaluation.requests import Batch, Request
-from hm3rl.evaluation.scoring import ForcedBatch, teacher_forced
-
-S = TypeVar("S")
-T = TypeVar("T")
+from hm3rl.evaluation.scoring import ForcedBatch, InvalidLogitsError, compare
+from hm3rl.evaluation.sharing import Arrived, Failed, Sharing, Walk
+from hm3rl.evaluation.stack import Stack
+from hm3rl.evaluation.waiting import Waiting
 
 
 @dataclass(frozen=True)
@@ -57,131 +59,212 @@ def one_spelling(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 @torch.inference_mode()
-def answer(
-    model: PreTrainedModel,
+def answer_together(
+    stacks: Sequence[Stack],
     request: Request,
     tokenizer: PreTrainedTokenizerBase,
-    batch_size: int,
     all_texts: bool,
     decode: bool = True,
-) -> Answers:
-    """Answer all items in the batches of a request.
+    sharing: Sharing | None = None,
+) -> list[Answers | str]:
+    """Let several models answer all items in the batches of a request.
 
     Args:
-        model: Any causal language model of transformers.
+        stacks: The models, on one device, taken apart.
         request: The items.
-        tokenizer: The model's tokenizer.
-        batch_size: Most rows decoded together.
+        tokenizer: The models' tokenizer.
         all_texts: Whether the text of every answer is needed.
         decode: Whether to decode at all; without, only items that greedy decoding answers with the
             reference get tokens.
+        sharing: What the call may hold and join; counts what it does.
 
     Returns:
-        The answers; of items in no batch, no tokens and a likelihood of 0.
+        By model its answers, or the traceback of its failure, which is its own: it puts out NaN or
+        infinite logits, or breaks. Of items in no batch, no tokens and a likelihood of 0.
 
     Raises:
-        InvalidLogitsError: The model puts out NaN or infinite logits.
+        HM3Error: Memory does not suffice for a single item.
     """
-    ends = end_tokens(model, tokenizer)
-    special = frozenset(tokenizer.all_special_ids) - ends
-    spared = request.task.exact_only and one_spelling(tokenizer) and not all_texts
-    tokens: list[list[int] | None] = [None] * len(request.items)
-    nll = np.zeros(len(request.items))
-    waiting: list[Prefixes] = []
-    decoded = 0
+    sharing = Sharing() if sharing is None else sharing
+    return _Answering(stacks, request, tokenizer, all_texts, decode, sharing).run()
 
-    def flush() -> None:
-        nonlocal decoded
+
+@dataclass
+class _Part:
+    """A batch and the numbers of the stacks that have not gone through it yet."""
+
+    batch: Batch
+    todo: list[int]
+
+    def halves(self) -> tuple[_Part, _Part]:
+        """Split the batch; see `Batch.halves`."""
+        first, second = self.batch.halves()
+        return _Part(first, list(self.todo)), _Part(second, list(self.todo))
+
+
+class _Answering:
+    """One call of `answer_together`."""
+
+    def __init__(
+        self,
+        stacks: Sequence[Stack],
+        request: Request,
+        tokenizer: PreTrainedTokenizerBase,
+        all_texts: bool,
+        decode: bool,
+        sharing: Sharing,
+    ) -> None:
+        self.stacks, self.request, self.sharing = stacks, request, sharing
+        self.ends = [end_tokens(stack.model, tokenizer) for stack in stacks]
+        self.special = frozenset(tokenizer.all_special_ids)
+        self.decode = decode
+        self.spared = request.task.exact_only and one_spelling(tokenizer) and not all_texts
+        self.tokens: list[list[list[int] | None]] = [[None] * len(request.items) for _ in stacks]
+        self.nll = np.zeros((len(stacks), len(request.items)))
+        self.decoded = [0] * len(stacks)
+        self.failures: dict[int, str] = {}
+        self._waiting: list[Waiting] = []
+        self._alone: set[tuple[int, int]] = set()
+        self._shared_bytes: dict[int, int] = {}
+        self._own_bytes = 0.0
+
+    def run(self) -> list[Answers | str]:
+        """Answer everything."""
+        for batch in self.request.batches:
+            todo = [number for number in range(len(self.stacks)) if number not in self.failures]
+            in_memory(self._pass, _Part(batch, todo), _Part.halves)
+        self._flush()
+        for number, item in sorted(self._alone):
+            in_memory(self._answer_alone, (number, item), _indivisible)
+        return [
+            self.failures.get(number)
+            or Answers(self.tokens[number], self.nll[number], self.decoded[number])
+            for number in range(len(self.stacks))
+        ]
+
+    def _pass(self, part: _Part) -> None:
+        """Take a batch through the stacks, which are struck off when they have arrived."""
+        keep = self.decode and not self.spared
+        walk = Walk(self.stacks, part.batch, keep, self.sharing)
+        for found in walk.run(tuple(part.todo)):
+            if isinstance(found, Failed):
+                self.failures[found.stack] = found.error
+            else:
+                self._arrive(found, part.batch)
+            part.todo.remove(found.stack)
+            held = self._own_bytes + sum(self._shared_bytes.values())
+            if held > self.sharing.activation_bytes:
+                self._flush()
+
+    def _arrive(self, found: Arrived, batch: Batch) -> None:
+        """Take down what the pass of one stack says, and what remains to be decoded."""
+        number = found.stack
+        stack = self.stacks[number]
+        try:
+            logits = stack.logits(found.hidden[:, batch.predicting])
+            forced = compare(logits, batch, self.ends[number], stack.dtype)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.failures[number] = traceback.format_exc()
+            return
+        self.nll[number, list(batch.rows)] = forced.nll.double().cpu().numpy()
+        exact, waiting, alone = self._sort(forced, self.ends[number])
+        for row in exact:
+            item = batch.rows[row]
+            self.tokens[number][item] = list(self.request.encoded[item].answer[:-1])
+        self.decoded[number] += len(waiting) + len(alone)
+        if waiting and found.states is None:
+            alone, waiting = [*alone, *waiting], []
+        self._alone.update((number, batch.rows[row]) for row in alone)
         if waiting:
-            rows = Prefixes.joined(waiting)
-            waiting.clear()
-            decoded += len(rows)
-            limit = request.task.max_new_tokens
-            for item, ids in zip(rows.items, _decode(model, rows, ends, limit), strict=True):
-                tokens[item] = ids
+            self._wait(Waiting.cut(number, forced, waiting, found.states or ()), batch)
 
-    for whole in request.batches:
-        for forced in _forced(model, whole, ends, keep_cache=decode and not spared):
-            nll[list(forced.batch.rows)] = forced.nll.double().cpu().numpy()
-            rows, keep = _to_decode(forced, special, spared) if decode else ([], [])
-            for row in set(range(len(forced.batch.rows))) - set(rows):
-                if bool(forced.exact[row]):
-                    item = forced.batch.rows[row]
-                    tokens[item] = list(request.encoded[item].answer[:-1])
-            if rows and forced.cache is None:  # rare, so the cache is made when needed
-                forced = teacher_forced(model, forced.batch, ends, keep_cache=True)
-            if rows:
-                waiting.append(Prefixes.cut(forced, rows, keep))
-            if sum(map(len, waiting)) >= batch_size:
-                flush()
-    flush()
-    return Answers(tokens, nll, decoded)
+    def _sort(
+        self, forced: ForcedBatch, ends: Collection[int]
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Tell rows apart: answered with the reference, to be decoded, to be decoded alone."""
+        exact_rows: list[int] = []
+        waiting: list[int] = []
+        alone: list[int] = []
+        columns = (forced.exact.tolist(), forced.safe.tolist(), forced.next_token.tolist())
+        for row, (exact, safe, following) in enumerate(zip(*columns, strict=True)):
+            if exact and (safe or not self.decode):
+                exact_rows.append(row)
+            elif not self.decode:
+                continue
+            elif not safe:
+                alone.append(row)
+            # A special token vanishes from the text, so what follows may still be the reference.
+            elif not self.spared or (following in self.special and following not in ends):
+                waiting.append(row)
+        return exact_rows, waiting, alone
 
+    def _wait(self, rows: Waiting, batch: Batch) -> None:
+        """Let rows wait, and keep account of the memory that takes."""
+        self._waiting.append(rows)
+        columns = batch.input_ids.shape[1]
+        growth = 1 + self.request.task.max_new_tokens / columns
+        for states in rows.states:
+            size = states.keys.nbytes + states.values.nbytes
+            self._shared_bytes[id(states)] = size  # other candidates hold the very same
+            self._own_bytes += size * growth * len(rows) / len(batch.rows)
 
-def _to_decode(
-    forced: ForcedBatch, special: Collection[int], spared: bool
-) -> tuple[list[int], list[int]]:
-    """Choose the rows to decode and how many agreed answer tokens each may keep."""
-    rows: list[int] = []
-    keep: list[int] = []
-    columns = (forced.exact, forced.safe, forced.agreed, forced.next_token)
-    for row, (exact, safe, agreed, following) in enumerate(
-        zip(*(column.tolist() for column in columns), strict=True)
-    ):
-        # A special token vanishes from the text, so what follows may still be the reference.
-        if safe and (exact or (spared and following not in special)):
-            continue
-        rows.append(row)
-        keep.append(agreed if safe else 0)
-    return rows, keep
+    def _flush(self) -> None:
+        """Decode what waits."""
+        rows = [some for some in self._waiting if some.stack not in self.failures]
+        self._waiting.clear()
+        if rows:
+            in_memory(self._decode, rows, _halves)
+        self._shared_bytes.clear()
+        self._own_bytes = 0.0
 
+    def _decode(self, rows: list[Waiting]) -> None:
+        """Decode rows of any stacks together."""
+        limit = self.request.task.max_new_tokens
+        try:
+            decoded = decode_together(self.stacks, rows, self.ends, limit, self.sharing.work)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            numbers = sorted({some.stack for some in rows})
+            if len(numbers) == 1:
+                self.failures[numbers[0]] = traceback.format_exc()
+                return
+            for number in numbers:  # whose fault it is shows when each goes alone
+                self._decode([some for some in rows if some.stack == number])
+            return
+        for (number, item), ids in decoded.answers.items():
+            self.tokens[number][item] = ids
+        self._alone.update(decoded.unsure)
+        for number in decoded.invalid:
+            self.failures[number] = "".join(traceback.format_exception(InvalidLogitsError()))
 
-def _forced(
-    model: PreTrainedModel, batch: Batch, ends: Collection[int], keep_cache: bool
-) -> list[ForcedBatch]:
-    return _in_memory(
-        lambda rows: teacher_forced(model, rows, ends, keep_cache), batch, Batch.halves
-    )
-
-
-def _decode(
-    model: PreTrainedModel, prefixes: Prefixes, ends: Collection[int], limit: int
-) -> list[list[int]]:
-    def halves(rows: Prefixes) -> tuple[Prefixes, Prefixes]:
-        middle = len(rows) // 2
-        if middle == 0:
-            raise ValueError("one row cannot be split")
-        return rows.part(slice(0, middle)), rows.part(slice(middle, None))
-
-    parts = _in_memory(lambda rows: decode_greedily(model, rows, ends, limit), prefixes, halves)
-    return [ids for part in parts for ids in part]
-
-
-def _in_memory(work: Callable[[S], T], rows: S, halves: Callable[[S], tuple[S, S]]) -> list[T]:
-    """Do the work on all rows, or on half of them at a time, as often as memory demands."""
-    try:
-        return [work(rows)]
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    try:
-        first, second = halves(rows)
-    except ValueError:
-        raise HM3Error(
-            "memory does not suffice to score a single item with this model; "
-            "free some, or use pool.dtype=bfloat16"
-        ) from None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return [*_in_memory(work, first, halves), *_in_memory(work, second, halves)]
+    def _answer_alone(self, row: tuple[int, int]) -> None:
+        """Decode one item of one stack with nothing beside it."""
+        number, item = row
+        if number in self.failures:
+            return
+        model, ids = self.stacks[number].model, self.request.encoded[item]
+        limit = self.request.task.max_new_tokens
+        try:
+            self.tokens[number][item] = decode_alone(model, ids, self.ends[number], limit)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.failures[number] = traceback.format_exc()
+        self.sharing.work.alone += 1
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on whatever device."""
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    )
+def _halves(rows: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
+    """Split rows in two, between candidates if there are several."""
+    if len(rows) > 1:
+        return rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    everything, middle = range(len(rows[0])), len(rows[0]) // 2
+    if middle == 0:
+        raise ValueError("one row cannot be split")
+    return [rows[0].part(everything[:middle])], [rows[0].part(everything[middle:])]
+
+
+def _indivisible(row: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    raise ValueError("one row cannot be split")

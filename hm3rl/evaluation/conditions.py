@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from hm3rl.tasks.base import Split, Task
 from hm3rl.tasks.suite import suite_version
 
-SCORER_VERSION = "scorer-1"
+SCORER_VERSION = "scorer-2"
 """Part of every suite's version; changes when a score could come out differently."""
 
 

@@ -1,195 +1,407 @@
-"""Batched greedy decoding that goes on from the states of a teacher-forced pass.
+"""Greedy decoding of many candidates in one loop.
 
-Rows of different length stand flush right in one cache, finished rows are dropped on the way, and
-the loop ends with its last row.
+All rows of all candidates advance by one token a step. At each depth the rows of candidates that
+have the same layer there run through it in one call: the weights are shared, so a loop for 64
+candidates costs as many calls as there are different layers, not 64 times the depth. For each depth
+and layer one cache holds the keys and values of exactly the rows that pass there.
+
+Rows of different length stand flush right in the caches, finished rows are dropped on the way, and
+the loop ends with its last row. A row whose best token leads by no more than the numerical error
+leaves the loop: what such a row answers could depend on the rows beside it, so it is decoded alone
+(`decode_alone`), and no answer depends on what else is in the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from hm3rl.evaluation.scoring import ForcedBatch, check_finite
+from hm3rl.evaluation.requests import Encoded
+from hm3rl.evaluation.scoring import Lead, check_finite
+from hm3rl.evaluation.sharing import Work
+from hm3rl.evaluation.stack import Call, Kind, Stack, listen_to_all
+from hm3rl.evaluation.waiting import Waiting
 
 DROP_SHARE = 0.2
-"""Share of finished rows from which on they are dropped; dropping copies the cache."""
+"""Share of finished rows from which on they are dropped; dropping copies the caches."""
 
 
-@dataclass(frozen=True)
-class Prefixes:
-    """Rows waiting to be decoded.
+@dataclass
+class Decoded:
+    """What a decoding loop has come to.
 
     Attributes:
-        items: Number of each row's item in its request.
-        answers: Answer tokens of each row so far; the last one has not been fed to the model.
-        lengths: Tokens of each row in the cache, shape (B,).
-        keys: By layer, shape (B, heads, W, head size), flush right; W is the greatest length.
+        answers: Answer tokens without the end token, by (number of the stack, of the item).
+        unsure: Rows that have to be decoded alone.
+        invalid: Numbers of the stacks that put out NaN or infinite logits.
+    """
+
+    answers: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    unsure: list[tuple[int, int]] = field(default_factory=list)
+    invalid: set[int] = field(default_factory=set)
+
+
+@dataclass
+class _Passage:
+    """A layer at some depth with the rows that pass there.
+
+    Attributes:
+        stack: A stack that has the layer.
+        users: Numbers of the stacks that have it, ascending; theirs are the rows.
+        keys: Shape (n, heads, columns for the whole loop, head size).
         values: The same.
     """
 
-    items: tuple[int, ...]
-    answers: tuple[tuple[int, ...], ...]
-    lengths: torch.Tensor
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
+    stack: Stack
+    users: tuple[int, ...]
+    keys: torch.Tensor
+    values: torch.Tensor
 
-    @classmethod
-    def cut(cls, forced: ForcedBatch, rows: Sequence[int], keep: Sequence[int]) -> Prefixes:
-        """Cut the states up to some answer token out of a teacher-forced pass.
 
-        Args:
-            forced: The pass, with its cache.
-            rows: Rows of the batch to take.
-            keep: Answer tokens to keep for each: at most `forced.agreed`, and 0 or less than that
-                where greedy decoding gives the whole reference.
+class _Heard(NamedTuple):
+    """How some stacks of equal `handing` call their layers, for all their rows."""
+
+    users: tuple[int, ...]
+    calls: dict[Kind, Call]
+
+
+class _Columns(DynamicLayer):
+    """Says how many columns there are and holds none."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def get_seq_length(self) -> int:
+        """Columns before the next token."""
+        return self.count
+
+
+class _Append(Cache):
+    """Writes one column into the buffers of a passage and returns all columns so far."""
+
+    def __init__(self, passage: _Passage, column: int) -> None:
+        super().__init__(layers=[])
+        self.passage, self.column = passage, column
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns before this one."""
+        return self.column
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append."""
+        at, passage = self.column, self.passage
+        passage.keys[:, :, at : at + 1] = key_states
+        passage.values[:, :, at : at + 1] = value_states
+        return passage.keys[:, :, : at + 1], passage.values[:, :, : at + 1]
+
+
+def decode_together(
+    stacks: Sequence[Stack],
+    waiting: Sequence[Waiting],
+    end_ids: Sequence[Collection[int]],
+    max_new_tokens: int,
+    work: Work,
+) -> Decoded:
+    """Decode until every row has ended, is full, or has to be decoded alone.
+
+    Args:
+        stacks: All stacks.
+        waiting: Where the rows stand.
+        end_ids: Tokens that end an answer, by number of the stack.
+        max_new_tokens: Most answer tokens, those so far and the end token included.
+        work: Where the calls are counted.
+
+    Returns:
+        What came of each row.
+    """
+    decoded = Decoded()
+    rest: list[Waiting] = []
+    for some in sorted(waiting, key=lambda w: w.stack):
+        ends = end_ids[some.stack]
+        going: list[int] = []
+        for row, (item, answer) in enumerate(zip(some.items, some.answers, strict=True)):
+            if answer[-1] in ends or len(answer) >= max_new_tokens:
+                decoded.answers[some.stack, item] = _without_end(answer, ends)
+            else:
+                going.append(row)
+        if going:
+            rest.append(some.part(going))
+    if rest:
+        _Loop(stacks, rest, end_ids, max_new_tokens, work, decoded).run()
+    return decoded
+
+
+def _without_end(answer: Sequence[int], ends: Collection[int]) -> list[int]:
+    return list(answer[:-1] if answer[-1] in ends else answer)
+
+
+class _Loop:
+    """The state of a decoding loop over R rows, those of one stack next to each other."""
+
+    def __init__(
+        self,
+        stacks: Sequence[Stack],
+        waiting: Sequence[Waiting],
+        end_ids: Sequence[Collection[int]],
+        limit: int,
+        work: Work,
+        decoded: Decoded,
+    ) -> None:
+        self.stacks, self.end_ids, self.limit = stacks, end_ids, limit
+        self.work, self.decoded = work, decoded
+        device = waiting[0].lengths.device
+        answers = [answer for some in waiting for answer in some.answers]
+        self.counts = torch.tensor([len(answer) for answer in answers], device=device)
+        padded = [[*answer, *[-1] * (limit - len(answer))] for answer in answers]
+        self.tokens = torch.tensor(padded, device=device)
+        self.items = torch.tensor([n for some in waiting for n in some.items], device=device)
+        self.owners = torch.tensor([w.stack for w in waiting for _ in w.items], device=device)
+        self.gone = torch.zeros(len(answers), dtype=torch.bool, device=device)
+        self.positions = torch.cat([some.lengths for some in waiting])
+        self.width = int(self.positions.max())
+        columns = torch.arange(self.width, device=device)
+        self.mask = (columns >= self.width - self.positions[:, None]).long()
+        self.users = tuple(dict.fromkeys(some.stack for some in waiting))
+        self._places: dict[tuple[int, ...], torch.Tensor] = {}
+        self.passages = self._enter(waiting)
+
+    def run(self) -> None:
+        """Advance all rows until none is left."""
+        while True:
+            going = self._going()
+            left = int(going.sum())
+            if left <= (1 - DROP_SHARE) * len(going):
+                self._retire(~going)
+                if not left:
+                    return
+                self._select(going)
+                going = going[going]
+            self._step(going)
+
+    def _enter(self, waiting: Sequence[Waiting]) -> list[list[_Passage]]:
+        """Set up a cache for each depth and layer; it has room for the whole loop."""
+        columns = self.width + self.limit - int(self.counts.min())
+        passages: list[list[_Passage]] = []
+        for depth in range(max(len(self.stacks[user].keys) for user in self.users)):
+            groups: dict[Hashable, list[Waiting]] = {}
+            for some in waiting:
+                stack = self.stacks[some.stack]
+                if depth < len(stack.keys):
+                    groups.setdefault((stack.handing, stack.keys[depth]), []).append(some)
+            passages.append([self._passage(depth, group, columns) for group in groups.values()])
+        return passages
+
+    def _passage(self, depth: int, group: Sequence[Waiting], columns: int) -> _Passage:
+        _, heads, _, size = group[0].states[depth].keys.shape
+        shape = (sum(map(len, group)), heads, columns, size)
+        keys = group[0].states[depth].keys.new_empty(shape)
+        values = torch.empty_like(keys)
+        begin = 0
+        for some in group:
+            part = slice(begin, begin + len(some))
+            some.write(depth, keys[part, :, : self.width], values[part, :, : self.width])
+            begin = part.stop
+        users = tuple(dict.fromkeys(some.stack for some in group))
+        return _Passage(self.stacks[users[0]], users, keys, values)
+
+    def _rows(self, users: tuple[int, ...]) -> torch.Tensor | None:
+        """Places of the rows of some stacks; None stands for all rows."""
+        if users == self.users:
+            return None
+        if users not in self._places:
+            among = torch.tensor(users, device=self.owners.device)
+            self._places[users] = torch.isin(self.owners, among).nonzero().flatten()
+        return self._places[users]
+
+    def _grouped(self, name: Callable[[Stack], Hashable]) -> list[tuple[int, ...]]:
+        """Group the stacks by some name of theirs."""
+        groups: dict[Hashable, list[int]] = {}
+        for user in self.users:
+            groups.setdefault(name(self.stacks[user]), []).append(user)
+        return [tuple(group) for group in groups.values()]
+
+    def _going(self) -> torch.Tensor:
+        """Whether each row is to go on, shape (R,)."""
+        last = self.tokens.gather(1, self.counts[:, None] - 1)[:, 0]
+        ended = torch.zeros_like(self.gone)
+        by_ends: dict[frozenset[int], list[int]] = {}
+        for user in self.users:
+            by_ends.setdefault(frozenset(self.end_ids[user]), []).append(user)
+        for ends, users in by_ends.items():
+            among = torch.isin(last, torch.tensor(sorted(ends), device=last.device))
+            rows = self._rows(tuple(users))
+            if rows is None:
+                ended = among
+            else:
+                ended[rows] = among[rows]
+        return ~(ended | self.gone) & (self.counts < self.limit)
+
+    def _retire(self, rows: torch.Tensor) -> None:
+        """Take down the answers of finished rows; `rows` says which, shape (R,)."""
+        rows = rows & ~self.gone
+        columns = (self.owners[rows], self.items[rows], self.tokens[rows], self.counts[rows])
+        lists = (column.tolist() for column in columns)
+        for owner, item, tokens, count in zip(*lists, strict=True):
+            answer = _without_end(tokens[:count], self.end_ids[owner])
+            self.decoded.answers[owner, item] = answer
+
+    def _select(self, rows: torch.Tensor) -> None:
+        """Keep some rows; `rows` says which, shape (R,)."""
+        for passages in self.passages:
+            for passage in passages:
+                places = self._rows(passage.users)
+                kept = rows if places is None else rows[places]
+                passage.keys, passage.values = passage.keys[kept], passage.values[kept]
+            passages[:] = [passage for passage in passages if len(passage.keys)]
+        self.counts, self.tokens, self.items = (
+            self.counts[rows],
+            self.tokens[rows],
+            self.items[rows],
+        )
+        self.owners, self.gone = self.owners[rows], self.gone[rows]
+        self.positions, self.mask = self.positions[rows], self.mask[rows]
+        left = set(self.owners.tolist())
+        self.users = tuple(user for user in self.users if user in left)
+        for passages in self.passages:
+            for passage in passages:
+                passage.users = tuple(user for user in passage.users if user in left)
+        self._places.clear()
+
+    def _step(self, going: torch.Tensor) -> None:
+        """Feed the last token of every row, and append the next one to those that go on."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        hidden, heard = self._embed()
+        calls: dict[tuple[tuple[int, ...], Kind], Call] = {}
+        for depth, passages in enumerate(self.passages):
+            for passage in passages:
+                stack, users = passage.stack, passage.users
+                name = (users, stack.kinds[depth])
+                if name not in calls:
+                    calls[name] = self._for_rows(users, heard[stack.handing], name[1])
+                cache = _Append(passage, self.width)
+                states = calls[name].run(stack.layers[depth], self._of(hidden, users), cache)
+                hidden = self._put(hidden, users, states)
+                self.work.decoding_calls += 1
+        following, wide, finite = self._predict(hidden)
+        for owner in set(self.owners[going & ~finite].tolist()):
+            self.decoded.invalid.add(owner)
+            self.gone |= self.owners == owner
+        unsure = going & ~wide & ~self.gone
+        self.decoded.unsure += zip(
+            self.owners[unsure].tolist(), self.items[unsure].tolist(), strict=True
+        )
+        self.gone |= unsure
+        places = going.nonzero().flatten()
+        self.tokens[places, self.counts[places]] = following[places]
+        self.counts = self.counts + going
+        # A finished row that has not been dropped yet stays within the positions there are.
+        self.positions = self.positions + going
+        self.width += 1
+
+    def _embed(self) -> tuple[torch.Tensor, dict[Hashable, _Heard]]:
+        """Embed the last token of every row and hear how layers are called.
 
         Returns:
-            The prefixes, with the token that greedy decoding picks next.
+            Input of the first layers, shape (R, 1, width), and what was heard by `Stack.handing`.
         """
-        assert forced.cache is not None
-        batch = forced.batch
-        device = batch.input_ids.device
-        chosen = torch.tensor(list(rows), device=device)
-        kept = torch.tensor(list(keep), device=device)
-        lengths = batch.prompt_lengths[chosen] + kept
-        width = int(lengths.max())
-        ends = batch.prompt_columns + kept
-        source = (ends[:, None] - width + torch.arange(width, device=device)).clamp(min=0)
-
-        def gather(states: torch.Tensor) -> torch.Tensor:
-            return states[chosen[:, None], :, source].transpose(1, 2).contiguous()
-
-        targets = batch.targets.tolist()
-        first, later = forced.first_token.tolist(), forced.next_token.tolist()
-        agreed = forced.agreed.tolist()
-        answers = []
-        for row, count in zip(rows, keep, strict=True):
-            if count == agreed[row]:
-                following = later[row]
-            else:
-                following = targets[row][count] if count else first[row]
-            answers.append((*targets[row][:count], following))
-        return cls(
-            items=tuple(batch.rows[row] for row in rows),
-            answers=tuple(answers),
-            lengths=lengths,
-            keys=tuple(gather(keys) for keys, _ in states_of(forced.cache)),
-            values=tuple(gather(values) for _, values in states_of(forced.cache)),
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence[Prefixes]) -> Prefixes:
-        """Put several sets of rows together, flush right."""
-        if len(parts) == 1:
-            return parts[0]
-        width = max(int(part.lengths.max()) for part in parts)
-
-        def stack(which: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
-            return tuple(
-                torch.cat([_widen(states, width) for states in layer])
-                for layer in zip(*which, strict=True)
+        tokens = self.tokens.gather(1, self.counts[:, None] - 1)
+        positions = self.positions[:, None]
+        cache = Cache(layers=[_Columns(self.width)])
+        hidden = tokens.new_empty(0)
+        heard: dict[Hashable, _Heard] = {}
+        for users in self._grouped(lambda stack: stack.handing):
+            embedded, calls = listen_to_all(
+                [self.stacks[user] for user in users],
+                cache,
+                input_ids=self._of(tokens, users),
+                position_ids=self._of(positions, users),
+                attention_mask=self._of(self.mask, users),
             )
+            heard[self.stacks[users[0]].handing] = _Heard(users, calls)
+            if not hidden.numel():
+                hidden = embedded.new_empty((len(tokens), *embedded.shape[1:]))
+            hidden = self._put(hidden, users, embedded)
+        firsts = {one.users[0] for one in heard.values()}  # these embedded all others' rows, too
+        for users in self._grouped(lambda stack: (stack.handing, stack.stem)):
+            if users[0] not in firsts:
+                embedded, _ = self.stacks[users[0]].listen(
+                    input_ids=self._of(tokens, users), position_ids=self._of(positions, users)
+                )
+                hidden = self._put(hidden, users, embedded)
+        return hidden, heard
 
-        return cls(
-            items=tuple(item for part in parts for item in part.items),
-            answers=tuple(answer for part in parts for answer in part.answers),
-            lengths=torch.cat([part.lengths for part in parts]),
-            keys=stack([part.keys for part in parts]),
-            values=stack([part.values for part in parts]),
+    def _for_rows(self, users: tuple[int, ...], heard: _Heard, kind: Kind) -> Call:
+        """What a kind of layer is called with for the rows of some stacks."""
+        if users == heard.users:
+            return heard.calls[kind]
+        rows, among = self._rows(users), self._rows(heard.users)
+        assert rows is not None
+        within = rows if among is None else torch.searchsorted(among, rows)
+        count = len(self.tokens) if among is None else len(among)
+        return heard.calls[kind].map(count, lambda values: values[within])
+
+    def _predict(self, hidden: torch.Tensor) -> Lead:
+        """The next token of every row, whether it leads clearly, whether logits are finite."""
+        rows = len(self.tokens)
+        lead = Lead(
+            self.counts.new_zeros(rows), torch.zeros_like(self.gone), torch.zeros_like(self.gone)
         )
+        for users in self._grouped(lambda stack: stack.head):
+            logits = self.stacks[users[0]].logits(self._of(hidden, users))[:, -1]
+            found = Lead.of(logits, hidden.dtype)
+            lead = Lead(*(self._put(a, users, b) for a, b in zip(lead, found, strict=True)))
+        return lead
 
-    def part(self, rows: slice) -> Prefixes:
-        """Take some of the rows."""
-        return Prefixes(
-            self.items[rows],
-            self.answers[rows],
-            self.lengths[rows],
-            tuple(states[rows] for states in self.keys),
-            tuple(states[rows] for states in self.values),
-        )
+    def _of(self, values: torch.Tensor, users: tuple[int, ...]) -> torch.Tensor:
+        """The rows of some stacks."""
+        rows = self._rows(users)
+        return values if rows is None else values[rows]
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-
-def states_of(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values of each layer, each of shape (B, heads, columns, head size)."""
-    return [(layer.keys, layer.values) for layer in cast(list[DynamicLayer], cache.layers)]  # type: ignore[misc]
-
-
-def _widen(states: torch.Tensor, width: int) -> torch.Tensor:
-    missing = width - states.shape[2]
-    return torch.nn.functional.pad(states, (0, 0, missing, 0)) if missing else states
+    def _put(self, values: torch.Tensor, users: tuple[int, ...], new: torch.Tensor) -> torch.Tensor:
+        """Replace the rows of some stacks, in place unless these are all."""
+        rows = self._rows(users)
+        if rows is None:
+            return new
+        values[rows] = new
+        return values
 
 
-def decode_greedily(
-    model: PreTrainedModel, prefixes: Prefixes, end_ids: Collection[int], max_new_tokens: int
-) -> list[list[int]]:
-    """Decode until every row has ended or is full.
+def decode_alone(
+    model: PreTrainedModel, ids: Encoded, end_ids: Collection[int], max_new_tokens: int
+) -> list[int]:
+    """Decode one item from its prompt with nothing beside it, as plain greedy generation does.
 
     Args:
         model: Any causal language model of transformers.
-        prefixes: Where each row stands.
+        ids: The item.
         end_ids: Tokens that end an answer.
-        max_new_tokens: Most answer tokens, those in the prefix and the end token included.
+        max_new_tokens: Most answer tokens, the end token included.
 
     Returns:
-        Answer tokens of each row, without the end token.
+        Answer tokens without the end token.
 
     Raises:
         InvalidLogitsError: A logit is NaN or infinite.
     """
-    answers = [list(answer) for answer in prefixes.answers]
-    ends = set(end_ids)
-
-    def is_open(row: int) -> bool:
-        return answers[row][-1] not in ends and len(answers[row]) < max_new_tokens
-
-    rows = [row for row in range(len(answers)) if is_open(row)]
-    if rows:
-        _decode(model, prefixes, answers, rows, is_open)
-    return [answer[:-1] if answer[-1] in ends else answer for answer in answers]
-
-
-def _decode(
-    model: PreTrainedModel,
-    prefixes: Prefixes,
-    answers: list[list[int]],
-    rows: list[int],
-    is_open: Callable[[int], bool],
-) -> None:
-    """Append tokens to the answers of `rows` until none of them is open."""
-    device = prefixes.lengths.device
-    index = torch.tensor(rows, device=device)
-    states = [(k[index], v[index]) for k, v in zip(prefixes.keys, prefixes.values, strict=True)]
-    cache = DynamicCache(states)
-    positions = prefixes.lengths[index]
-    width = prefixes.keys[0].shape[2]
-    mask = (torch.arange(width, device=device) >= width - positions[:, None]).long()
-    while True:
-        places = [place for place, row in enumerate(rows) if is_open(row)]
-        if not places:
-            return
-        if len(places) <= (1 - DROP_SHARE) * len(rows):
-            index = torch.tensor(places, device=device)
-            cache.batch_select_indices(index)
-            mask, positions = mask[index], positions[index]
-            rows = [rows[place] for place in places]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    # Without a configuration the cache keeps all columns; sliding windows are the masks' business.
+    cache = DynamicCache()
+    answer: list[int] = []
+    tokens = torch.tensor([ids.prompt], device=model.device)
+    while not answer or (answer[-1] not in end_ids and len(answer) < max_new_tokens):
+        mask = torch.ones(1, len(ids.prompt) + len(answer), dtype=torch.long, device=model.device)
         logits = model(
-            input_ids=torch.tensor([[answers[row][-1]] for row in rows], device=device),
-            attention_mask=mask,
-            position_ids=positions[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
+            input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]  # fmt: skip
         check_finite(logits)
-        for row, token in zip(rows, logits.argmax(dim=-1).tolist(), strict=True):
-            if is_open(row):
-                answers[row].append(token)
-        positions = positions + 1
+        tokens = logits.argmax(dim=-1, keepdim=True)
+        answer.append(int(tokens))
+    return _without_end(answer, end_ids)

@@ -29,6 +29,11 @@ BATCH_TOKENS = {"cpu": 1536}
 BATCH_TOKENS_OTHER = 65536
 
 
+def batch_tokens(device: torch.device | str) -> int:
+    """Most tokens in one forward pass on a device."""
+    return BATCH_TOKENS.get(torch.device(device).type, BATCH_TOKENS_OTHER)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One item as token ids.
@@ -155,10 +160,7 @@ class Request:
         for item, ids in zip(items, encoded, strict=True):
             _check_lengths(task, item, ids, max_positions)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        kind = torch.device(device).type
-        groups = group(
-            [ids.shape for ids in encoded], batch_size, BATCH_TOKENS.get(kind, BATCH_TOKENS_OTHER)
-        )
+        groups = group([ids.shape for ids in encoded], batch_size, batch_tokens(device))
         batches = tuple(make_batch(encoded, rows, int(pad), device) for rows in groups)
         return cls(task, split, items, encoded, batches)
 

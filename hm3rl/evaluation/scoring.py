@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedModel
 
 from hm3rl.evaluation.requests import Batch
 
@@ -23,6 +23,9 @@ MARGIN = {torch.float32: 2e-5, torch.float16: 2**-9, torch.bfloat16: 2**-6}
 
 class InvalidLogitsError(ArithmeticError):
     """A model put out NaN or infinite logits; that is a failure, not a score."""
+
+    def __init__(self) -> None:
+        super().__init__("the model puts out NaN or infinite logits")
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,6 @@ class ForcedBatch:
         agreed: Leading answer tokens that greedy decoding also picks, shape (B,).
         next_token: What it picks instead at the first disagreement, shape (B,); -1 if none.
         safe: Whether all leads up to there exceed the numerical error, shape (B,).
-        first_token: What greedy decoding picks first, shape (B,).
-        cache: Keys and values of all input columns, or None.
     """
 
     batch: Batch
@@ -44,8 +45,6 @@ class ForcedBatch:
     agreed: torch.Tensor
     next_token: torch.Tensor
     safe: torch.Tensor
-    first_token: torch.Tensor
-    cache: DynamicCache | None
 
     @property
     def exact(self) -> torch.Tensor:
@@ -60,19 +59,41 @@ def check_finite(logits: torch.Tensor) -> None:
         InvalidLogitsError: One is NaN or infinite.
     """
     if not bool(torch.isfinite(logits).all()):
-        raise InvalidLogitsError("the model puts out NaN or infinite logits")
+        raise InvalidLogitsError
 
 
-def teacher_forced(
-    model: PreTrainedModel, batch: Batch, end_ids: Collection[int], keep_cache: bool
+class Lead(NamedTuple):
+    """What greedy decoding picks for each of n rows of logits.
+
+    Attributes:
+        token: The most likely token, shape (n,).
+        wide: Whether it leads by more than the numerical error, shape (n,).
+        finite: Whether all logits of the row are finite, shape (n,).
+    """
+
+    token: torch.Tensor
+    wide: torch.Tensor
+    finite: torch.Tensor
+
+    @classmethod
+    def of(cls, logits: torch.Tensor, dtype: torch.dtype) -> Lead:
+        """Find the leads of logits of shape (n, vocabulary) computed in `dtype`."""
+        two = logits.topk(2, dim=-1)
+        largest = torch.maximum(two.values[:, 0], -logits.amin(dim=-1))
+        wide = (two.values[:, 0] - two.values[:, 1]) > MARGIN[dtype] * largest
+        return cls(two.indices[:, 0], wide, torch.isfinite(logits).all(dim=-1))
+
+
+def compare(
+    logits: torch.Tensor, batch: Batch, end_ids: Collection[int], dtype: torch.dtype
 ) -> ForcedBatch:
-    """Run a batch once and compare every answer token with the most likely one.
+    """Compare every answer token of a teacher-forced pass with the most likely one.
 
     Args:
-        model: Any causal language model of transformers.
+        logits: Those that predict the answers (`Batch.predicting`), shape (B, R, vocabulary).
         batch: The items.
         end_ids: Tokens that end an answer; any of them counts as the reference's end token.
-        keep_cache: Whether generation may follow.
+        dtype: Precision in which the logits were computed.
 
     Returns:
         The comparison.
@@ -80,27 +101,16 @@ def teacher_forced(
     Raises:
         InvalidLogitsError: A logit at an answer token is NaN or infinite.
     """
-    # Without a configuration the cache keeps all columns of sliding-window layers as well, so that
-    # any prefix can be cut out of it; the window is then the mask's business alone.
-    cache = DynamicCache() if keep_cache else None
-    logits = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        past_key_values=cache,
-        use_cache=keep_cache,
-        logits_to_keep=batch.predicting,
-    ).logits.float()
     real = batch.targets >= 0
-    flat = logits[real]
+    flat = logits.float()[real]
     check_finite(flat)
     targets = batch.targets[real]
     nll = torch.zeros(real.shape, dtype=torch.float32, device=flat.device)
     nll[real] = functional.cross_entropy(flat, targets, reduction="none")
 
-    two = flat.topk(2, dim=-1)
+    lead = Lead.of(flat, dtype)
     greedy = torch.full_like(batch.targets, -1)
-    greedy[real] = two.indices[:, 0]
+    greedy[real] = lead.token
     same = greedy == batch.targets
     last = batch.answer_lengths - 1
     rows = torch.arange(len(batch.rows), device=flat.device)
@@ -108,9 +118,8 @@ def teacher_forced(
         same[rows, last] |= greedy[rows, last] == end
     agreed = (same & real).long().cumprod(1).sum(1)
 
-    error = MARGIN[model.dtype] * flat.abs().amax(dim=-1)
     wide = torch.ones_like(real)
-    wide[real] = (two.values[:, 0] - two.values[:, 1]) > error
+    wide[real] = lead.wide
     columns = torch.arange(real.shape[1], device=flat.device)
     safe = (wide | (columns > agreed[:, None])).all(1)
     differs = agreed < batch.answer_lengths
@@ -122,6 +131,4 @@ def teacher_forced(
         agreed=agreed,
         next_token=next_token,
         safe=safe,
-        first_token=greedy[:, 0],
-        cache=cache,
     )

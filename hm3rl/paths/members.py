@@ -201,8 +201,7 @@ class MemberSet:
         """
         one, other = self.config(before), self.config(after)
         return one is other or (
-            one.hidden_size == other.hidden_size
-            and family_of(one).calling == family_of(other).calling
+            one.hidden_size == other.hidden_size and family_of(one) == family_of(other)
         )
 
     def alike(self, one: str, other: str) -> bool:

@@ -19,6 +19,7 @@ from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.sharing import JOINS, Sharing
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
 from hm3rl.merging.operators import OPERATORS
@@ -72,6 +73,8 @@ def _check_ranges(settings: RunSettings) -> None:
         "paths.max_length": (settings.paths.max_length, 0),
         "paths.alignment_items": (settings.paths.alignment_items, 1),
         "evaluation.batch_size": (evaluation.batch_size, 1),
+        "evaluation.together": (evaluation.together, 1),
+        "evaluation.activation_mb": (evaluation.activation_mb, 1),
         "evaluation.workers": (evaluation.workers, 1),
         "evaluation.proxy_cost": (evaluation.proxy_cost, 0),
         "evaluation.program_workers": (evaluation.program_workers, 1),
@@ -150,6 +153,7 @@ def check_settings(settings: RunSettings) -> None:
             "name its preference, for example +export.prefer.math=1, or log no weights",
         )
     _one_of("evaluation.backend", settings.evaluation.backend, ("in_process", "ray"))
+    _one_of("evaluation.join", settings.evaluation.join, JOINS)
     if settings.evaluation.backend == "ray" and find_spec("ray") is None:
         raise InputError(
             "evaluation.backend=ray, but Ray is not installed",
@@ -215,7 +219,7 @@ def build_evaluator(
     settings: RunSettings, members: MemberSet, store: EvaluationStore, tasks: Sequence[Task]
 ) -> Evaluator:
     """The evaluator of a configuration, with the backend it asks for."""
-    local = InProcessBackend(members, tasks, settings.evaluation.batch_size)
+    local = _scoring_backend(settings, members, tasks)
     if settings.evaluation.backend == "in_process":
         return Evaluator(members, tasks, store, backend=local)
     # Imported here: a second that a run without Ray need not pay.
@@ -238,7 +242,15 @@ def load_scoring_backend(settings: RunSettings) -> InProcessBackend:
     pool = load_pool(settings)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
     members = build_members(settings, pool, tasks)
-    return InProcessBackend(members, tasks, settings.evaluation.batch_size)
+    return _scoring_backend(settings, members, tasks)
+
+
+def _scoring_backend(
+    settings: RunSettings, members: MemberSet, tasks: Sequence[Task]
+) -> InProcessBackend:
+    evaluation = settings.evaluation
+    sharing = Sharing(evaluation.activation_mb * 2**20, evaluation.join)
+    return InProcessBackend(members, tasks, evaluation.batch_size, evaluation.together, sharing)
 
 
 def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) -> MergeProblem:

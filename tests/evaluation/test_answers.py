@@ -22,9 +22,11 @@ from transformers import (
 from hm3rl.errors import HM3Error
 from hm3rl.evaluation import answers as answers_module
 from hm3rl.evaluation import scoring
-from hm3rl.evaluation.answers import answer, end_tokens, one_spelling
-from hm3rl.evaluation.requests import Encoded, Request
-from hm3rl.evaluation.scoring import InvalidLogitsError, teacher_forced
+from hm3rl.evaluation.answers import Answers, answer_together, end_tokens, one_spelling
+from hm3rl.evaluation.requests import Batch, Encoded, Request
+from hm3rl.evaluation.scoring import ForcedBatch, InvalidLogitsError, compare
+from hm3rl.evaluation.sharing import Sharing
+from hm3rl.evaluation.stack import Stack
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
@@ -35,6 +37,33 @@ from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.translation import TranslationTask
 from tests.evaluation.conftest import EchoTask, WordTask
+
+
+def answer(
+    model: PreTrainedModel,
+    request: Request,
+    tokenizer: PreTrainedTokenizerBase,
+    all_texts: bool,
+    sharing: Sharing | None = None,
+) -> Answers:
+    """The answers of one model that has no failure."""
+    (found,) = answer_together(
+        [Stack.of_model(model)], request, tokenizer, all_texts, sharing=sharing
+    )
+    assert not isinstance(found, str), found
+    return found
+
+
+def teacher_forced(model: PreTrainedModel, batch: Batch) -> ForcedBatch:
+    """The teacher-forced pass by an ordinary forward."""
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        logits_to_keep=batch.predicting,
+    ).logits
+    return compare(logits, batch, {2}, model.dtype)
 
 
 def generate(model: PreTrainedModel, ids: Encoded, limit: int, end: int) -> list[int]:
@@ -81,7 +110,7 @@ def test_real_models_answer_as_plain_generation_does(zoo_members: MemberSet, num
     exact = 0
     for task in (TranslationTask(16, 2), MathTask(16, 2), CodeTask(None, 16, 2)):
         request = Request.build(task, "search", tokenizer, 256)
-        found = answer(model, request, tokenizer, 256, all_texts=True)
+        found = answer(model, request, tokenizer, all_texts=True)
         for ids, tokens in zip(request.encoded, found.tokens, strict=True):
             assert tokens == generate(model, ids, task.max_new_tokens, tokenizer.eos_token_id)
             exact += tokens == list(ids.answer[:-1])
@@ -96,8 +125,8 @@ def test_the_quick_way_scores_exact_match_as_generation_does(zoo_members: Member
         model = assemble(candidate, zoo_members)
         for task in (TranslationTask(40, 2), MathTask(40, 2)):
             request = Request.build(task, "search", tokenizer, 256)
-            quick = answer(model, request, tokenizer, 256, all_texts=False)
-            full = answer(model, request, tokenizer, 256, all_texts=True)
+            quick = answer(model, request, tokenizer, all_texts=False)
+            full = answer(model, request, tokenizer, all_texts=True)
             assert quick.decoded <= full.decoded
             for ids, a, b in zip(request.encoded, quick.tokens, full.tokens, strict=True):
                 assert (a is not None) == (b == list(ids.answer[:-1]))
@@ -107,8 +136,8 @@ def test_batched_agrees_with_one_by_one(zoo_members: MemberSet) -> None:
     model = assemble(zoo_candidates(zoo_members)[2], zoo_members)
     tokenizer = zoo_members.pool.tokenizer
     task = CodeTask(None, 24, 2)
-    together = answer(model, Request.build(task, "search", tokenizer, 256), tokenizer, 256, True)
-    singly = answer(model, Request.build(task, "search", tokenizer, 1), tokenizer, 1, True)
+    together = answer(model, Request.build(task, "search", tokenizer, 256), tokenizer, True)
+    singly = answer(model, Request.build(task, "search", tokenizer, 1), tokenizer, True)
     assert together.tokens == singly.tokens
     assert together.nll == pytest.approx(singly.nll, rel=1e-4, abs=1e-5)
 
@@ -135,7 +164,7 @@ def test_other_families_agree_with_plain_generation(tiny_pool: ModelPool, family
     tokenizer = tiny_pool.tokenizer
     task = WordTask("one", count=30)
     request = Request.build(task, "search", tokenizer, 8, max_positions=13)
-    found = answer(model, request, tokenizer, 8, all_texts=True)
+    found = answer(model, request, tokenizer, all_texts=True)
     assert found.decoded == 30
     for ids, tokens in zip(request.encoded, found.tokens, strict=True):
         assert tokens == generate(model, ids, task.max_new_tokens, tokenizer.eos_token_id)
@@ -150,9 +179,9 @@ def test_small_leads_are_decoded_from_the_prompt(
     model = assemble(zoo_candidates(zoo_members)[1], zoo_members)
     tokenizer = zoo_members.pool.tokenizer
     request = Request.build(MathTask(30, 2), "search", tokenizer, 256)
-    trusting = answer(model, request, tokenizer, 256, all_texts=True)
+    trusting = answer(model, request, tokenizer, all_texts=True)
     monkeypatch.setitem(scoring.MARGIN, torch.float32, 10.0)
-    wary = answer(model, request, tokenizer, 256, all_texts=False)
+    wary = answer(model, request, tokenizer, all_texts=False)
     assert wary.decoded == 30 > trusting.decoded
     assert wary.tokens == trusting.tokens
 
@@ -162,9 +191,8 @@ def test_exactness_needs_the_end_token(zoo_members: MemberSet) -> None:
     model = assemble(Candidate.whole("math", 8), zoo_members)
     tokenizer = zoo_members.pool.tokenizer
     request = Request.build(MathTask(60, 2), "search", tokenizer, 256)
-    ends = end_tokens(model, tokenizer)
     with torch.inference_mode():
-        (forced, *_) = [teacher_forced(model, b, ends, False) for b in request.batches]
+        (forced, *_) = [teacher_forced(model, b) for b in request.batches]
     exact = forced.exact
     assert bool(exact.any())
     batch = forced.batch
@@ -180,7 +208,7 @@ def test_exactness_needs_the_end_token(zoo_members: MemberSet) -> None:
         batch.prompt_lengths, lengths,
     )  # fmt: skip
     with torch.inference_mode():
-        again = teacher_forced(model, cut, ends, False)
+        again = teacher_forced(model, cut)
     assert longer and not bool(again.exact[longer].any())
     assert (again.agreed[longer] == lengths[longer] - 1).all()
 
@@ -189,89 +217,90 @@ def test_other_end_tokens_count(tiny_pool: ModelPool, members: MemberSet) -> Non
     model = assemble(Candidate.whole("a", 3), members)
     task = WordTask("one", count=8)
     request = Request.build(task, "search", tiny_pool.tokenizer, 8)
-    plain = answer(model, request, tiny_pool.tokenizer, 8, all_texts=True)
+    plain = answer(model, request, tiny_pool.tokenizer, all_texts=True)
     first = plain.tokens[0]
     assert first
     model.generation_config.eos_token_id = [2, first[0]]
     assert end_tokens(model, tiny_pool.tokenizer) == {2, first[0]}
-    assert answer(model, request, tiny_pool.tokenizer, 8, all_texts=True).tokens[0] == []
+    assert answer(model, request, tiny_pool.tokenizer, all_texts=True).tokens[0] == []
     model.generation_config.eos_token_id = 2
-
-
-class Spiteful(torch.nn.Module):
-    """Passes calls on, except that batches above a size run out of memory."""
-
-    def __init__(self, model: PreTrainedModel, most: int, message: str) -> None:
-        super().__init__()
-        self.model, self.most, self.message = model, most, message
-        self.dtype, self.generation_config = model.dtype, model.generation_config
-        self.sizes: list[int] = []
-
-    def forward(self, input_ids: torch.Tensor, **rest: Any) -> Any:
-        self.sizes.append(len(input_ids))
-        if len(input_ids) > self.most:
-            raise RuntimeError(self.message)
-        return self.model(input_ids=input_ids, **rest)
 
 
 NO_MEMORY = "[enforce fail] DefaultCPUAllocator: can't allocate memory"
 
 
+def spite(model: PreTrainedModel, most: int, message: str) -> list[int]:
+    """Let a model's last layer fail above so many rows; returns the sizes it is called with."""
+    sizes: list[int] = []
+
+    def fail(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        sizes.append(len(arguments[0]))
+        if sizes[-1] > most:
+            raise RuntimeError(message)
+
+    model.model.layers[-1].register_forward_pre_hook(fail)
+    return sizes
+
+
 def test_running_out_of_memory_halves_the_batch(members: MemberSet) -> None:
-    model = assemble(Candidate.whole("a", 3), members)
+    candidate = Candidate.whole("a", 3)
     tokenizer = members.pool.tokenizer
     request = Request.build(WordTask("one", count=20), "search", tokenizer, 20)
-    plain = answer(model, request, tokenizer, 20, all_texts=True)
-    spiteful = Spiteful(model, 4, NO_MEMORY)
-    halved = answer(spiteful, request, tokenizer, 20, all_texts=True)  # type: ignore[arg-type]
-    assert max(spiteful.sizes) == 20 and halved.tokens == plain.tokens
+    plain = answer(assemble(candidate, members), request, tokenizer, all_texts=True)
+    model = assemble(candidate, members)  # a view of its own, so the hook stays here
+    sizes = spite(model, 4, NO_MEMORY)
+    halved = answer(model, request, tokenizer, all_texts=True)
+    assert max(sizes) == 20 and halved.tokens == plain.tokens
+    assert halved.decoded == plain.decoded == 20
     assert halved.nll == pytest.approx(plain.nll, rel=1e-4)
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(members: MemberSet) -> None:
-    model = assemble(Candidate.whole("a", 3), members)
+    candidate = Candidate.whole("a", 3)
     tokenizer = members.pool.tokenizer
     request = Request.build(WordTask("one", count=8), "search", tokenizer, 8)
+    model = assemble(candidate, members)
+    spite(model, 0, NO_MEMORY)
     with pytest.raises(HM3Error, match="single item"):
-        answer(Spiteful(model, 0, NO_MEMORY), request, tokenizer, 8, True)  # type: ignore[arg-type]
-    broken = Spiteful(model, 0, "shape mismatch")
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        answer(broken, request, tokenizer, 8, True)  # type: ignore[arg-type]
-    assert broken.sizes == [8]
+        answer(model, request, tokenizer, True)
+    model = assemble(candidate, members)
+    sizes = spite(model, 0, "shape mismatch")
+    (broken,) = answer_together([Stack.of_model(model)], request, tokenizer, True)
+    assert isinstance(broken, str) and "RuntimeError: shape mismatch" in broken
+    assert sizes == [8]
 
 
-def test_invalid_logits_are_refused(members: MemberSet) -> None:
+def test_invalid_logits_are_a_failure(members: MemberSet) -> None:
     recipe = MergeRecipe("task_arithmetic", (("a", 1.0),), scale=1e60)
     model = assemble(Candidate.whole(recipe, 3), members)
     tokenizer = members.pool.tokenizer
     request = Request.build(WordTask("one"), "search", tokenizer, 8)
-    with pytest.raises(InvalidLogitsError):
-        answer(model, request, tokenizer, 8, True)
-
-
-def test_invalid_logits_are_refused_in_the_teacher_forced_pass(members: MemberSet) -> None:
-    recipe = MergeRecipe("task_arithmetic", (("a", 1.0),), scale=1e60)
-    model = assemble(Candidate.whole(recipe, 3), members)
-    request = Request.build(EchoTask("one"), "search", members.pool.tokenizer, 8)
+    (broken,) = answer_together([Stack.of_model(model)], request, tokenizer, True)
+    assert isinstance(broken, str) and "InvalidLogitsError" in broken
     with torch.inference_mode(), pytest.raises(InvalidLogitsError):
-        teacher_forced(model, request.batches[0], {2}, keep_cache=False)
+        teacher_forced(model, request.batches[0])
 
 
 def test_an_answer_that_leaves_the_reference_by_a_special_token_is_decoded(
-    members: MemberSet,
+    members: MemberSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Special tokens vanish from the text, so "w1 <s> w2" still reads as "w1 w2"."""
     tokenizer = members.pool.tokenizer
     request = Request.build(EchoTask("one"), "search", tokenizer, 64)
-    (batch,) = request.batches
-    with torch.inference_mode():
-        forced = teacher_forced(members.model("a"), batch, {2}, keep_cache=False)
-    left = [row for row, exact in enumerate(forced.exact.tolist()) if not exact]
-    ordinary = replace(forced, next_token=torch.full_like(forced.next_token, 9))
-    special = replace(forced, next_token=torch.full_like(forced.next_token, 1))
-    assert left and answers_module._to_decode(ordinary, {0, 1, 3}, spared=True) == ([], [])
-    rows, keep = answers_module._to_decode(special, {0, 1, 3}, spared=True)
-    assert rows == left and keep == forced.agreed[left].tolist()
+    model = members.model("a")
+    for token, decoded in ((9, 0), (1, 12)):
+
+        def bent(*arguments: Any, token: int = token) -> ForcedBatch:
+            forced = compare(*arguments)
+            assert not bool(forced.exact.any())
+            return replace(forced, next_token=torch.full_like(forced.next_token, token))
+
+        monkeypatch.setattr(answers_module, "compare", bent)
+        found = answer(model, request, tokenizer, all_texts=False)
+        assert found.decoded == decoded
+        assert sum(ids is not None for ids in found.tokens) == decoded
+    for ids, tokens in zip(request.encoded, found.tokens, strict=True):
+        assert tokens == generate(model, ids, 6, 2)
 
 
 def test_word_level_vocabularies_spell_in_one_way(tiny_pool: ModelPool, tmp_path: Path) -> None:
@@ -292,9 +321,9 @@ def test_without_one_spelling_every_other_answer_is_decoded(
     tokenizer = zoo_members.pool.tokenizer
     task: Task = MathTask(30, 2)
     request = Request.build(task, "search", tokenizer, 256)
-    spared = answer(model, request, tokenizer, 256, all_texts=False)
+    spared = answer(model, request, tokenizer, all_texts=False)
     monkeypatch.setattr(answers_module, "one_spelling", lambda _: False)
-    decoded = answer(model, request, tokenizer, 256, all_texts=False)
+    decoded = answer(model, request, tokenizer, all_texts=False)
     assert spared.decoded == 0 < decoded.decoded
     assert None not in decoded.tokens
     assert np.array_equal(

@@ -131,7 +131,7 @@ def test_impossible_candidates_and_interrupts_are_not_recorded(
         def stop(*_: object, error: type[BaseException] = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(in_process, "answer", stop)
+        monkeypatch.setattr(in_process, "answer_together", stop)
         with pytest.raises(error):
             evaluator.evaluate([A])
     assert len(store) == 0
@@ -181,7 +181,7 @@ def test_items_that_were_not_decoded_score_zero(
     members: MemberSet, store: EvaluationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = Answers([None] * 12, np.ones(12), 0)
-    monkeypatch.setattr(in_process, "answer", lambda *_, **__: nothing)
+    monkeypatch.setattr(in_process, "answer_together", lambda *_, **__: [nothing])
     (silent,) = Evaluator(members, [EchoTask("one")], store).evaluate([A])
     assert silent.ok and silent.scores == (0.0,) and silent.nll == (1.0,)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -105,26 +103,3 @@ class Backend(Protocol):
     def close(self) -> None:
         """Give back what is held (processes); a later job takes it again."""
         ...
-
-
-class Clock:
-    """Sums seconds by part."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-        self._begin = time.perf_counter()
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time a block."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - begin
-
-    def stop(self) -> dict[str, float]:
-        """Book the rest since the start under "other"; return seconds by part."""
-        spent = time.perf_counter() - self._begin
-        self.seconds["other"] = spent - sum(s for p, s in self.seconds.items() if p != "other")
-        return self.seconds

@@ -1,21 +1,74 @@
-"""The backend that computes here: merge, assemble, answer, score, one candidate after the other."""
+"""The backend that computes here: merge, assemble, answer, score, many candidates at a time."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from hm3rl.errors import HM3Error, InputError
-from hm3rl.evaluation.answers import Answers, answer, is_out_of_memory
-from hm3rl.evaluation.backends.base import Clock, Job, Outcome
+from hm3rl.evaluation.answers import Answers, answer_together
+from hm3rl.evaluation.backends.base import Job, Outcome
+from hm3rl.evaluation.backends.ledger import Ledger
+from hm3rl.evaluation.memory import is_out_of_memory
 from hm3rl.evaluation.requests import Request
+from hm3rl.evaluation.sharing import Sharing
+from hm3rl.evaluation.stack import Stack
+from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.members import MemberSet
 from hm3rl.tasks.base import Split, Task
+
+TOGETHER = 64
+"""Candidates computed together, unless told otherwise."""
+
+
+@dataclass
+class _Run:
+    """A job on its way.
+
+    Attributes:
+        job: The job.
+        number: Its place among those computed together.
+        stack: The candidate's model; None before it is assembled.
+        error: Traceback once it has failed.
+        decoded: Items decoded so far.
+        scores: See `Outcome`.
+        nll: See `Outcome`.
+        further: Means of secondary metrics by task and name.
+    """
+
+    job: Job
+    number: int
+    stack: Stack | None = None
+    error: str | None = None
+    decoded: int = 0
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    nll: dict[str, np.ndarray] = field(default_factory=dict)
+    further: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Run a block; its failure becomes this job's and nobody else's."""
+        try:
+            yield
+        except HM3Error:
+            raise  # the caller's mistake or the machine's, not the candidate's
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.error = traceback.format_exc()
+
+    def outcome(self, seconds: dict[str, float]) -> Outcome:
+        """What came of it."""
+        if self.error is not None:
+            return Outcome.failure(self.job.key, self.error, seconds)
+        further = self.further if self.job.secondary else None
+        return Outcome(self.job.key, self.scores, self.nll, further, seconds, self.decoded)
 
 
 class InProcessBackend:
@@ -25,18 +78,31 @@ class InProcessBackend:
         members: The sources and merged members that candidates are made of.
         tasks: The tasks.
         batch_size: Most items in one forward pass; halved when memory runs out.
+        together: Most candidates computed together. Their outcomes come out when all of them are
+            done: so many are in flight, and lost if the process is killed.
+        sharing: How they share what they have in common.
 
     Raises:
-        InputError: The batch size is below 1.
+        InputError: An option is out of range.
     """
 
-    def __init__(self, members: MemberSet, tasks: Sequence[Task], batch_size: int = 256) -> None:
-        if batch_size < 1:
-            raise InputError(f"evaluation.batch_size={batch_size}", "give 1 or more")
+    def __init__(
+        self,
+        members: MemberSet,
+        tasks: Sequence[Task],
+        batch_size: int = 256,
+        together: int = TOGETHER,
+        sharing: Sharing | None = None,
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("together", together)):
+            if value < 1:
+                raise InputError(f"evaluation.{name}={value}", "give 1 or more")
         self.members = members
         self.pool = members.pool
         self.tasks = {task.name: task for task in tasks}
         self.batch_size = batch_size
+        self.together = together
+        self.sharing = Sharing() if sharing is None else sharing
         self.name = f"torch-{torch.device(self.pool.device).type}"
         self._requests: dict[tuple[str, Split], Request] = {}
 
@@ -59,62 +125,94 @@ class InProcessBackend:
             self.request(task, split)
 
     def score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
-        """Score candidates one after the other; see `Backend.score`."""
-        for job in jobs:
-            yield self._guarded(job)
+        """Score candidates, up to `together` at a time; see `Backend.score`."""
+        for group in self._groups(jobs):
+            yield from self._score(group)
 
     def close(self) -> None:
         """Nothing is held but memory."""
 
-    def _guarded(self, job: Job) -> Outcome:
-        """Score one candidate; its own failure becomes an outcome."""
-        clock = Clock()
-        try:
-            return self._score(job, clock)
-        except HM3Error:
-            raise  # the caller's mistake or the machine's, not the candidate's
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            return Outcome.failure(job.key, traceback.format_exc(), clock.stop())
+    def _groups(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        """Divide jobs, in order, so that the merged weights of a group fit into their cache."""
+        base = self.pool.model(self.pool.base_name)
+        most = self.members.cache_bytes // sum(weight.nbytes for weight in base.parameters())
+        group: list[Job] = []
+        merges: set[MergeRecipe] = set()
+        for job in jobs:
+            more = merges.union(job.candidate.recipes)
+            if group and (len(group) == self.together or len(more) > max(1, most)):
+                yield group
+                group, more = [], set(job.candidate.recipes)
+            group.append(job)
+            merges = more
+        if group:
+            yield group
 
-    def _score(self, job: Job, clock: Clock) -> Outcome:
-        with clock.part("merging"):
-            for recipe in job.candidate.recipes:
+    def _score(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        runs = [_Run(job, number) for number, job in enumerate(jobs)]
+        ledger = Ledger(len(runs))
+        refusal: HM3Error | None = None
+        for run in runs:
+            try:
+                with run.alone():
+                    run.stack = self._stack(run, ledger)
+            except HM3Error as error:
+                refusal, runs = error, runs[: run.number]  # those before it are scored all the same
+                break
+        for name in dict.fromkeys(name for run in runs for name in run.job.items):
+            alike: dict[Hashable, list[_Run]] = {}
+            for run in runs:
+                job = run.job
+                if run.error is None and name in job.items:
+                    key = (job.split, job.items[name], job.decode, job.secondary)
+                    alike.setdefault(key, []).append(run)
+            for group in alike.values():
+                self._answer(name, group, ledger)
+        seconds = ledger.close()
+        for run in runs:
+            yield run.outcome(seconds[run.number])
+        if refusal is not None:
+            raise refusal
+
+    def _stack(self, run: _Run, ledger: Ledger) -> Stack:
+        candidate = run.job.candidate
+        with ledger.part("merging", [run.number]):
+            for recipe in candidate.recipes:
                 self.members.model(self.members.add(recipe))
-        with clock.part("assembly"):
-            model = assemble(job.candidate, self.members)
-        scores: dict[str, np.ndarray] = {}
-        nll: dict[str, np.ndarray] = {}
-        further: dict[str, dict[str, float]] = {}
-        decoded = 0
-        for name, numbers in job.items.items():
-            request = self.request(self.tasks[name], job.split)
-            if len(numbers) < len(request.items):
-                request = request.part(numbers)
-            answers = self._answer(model, request, job, clock)
-            decoded += answers.decoded
-            scores[name], further[name] = self._judge(request, numbers, answers, job, clock)
-            nll[name] = answers.nll[list(numbers)]
-        secondary = further if job.secondary else None
-        return Outcome(job.key, scores, nll, secondary, clock.stop(), decoded)
+        with ledger.part("assembly", [run.number]):
+            return Stack.of_candidate(candidate, assemble(candidate, self.members))
 
-    def _answer(self, model: PreTrainedModel, request: Request, job: Job, clock: Clock) -> Answers:
-        with clock.part("model"):
-            return answer(
-                model,
+    def _answer(self, name: str, runs: Sequence[_Run], ledger: Ledger) -> None:
+        """Run one task for jobs that ask for the same items of it."""
+        job = runs[0].job
+        numbers = job.items[name]
+        request = self.request(self.tasks[name], job.split)
+        if len(numbers) < len(request.items):
+            request = request.part(numbers)
+        with ledger.part("model", [run.number for run in runs]):
+            found = answer_together(
+                [run.stack for run in runs if run.stack is not None],
                 request,
                 self.pool.tokenizer,
-                self.batch_size,
                 all_texts=job.secondary,
                 decode=job.decode,
+                sharing=self.sharing,
             )
+        for run, answers in zip(runs, found, strict=True):
+            if isinstance(answers, str):
+                run.error = answers
+                continue
+            run.decoded += answers.decoded
+            run.nll[name] = answers.nll[list(numbers)]
+            with run.alone():
+                run.scores[name], run.further[name] = self._judge(request, answers, run, ledger)
 
     def _judge(
-        self, request: Request, numbers: Sequence[int], answers: Answers, job: Job, clock: Clock
+        self, request: Request, answers: Answers, run: _Run, ledger: Ledger
     ) -> tuple[np.ndarray, dict[str, float]]:
-        """Scores of the items `numbers`, and the means of secondary metrics."""
-        task = request.task
+        """Scores of the job's items, and the means of secondary metrics."""
+        task, job = request.task, run.job
+        numbers: Collection[int] = job.items[task.name]
         tokens = {n: ids for n in numbers if (ids := answers.tokens[n]) is not None}
         given = list(tokens)
         scores = np.zeros(len(request.items))
@@ -131,7 +229,7 @@ class InProcessBackend:
             for ids in tokens.values()
         ]
         asked = [request.items[number] for number in given]
-        with clock.part("programs"):
+        with ledger.part("programs", [run.number]):
             scores[given] = task.score(asked, texts)
             extra = task.secondary(asked, texts) if job.secondary else {}
         if not ((scores >= 0) & (scores <= 1)).all():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.in_process import InProcessBackend
+from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.members import MemberSet
 from hm3rl.settings import EvaluationSettings, TaskSettings
@@ -86,6 +88,56 @@ def test_secondary_metrics_are_means_over_the_items_run(backend: InProcessBacken
     assert two.secondary["one"]["length"] == pytest.approx(np.mean(lengths))
 
 
-def test_a_batch_size_below_one_is_refused(members: MemberSet) -> None:
-    with pytest.raises(InputError, match="batch_size=0"):
-        InProcessBackend(members, [WordTask("one")], batch_size=0)
+def scored(outcomes: Iterable[Outcome]) -> dict[str, list[list[float]]]:
+    return {
+        o.key: [v.tolist() for part in (o.scores, o.nll) for v in part.values()] for o in outcomes
+    }
+
+
+def test_scores_do_not_depend_on_what_else_is_in_the_batch(
+    members: MemberSet, tasks: tuple[WordTask, WordTask]
+) -> None:
+    paths = [f"{s} | {x}[0] + {y}[1] + b[2]" for s in "ab" for x in "ac" for y in "bc"]
+    jobs = [
+        Job(text, Candidate(LayerPath.parse(text)), "search", ALL if n % 3 else {"one": (1, 4)})
+        for n, text in enumerate(paths)
+    ]
+    backend = InProcessBackend(members, tasks)
+    alone = scored(outcome for job in jobs for outcome in backend.score([job]))
+    whole = list(backend.score(jobs))
+    assert [outcome.key for outcome in whole] == paths
+    assert scored(whole) == alone
+    assert scored(backend.score([jobs[n] for n in (5, 2, 7, 0, 1, 6, 4, 3)])) == alone
+    few = InProcessBackend(members, tasks, together=3)
+    assert scored(few.score(jobs)) == alone
+
+
+def test_no_more_merges_than_their_cache_holds_are_computed_together(
+    tiny_pool: ModelPool, tasks: tuple[WordTask, WordTask]
+) -> None:
+    size = sum(p.nbytes for p in tiny_pool.model("base").parameters())
+    backend = InProcessBackend(MemberSet(tiny_pool, cache_bytes=2 * size), tasks, together=4)
+    merges = [Candidate.whole(blend(0.1 * n, 0.5, 0.0), 3) for n in range(5)]
+    paths = [STITCHED, *merges, merges[4], STITCHED, STITCHED, STITCHED]
+    jobs = [Job(str(n), candidate, "search", {"one": (0,)}) for n, candidate in enumerate(paths)]
+    groups = [[int(job.key) for job in group] for group in backend._groups(jobs)]
+    assert groups == [[0, 1, 2], [3, 4], [5, 6, 7, 8], [9]]
+    assert [outcome.key for outcome in backend.score(jobs)] == [str(n) for n in range(10)]
+
+
+def test_time_spent_together_is_shared_and_nothing_is_lost(
+    members: MemberSet, tasks: tuple[WordTask, WordTask]
+) -> None:
+    jobs = [Job(name, Candidate.whole(name, 3), "search", ALL) for name in "abc"]
+    begin = time.perf_counter()
+    outcomes = list(InProcessBackend(members, tasks).score(jobs))
+    spent = time.perf_counter() - begin
+    seconds = [outcome.seconds for outcome in outcomes]
+    assert len({one["model"] for one in seconds}) == 1 and seconds[0]["model"] > 0
+    assert 0.5 * spent < sum(sum(one.values()) for one in seconds) <= spent
+
+
+def test_options_below_one_are_refused(members: MemberSet) -> None:
+    for option in ("batch_size", "together"):
+        with pytest.raises(InputError, match=f"{option}=0"):
+            InProcessBackend(members, [WordTask("one")], **{option: 0})

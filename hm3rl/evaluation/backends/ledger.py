@@ -1,0 +1,42 @@
+"""Whose time it was: seconds by job and part, also of what several jobs do together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from hm3rl.evaluation.backends.base import PARTS
+
+
+class Ledger:
+    """Books seconds to jobs that run together.
+
+    Time spent for several jobs is divided equally among them; what no part claims is "other".
+
+    Args:
+        jobs: Number of jobs.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._seconds = [dict.fromkeys(PARTS, 0.0) for _ in range(jobs)]
+        self._begin = time.perf_counter()
+
+    @contextmanager
+    def part(self, name: str, jobs: Collection[int]) -> Iterator[None]:
+        """Time a block that serves the jobs of these numbers."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            share = (time.perf_counter() - begin) / max(1, len(jobs))
+            for job in jobs:
+                self._seconds[job][name] += share
+
+    def close(self) -> list[dict[str, float]]:
+        """Divide the rest since the start among all jobs; return seconds by part of each."""
+        spent = time.perf_counter() - self._begin
+        booked = sum(sum(seconds.values()) for seconds in self._seconds)
+        for seconds in self._seconds:
+            seconds["other"] += max(0.0, spent - booked) / len(self._seconds)
+        return self._seconds
