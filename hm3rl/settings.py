@@ -138,6 +138,9 @@ class ParameterSettings:
         density_max: Largest share of a task vector that is kept.
         warm_up: Share of the level's budget drawn at random before elites are varied.
         members: How many of the best merged models join the pool for the architecture level.
+        source: `search`, or `preference`: one merge Theta(lambda) for each of
+            `agent.preferences` preferences (HM3 (5)), by the first operator, with the preference
+            (snapped to a lattice) as weights and the middles of both ranges.
     """
 
     operators: list[str] = field(default_factory=lambda: ["task_arithmetic", "ties", "dare_ties"])
@@ -147,6 +150,7 @@ class ParameterSettings:
     density_max: float = 0.9
     warm_up: float = 0.5
     members: int = 6
+    source: str = "search"
 
 
 @dataclass
@@ -249,6 +253,11 @@ class AgentSettings:
             preference, the path F-hat thinks best; 0: none.
         init_from: Run folder (or agent.zip) whose trained networks this run starts from; the sizes
             must agree. Empty: fresh networks.
+        per_preference: Whether networks are initialised and trained anew for each of `preferences`
+            preferences, among which the budget is divided (HM3's Algorithm 1), instead of once for
+            all.
+        preferences: N, preferences served by networks of their own, and for which
+            `search.parameter.source=preference` merges.
         batch: Evaluations in one batch.
         outcome: F-hat.
         screening: What is really evaluated.
@@ -288,6 +297,8 @@ class AgentSettings:
     imagined: int = 64
     distil_steps: int = 600
     init_from: str = ""
+    per_preference: bool = False
+    preferences: int = 10
     batch: int = 8
     outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
     screening: ScreeningSettings = field(default_factory=ScreeningSettings)

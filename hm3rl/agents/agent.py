@@ -128,10 +128,10 @@ class MergeAgent:
         ok = [i for i, outcome in enumerate(outcomes) if outcome.ok]
         if ok:
             vectors = np.stack([outcomes[i].vector for i in ok])
-            background = Background(context[ok], descriptors[ok], vectors)
-            self._set_background(background)
+            self.set_background(Background(context[ok], descriptors[ok], vectors))
 
-    def _set_background(self, background: Background) -> None:
+    def set_background(self, background: Background) -> None:
+        """Give F-hat whole models that are no members; forgets what it was fitted to."""
         settings, k = self.settings.outcome, len(self.objectives)
         self.model = OutcomeModel(self.space, k, settings, background)
         self._show_model()
@@ -329,6 +329,7 @@ class MergeAgent:
     def roll_out_real(self, evaluate: EvaluatePaths) -> int:
         """One PPO update on unscreened rollouts; returns how many evaluations it charged."""
         self._evaluate, before = evaluate, len(self.knowledge)
+        self.policy.freeze(self.replay.context, self.replay.descriptors)
         try:
             self.ppo.learn_rollout()
         finally:

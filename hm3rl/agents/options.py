@@ -40,6 +40,7 @@ LEAST: dict[str, float] = {
     "patience": 1,
     "imagined": 0,
     "distil_steps": 0,
+    "preferences": 1,
     "batch": 1,
     "outcome.fit_steps": 1,
     "outcome.refit_steps": 0,
@@ -83,5 +84,10 @@ def check_options(settings: AgentSettings) -> None:
     for key in SHARES:
         if not 0 <= _value(settings, key) <= 1:
             raise InputError(f"agent.{key}={_value(settings, key)}", "give a number from 0 to 1")
+    if settings.per_preference and settings.init_from:
+        raise InputError(
+            "agent.init_from with agent.per_preference, which initialises networks anew",
+            "drop one of them",
+        )
     if not 0 < settings.expectile < 1:
         raise InputError(f"agent.expectile={settings.expectile}", "give a number between 0 and 1")

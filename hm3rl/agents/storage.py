@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.features import Background
 from hm3rl.agents.knowledge import Outcome
 from hm3rl.envs.space import PathSpace
@@ -53,6 +54,8 @@ def save_state(agent: MergeAgent, path: Path) -> None:
         "preferences": agent.replay.preferences[~agent.replay.imagined],
         "gp": agent.model.scores.log_parameters.numpy(),
     }
+    if agent.goals.only is not None:
+        arrays["only"] = agent.goals.only
     if agent.model.background is not None:
         named = agent.model.background._asdict()
         arrays.update({f"background_{name}": values for name, values in named.items()})
@@ -79,19 +82,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return meta, arrays
 
 
-def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
-    """Read an agent; see the module."""
-    meta, arrays = _read(path)
+def _settings(meta: dict[str, Any], path: Path) -> AgentSettings:
     options = dict(meta["settings"])
     try:
         options["outcome"] = OutcomeSettings(**options["outcome"])
         options["screening"] = ScreeningSettings(**options["screening"])
-        settings = AgentSettings(**options)
+        return AgentSettings(**options)
     except TypeError as error:
         raise InputError(
             f"{path} was saved with other options ({error})", "repeat the search with this version"
         ) from None
-    space = PathSpace(
+
+
+def _space(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> PathSpace:
+    return PathSpace(
         tuple(meta["members"]),
         tuple(meta["num_layers"]),
         PathLimits(**meta["limits"]),
@@ -99,21 +103,39 @@ def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
         arrays["descriptors"],
         arrays["can_follow"],
     )
-    agent = cls(space, settings, tuple(meta["objectives"]), meta["seed"])
+
+
+def stored_sizes(path: Path) -> tuple[PathShape, AgentSettings, int]:
+    """Sizes of the path space, settings and number of objectives of a saved agent.
+
+    Raises:
+        InputError: The file is no saved agent.
+    """
+    meta, arrays = _read(path)
+    shape = PathShape.of(_space(meta, arrays))
+    return shape, _settings(meta, path), len(meta["objectives"])
+
+
+def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
+    """Read an agent; see the module."""
+    meta, arrays = _read(path)
+    space, settings = _space(meta, arrays), _settings(meta, path)
+    agent = cls(space, settings, tuple(meta["objectives"]), meta["seed"], arrays.get("only"))
     background = {
         name: arrays[f"background_{name}"]
         for name in Background._fields
         if f"background_{name}" in arrays
     }
     if background:
-        agent._set_background(Background(**background))
+        agent.set_background(Background(**background))
     agent.ppo.set_parameters(str(path), device="cpu")
     for row, vector, nll, goal in zip(
         arrays["tokens"], arrays["vectors"], arrays["nll"], arrays["preferences"], strict=True
     ):
         agent._learn(row[None], [Outcome(vector, nll)], goal[None])
     nothing = np.full(len(agent.objectives), np.nan)
-    for row in arrays["failed"]:
+    # Agents saved before failures were kept have none; they are asked for again, no more.
+    for row in arrays.get("failed", np.zeros((0, space.horizon), dtype=np.int64)):
         agent.knowledge.add(row, Outcome(nothing, nothing, ok=False))
     agent.model.scores.log_parameters = torch.as_tensor(arrays["gp"])
     agent.model.restore(agent.knowledge)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.knowledge import Outcome
+from hm3rl.agents.separate import SeparateAgents
 from hm3rl.envs.space import PathSpace
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
@@ -83,7 +84,9 @@ def known_outcomes(
     return paths, [to_outcome(problem, evaluation) for evaluation in evaluations]
 
 
-def absorb_merges(problem: MergeProblem, agent: MergeAgent, recipes: Sequence[MergeRecipe]) -> None:
+def absorb_merges(
+    problem: MergeProblem, agent: MergeAgent | SeparateAgents, recipes: Sequence[MergeRecipe]
+) -> None:
     """Tell the agent of the merged models that were scored but do not join the pool.
 
     Their scores cost evaluations already; the outcome model learns from them what a layer's recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.separate import SeparateAgents
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 
@@ -20,7 +21,7 @@ class Searcher(Protocol):
 
     name: str
     phases: int
-    agent: MergeAgent | None
+    agent: MergeAgent | SeparateAgents | None
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend at most `budget` evaluations.

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from hm3rl.agents.options import check_options
+from hm3rl.agents.transfer import agent_file
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.evaluator import Evaluator
@@ -144,6 +145,7 @@ def check_settings(settings: RunSettings) -> None:
     _one_of("pool.dtype", settings.pool.dtype, tuple(DTYPES))
     _one_of("pool.architecture", settings.pool.architecture, ARCHITECTURES)
     _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)
+    _one_of("search.parameter.source", settings.search.parameter.source, ("search", "preference"))
     _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
     _one_of("paths.alignment", settings.paths.alignment, ALIGNMENTS)
     _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))
@@ -180,6 +182,9 @@ def check_settings(settings: RunSettings) -> None:
             f"search.parameter_share={p} and search.offline_share={o} leave no share for a phase",
             "give positive shares whose sum is below 1",
         )
+    if settings.agent.init_from:
+        agent_file(settings.agent.init_from)
+    _check_preferences(settings)
     phases = SEARCHERS[settings.search.name](settings).phases
     if settings.budget < phases:
         raise InputError(
@@ -188,6 +193,28 @@ def check_settings(settings: RunSettings) -> None:
         )
     if settings.export.prefer:
         parse_preference(settings.export.prefer, list(settings.tasks))
+
+
+def _check_preferences(settings: RunSettings) -> None:
+    """Refuse what cannot be divided among the preferences that have nets or merges of their own.
+
+    Raises:
+        InputError: Names the keys.
+    """
+    preferences = settings.agent.preferences
+    merging = settings.search.parameter.source == "preference"
+    if merging and len(settings.pool.experts) != len(settings.tasks):
+        raise InputError(
+            f"search.parameter.source=preference with {len(settings.pool.experts)} experts and "
+            f"{len(settings.tasks)} tasks: a preference must weigh each expert",
+            "give one expert for each task, or use search.parameter.source=search",
+        )
+    phases = SEARCHERS[settings.search.name](settings).phases
+    if (merging or settings.agent.per_preference) and settings.budget < preferences * phases:
+        raise InputError(
+            f"budget={settings.budget} for agent.preferences={preferences} and {phases} phases",
+            f"give budget={preferences * phases} at least, or fewer preferences",
+        )
 
 
 def load_pool(settings: RunSettings) -> ModelPool:

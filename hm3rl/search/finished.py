@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.separate import SeparateAgents, load_agent
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
@@ -101,6 +102,6 @@ class FinishedRun:
         return self.problem.evaluator.evaluate([self.candidate(key)])[0]
 
     @cached_property
-    def agent(self) -> MergeAgent | None:
+    def agent(self) -> MergeAgent | SeparateAgents | None:
         """The trained networks, or None if the searcher has none."""
-        return MergeAgent.load(self.folder.agent) if self.folder.agent.is_file() else None
+        return load_agent(self.folder.agent) if self.folder.agent.is_file() else None

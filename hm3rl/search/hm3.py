@@ -11,11 +11,18 @@ Its ablations are the same code with a level or a phase switched off, so that no
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.encoder import PathShape
+from hm3rl.agents.separate import SeparateAgents
+from hm3rl.agents.transfer import check_start, network_sizes, start_from
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.search.architecture_level import (
     absorb_merges,
     known_outcomes,
@@ -23,7 +30,23 @@ from hm3rl.search.architecture_level import (
     path_space,
 )
 from hm3rl.search.parameter_level import search_recipes, select_members
+from hm3rl.search.preference_members import merge_for
 from hm3rl.settings import AgentSettings, SearchSettings
+
+
+class Pool(NamedTuple):
+    """What the parameter level hands to the architecture level.
+
+    Attributes:
+        offered: Members offered under each preference; the first entry is everybody's where one
+            agent serves all preferences.
+        preferences: The preferences that have networks, or merges, of their own, shape (N, K).
+        others: Recipes that were scored but are not offered.
+    """
+
+    offered: list[list[str]]
+    preferences: np.ndarray
+    others: list[MergeRecipe]
 
 
 class HM3:
@@ -56,7 +79,7 @@ class HM3:
         self.parameter_level = parameter_level
         self.offline_phase = offline_phase
         self.phases = 1 + int(parameter_level) + int(offline_phase)
-        self.agent: MergeAgent | None = None
+        self.agent: MergeAgent | SeparateAgents | None = None
 
     def split(self, budget: int) -> tuple[int, int, int]:
         """Divide a budget among the phases.
@@ -86,22 +109,15 @@ class HM3:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
         parameter, offline, online = self.split(budget)
-        merged: list[str] = []
-        if self.parameter_level:
-            problem.logger.phase("parameter", parameter)
-            recipes = search_recipes(problem, parameter, self.settings.parameter, rng, "parameter")
-            chosen = select_members(problem, recipes, self.settings.parameter.members)
-            merged = [problem.members.add(recipe) for recipe in chosen]
-        sources = list(problem.pool.expert_names)
-        if not self.parameter_level:
-            sources.append(problem.pool.base_name)
-        names = [*sources, *merged]
-        agent = MergeAgent(
-            path_space(problem, names), self.agent_settings, problem.objectives, self.seed
-        )
-        agent.absorb(*known_outcomes(problem, names))
-        if self.parameter_level:
-            absorb_merges(problem, agent, [recipe for recipe in recipes if recipe not in chosen])
+        self._check_start(problem, parameter)
+        before = problem.charged
+        pool = self._pool(problem, parameter, rng)
+        if self.settings.parameter.source == "preference":
+            # Merging for preferences costs what it costs; the phases share the rest as they would.
+            left = budget - round(problem.charged - before)
+            offline = round(left * (offline / (offline + online)))
+            online = left - offline
+        agent = self._agent(problem, pool)
 
         def log(values: dict[str, float]) -> None:
             problem.logger.metrics(problem.charged, values)
@@ -113,3 +129,59 @@ class HM3:
         agent.online(path_scorer(problem, "online"), online, log)
         self.agent = agent
         return problem.archive
+
+    def _pool(self, problem: MergeProblem, parameter: int, rng: np.random.Generator) -> Pool:
+        """The parameter level: which members are offered to whom."""
+        settings = self.settings.parameter
+        sources = list(problem.pool.expert_names)
+        preferences = sample_dirichlet(
+            self.agent_settings.preferences, len(problem.objectives), rng
+        )
+        if not self.parameter_level:
+            sources.append(problem.pool.base_name)
+            return Pool([sources] * len(preferences), preferences, [])
+        problem.logger.phase("parameter", parameter)
+        if settings.source == "preference":
+            merged = merge_for(problem, preferences, settings)
+            if self.agent_settings.per_preference:
+                return Pool([[*sources, name] for name in merged], preferences, [])
+            return Pool([[*sources, *dict.fromkeys(merged)]], preferences, [])
+        recipes = search_recipes(problem, parameter, settings, rng, "parameter")
+        chosen = select_members(problem, recipes, settings.members)
+        names = [*sources, *(problem.members.add(recipe) for recipe in chosen)]
+        others = [recipe for recipe in recipes if recipe not in chosen]
+        return Pool([names] * len(preferences), preferences, others)
+
+    def _agent(self, problem: MergeProblem, pool: Pool) -> MergeAgent | SeparateAgents:
+        """The agent, or one for each preference, told what is known for nothing."""
+        settings, objectives = self.agent_settings, problem.objectives
+        agent: MergeAgent | SeparateAgents
+        if settings.per_preference:
+            spaces = [path_space(problem, names) for names in pool.offered]
+            agent = SeparateAgents.build(spaces, settings, objectives, self.seed, pool.preferences)
+        else:
+            space = path_space(problem, pool.offered[0])
+            agent = MergeAgent(space, settings, objectives, self.seed)
+            if settings.init_from:
+                start_from(agent, settings.init_from)
+        everyone = list(dict.fromkeys(name for names in pool.offered for name in names))
+        agent.absorb(*known_outcomes(problem, everyone))
+        absorb_merges(problem, agent, pool.others)
+        return agent
+
+    def _check_start(self, problem: MergeProblem, parameter: int) -> None:
+        """Refuse networks to start from that cannot fit, before the parameter level is paid for."""
+        if not self.agent_settings.init_from:
+            return
+        experts = problem.pool.expert_names
+        sizes = network_sizes(
+            PathShape.of(path_space(problem, experts)),
+            self.agent_settings,
+            len(problem.objectives),
+        )
+        del sizes["members"]
+        if not self.parameter_level:
+            sizes["members"] = len(experts) + 1
+        elif self.settings.parameter.source == "search":
+            sizes["members"] = len(experts) + min(self.settings.parameter.members, parameter)
+        check_start(self.agent_settings.init_from, sizes)

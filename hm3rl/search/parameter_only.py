@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.separate import SeparateAgents
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.search.parameter_level import search_recipes
@@ -27,7 +28,7 @@ class ParameterOnly:
         self.settings = settings
         self.seed = seed
         self.planned = planned
-        self.agent: MergeAgent | None = None
+        self.agent: MergeAgent | SeparateAgents | None = None
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.moves import random_walk
+from hm3rl.agents.separate import SeparateAgents
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.layer_path import LayerPath
@@ -34,7 +35,7 @@ class RandomSearch:
         self.settings = settings
         self.seed = seed
         self.planned = planned
-        self.agent: MergeAgent | None = None
+        self.agent: MergeAgent | SeparateAgents | None = None
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""

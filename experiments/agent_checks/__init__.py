@@ -1,0 +1,1 @@
+"""Checks of the agent against problems of known answers."""

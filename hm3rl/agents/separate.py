@@ -1,0 +1,182 @@
+"""Networks of their own for each preference, as in HM3's Algorithm 1; the paper's row.
+
+For each preference lambda_n the paper initialises policy and value network anew (line 4) and never
+shows them lambda. Here N agents that serve one preference each stand where one agent that serves
+all stands otherwise, and share its budget.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.knowledge import EvaluatePaths, LogMetrics, Outcome
+from hm3rl.envs.space import PathSpace
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.settings import AgentSettings
+
+LIST = "separate/preferences.npy"
+
+
+class SharedEvaluations:
+    """Scores a path once, whichever agent asks.
+
+    Args:
+        evaluate: Scores new paths and charges the budget.
+        known: Outcomes by path, shared for the whole search; extended.
+
+    Attributes:
+        charged: Paths that were new to all agents.
+    """
+
+    def __init__(self, evaluate: EvaluatePaths, known: dict[LayerPath, Outcome]) -> None:
+        self.evaluate = evaluate
+        self.known = known
+        self.charged = 0
+
+    def __call__(self, paths: list[LayerPath]) -> list[Outcome]:
+        """Outcomes in order."""
+        fresh = [path for path in paths if path not in self.known]
+        if fresh:
+            self.known.update(zip(fresh, self.evaluate(fresh), strict=True))
+            self.charged += len(fresh)
+        return [self.known[path] for path in paths]
+
+
+class SeparateAgents:
+    """N agents, one for each preference, behind the face of one.
+
+    A preference that is asked for is answered by the agent whose own is nearest.
+
+    Args:
+        preferences: Shape (N, K).
+        agents: One for each preference.
+    """
+
+    def __init__(self, preferences: np.ndarray, agents: Sequence[MergeAgent]) -> None:
+        self.preferences = np.asarray(preferences, dtype=np.float64)
+        self.agents = list(agents)
+        self._known: dict[LayerPath, Outcome] = {}
+
+    @classmethod
+    def build(
+        cls,
+        spaces: Sequence[PathSpace],
+        settings: AgentSettings,
+        objectives: Sequence[str],
+        seed: int,
+        preferences: np.ndarray,
+    ) -> SeparateAgents:
+        """Fresh agents.
+
+        Args:
+            spaces: The paths there are for each preference, N of them.
+            settings: Of every agent; relabelling and drawing preferences mean nothing here.
+            objectives: Names of the objectives.
+            seed: Seed of the first agent; each has its own.
+            preferences: Shape (N, K).
+        """
+        own = replace(settings, per_preference=False, hindsight=False)
+        agents = [
+            MergeAgent(space, own, objectives, seed + number, preference)
+            for number, (space, preference) in enumerate(zip(spaces, preferences, strict=True))
+        ]
+        return cls(preferences, agents)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in all agents, evaluations excepted."""
+        return sum(agent.seconds for agent in self.agents)
+
+    def _nearest(self, preference: np.ndarray) -> MergeAgent:
+        distance = ((self.preferences - np.asarray(preference)) ** 2).sum(axis=1)
+        return self.agents[int(distance.argmin())]
+
+    def absorb(self, paths: Sequence[LayerPath], outcomes: Sequence[Outcome]) -> None:
+        """Tell every agent what is known at no cost; see `MergeAgent.absorb`."""
+        self._known.update(zip(paths, outcomes, strict=True))
+        for agent in self.agents:
+            agent.absorb(paths, outcomes)
+
+    def absorb_merges(
+        self, context: np.ndarray, descriptors: np.ndarray, outcomes: Sequence[Outcome]
+    ) -> None:
+        """Tell every agent of whole merged models; see `MergeAgent.absorb_merges`."""
+        for agent in self.agents:
+            agent.absorb_merges(context, descriptors, outcomes)
+
+    def offline(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
+        """Pre-train every agent on an equal share of the budget."""
+        self._divide(evaluate, budget, lambda agent: agent.offline, log)
+
+    def online(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
+        """Train every agent on an equal share of the budget."""
+        self._divide(evaluate, budget, lambda agent: agent.online, log)
+
+    def _divide(
+        self,
+        evaluate: EvaluatePaths,
+        budget: int,
+        phase: Callable[[MergeAgent], Callable[[EvaluatePaths, int, LogMetrics], None]],
+        log: LogMetrics,
+    ) -> None:
+        """Run a phase of each agent in turn on what is left, divided by the agents left."""
+        shared = SharedEvaluations(evaluate, self._known)
+        for number, agent in enumerate(self.agents):
+            share = (budget - shared.charged) // (len(self.agents) - number)
+            phase(agent)(shared, share, log)
+        # Paths that two agents asked for were charged once; what that saved goes round again.
+        before = -1
+        while before < shared.charged < budget:
+            before = shared.charged
+            for agent in self.agents:
+                phase(agent)(shared, budget - shared.charged, log)
+
+    def decode(self, preference: np.ndarray, beam: int = 0) -> LayerPath:
+        """The nearest agent's path for its own preference; see `MergeAgent.decode`."""
+        agent = self._nearest(preference)
+        assert agent.goals.only is not None
+        return agent.decode(agent.goals.only, beam)
+
+    def refine(self, evaluate: EvaluatePaths, budget: int, preference: np.ndarray) -> None:
+        """Spend evaluations on one preference, with the nearest agent."""
+        self._nearest(preference).refine(evaluate, budget, preference)
+
+    def save(self, path: Path) -> None:
+        """Write one zip that holds the zip of each agent."""
+        with TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as archive:
+            buffer = io.BytesIO()
+            np.save(buffer, self.preferences)
+            archive.writestr(LIST, buffer.getvalue())
+            for number, agent in enumerate(self.agents):
+                file = Path(folder) / "agent.zip"
+                agent.save(file)
+                archive.write(file, f"separate/{number}.zip")
+                file.unlink()
+
+
+def load_agent(path: Path) -> MergeAgent | SeparateAgents:
+    """Read what `MergeAgent.save` or `SeparateAgents.save` wrote.
+
+    Raises:
+        InputError: The file is neither.
+    """
+    if not zipfile.is_zipfile(path):
+        return MergeAgent.load(path)  # which says what is wrong with it
+    with zipfile.ZipFile(path) as archive:
+        if LIST not in archive.namelist():
+            return MergeAgent.load(path)
+        preferences = np.load(io.BytesIO(archive.read(LIST)))
+        with TemporaryDirectory() as folder:
+            agents = []
+            for number in range(len(preferences)):
+                file = Path(archive.extract(f"separate/{number}.zip", folder))
+                agents.append(MergeAgent.load(file))
+    return SeparateAgents(preferences, agents)

@@ -1,0 +1,102 @@
+"""The paper's row, and networks that start from another run's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hm3rl import api
+from hm3rl.agents.separate import SeparateAgents
+from hm3rl.errors import InputError
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.search.build import check_settings
+from hm3rl.search.compose import compose_settings
+from hm3rl.search.hm3 import HM3
+from hm3rl.search.job import SearchResult
+from hm3rl.search.preference_members import theta
+from hm3rl.settings import AgentSettings, ParameterSettings, SearchSettings
+from tests.small_search import FEW_ITEMS
+
+EXPERTS = ("translation", "math", "code")
+
+
+PAPER = ParameterSettings(
+    operators=["dare_ties"], scale_min=1.0, scale_max=1.0, density_min=0.5, density_max=0.5
+)
+
+
+def test_theta_is_the_same_merge_for_preferences_of_one_lattice_point() -> None:
+    settings = ParameterSettings(operators=["dare_ties"], scale_min=1.0, scale_max=1.0)
+    one = theta(np.array([0.52, 0.28, 0.2]), EXPERTS, settings)
+    assert one == theta(np.array([0.48, 0.33, 0.19]), EXPERTS, settings)
+    assert dict(one.weights) == pytest.approx({"translation": 0.5, "math": 0.3, "code": 0.2})
+    assert (one.operator, one.scale) == ("dare_ties", 1.0)
+    assert one != theta(np.array([0.6, 0.2, 0.2]), EXPERTS, settings)
+
+
+def test_the_papers_row_runs_with_one_theta_and_fresh_networks_for_each_preference(
+    tmp_path: Path,
+) -> None:
+    result = api.search(
+        *(word for word in FEW_ITEMS if not word.startswith(("agent.", "search."))),
+        "agent=hm3_paper",
+        "search=no_offline",
+        "agent.preferences=2",
+        "agent.rollouts=4",
+        "agent.hidden=16",
+        "agent.embedding=8",
+        "budget=16",
+        f"output={tmp_path / 'run'}",
+    )
+    agents = result.searcher.agent
+    assert isinstance(agents, SeparateAgents)
+    assert result.problem.charged == 16
+    for agent, preference in zip(agents.agents, agents.preferences, strict=True):
+        members = agent.space.members
+        assert members[:-1] == EXPERTS
+        recipe = result.problem.members.recipe(members[-1])
+        assert recipe is not None and recipe == theta(preference, EXPERTS, PAPER)
+    run = api.open_run(tmp_path / "run")
+    choice = api.pick(run, {"math": 1.0}, evaluate=False)
+    assert choice.origin == "agent"
+
+
+def test_a_run_starts_from_the_networks_of_another(
+    searched: Callable[..., SearchResult], tmp_path: Path
+) -> None:
+    first = searched("budget=20").folder.path
+    result = api.search(
+        *FEW_ITEMS, f"agent.init_from={first}", "budget=12", "seed=4", f"output={tmp_path / 'b'}"
+    )
+    assert result.problem.charged == 12
+
+
+def test_networks_that_do_not_fit_are_refused_before_anything_is_charged(
+    searched: Callable[..., SearchResult], problem: MergeProblem
+) -> None:
+    first = searched("budget=20").folder.path
+    settings = SearchSettings(parameter=ParameterSettings(members=3))
+    networks = AgentSettings(init_from=str(first))
+    with pytest.raises(InputError, match="members 5 there and 6 here"):
+        HM3(settings, networks, seed=0).search(problem, 12)
+    assert problem.charged == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["agent.init_from=nowhere"], "init_from=nowhere"),
+        (["agent.per_preference=true", "agent.init_from=nowhere"], "init_from with"),
+        (["agent=hm3_paper", "budget=25"], "budget=25 for agent.preferences=10"),
+        (["search.parameter.source=luck"], "source"),
+        (["agent=hm3_paper", "~pool.experts.math"], "2 experts and 3 tasks"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_loaded(
+    overrides: list[str], named: str
+) -> None:
+    with pytest.raises(InputError, match=named):
+        check_settings(compose_settings(overrides))
