@@ -33,6 +33,7 @@ from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
 from hm3rl.export.checkpoint import ExportReport, export_candidate
+from hm3rl.export.merge import merge_file
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
 from hm3rl.models.pool import ModelPool
 from hm3rl.objectives.preferences import parse_preference
@@ -228,6 +229,42 @@ def export(
         shard_bytes=shard_bytes,
         dtype=precision(written),
         rescore=(lambda folder: evaluate(folder, chosen, split)) if changed else None,
+    )
+
+
+def merge(
+    recipe: str | Path,
+    to: str | Path,
+    dtype: str | None = None,
+    vocabulary: str = "refuse",
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    command: str | None = None,
+) -> tuple[ExportReport, tuple[str, ...]]:
+    """Make the model that a recipe file describes: our recipe.yaml, or a mergekit configuration.
+
+    Args:
+        recipe: The file; its sources are folders, `zoo:NAME` or models in the local hub cache.
+        to: Folder to write; must not exist.
+        dtype: Precision to write; None: the file's, else the one the sources are stored in.
+        vocabulary: What to do with sources of different vocabularies: `refuse`, or `map` rows by
+            token.
+        shard_bytes: Largest file of weights.
+        command: Command, for the card.
+
+    Returns:
+        What was written, and notes on what was ignored or differs from mergekit.
+
+    Raises:
+        InputError: Anything about the file, its sources or the folder is wrong.
+        IntegrityError: The written model does not behave as the merged one does.
+    """
+    return merge_file(
+        Path(recipe),
+        Path(to),
+        dtype=None if dtype is None else precision(dtype),
+        vocabulary=vocabulary,
+        shard_bytes=shard_bytes,
+        command=command,
     )
 
 

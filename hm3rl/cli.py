@@ -221,6 +221,34 @@ def export_command(
 
 
 @app.command()
+def merge(
+    recipe: Annotated[
+        Path, typer.Argument(help="recipe.yaml of an exported model, or a mergekit file")
+    ],
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write")],
+    dtype: Annotated[
+        Optional[str],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--dtype", help="Precision to write; default: the file's, else the sources'"),
+    ] = None,
+    vocabulary: Annotated[
+        str, typer.Option(help="Sources of different vocabularies: refuse, or map rows by token")
+    ] = "refuse",
+    max_shard_size: ShardSize = "5GB",
+) -> None:
+    """One merge, from our recipe.yaml or a mergekit file (layer ranges half-open: [start, end))."""
+    with exit_codes():
+        from hm3rl import api
+        from hm3rl.export.weights import parse_size
+
+        command = f"hm3rl merge {recipe} {to}"
+        shard_bytes = parse_size(max_shard_size)
+        report, notes = api.merge(recipe, to, dtype, vocabulary, shard_bytes, command)
+        for note in notes:
+            err.print(f"note: {note}", markup=False, soft_wrap=True)
+        out.print(str(report), markup=False, soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or zoo:math")],
     overrides: Overrides = None,

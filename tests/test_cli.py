@@ -195,6 +195,27 @@ def test_export_asks_which_model_and_never_overwrites(finished, tmp_path: Path):
     assert_refused(call("export", finished.folder.path, "M00", "--to", target), str(target.name))
 
 
+def test_merge_runs_a_mergekit_file_and_says_what_it_ignores(tmp_path: Path):
+    file = tmp_path / "ties.yml"
+    file.write_text("""
+        merge_method: ties
+        base_model: zoo:base
+        models:
+          - {model: zoo:math, parameters: {weight: [0.3, 1.0]}}
+          - {model: zoo:code, parameters: {weight: 0.5, density: 0.6}}
+        parameters: {int8_mask: true}
+    """)
+    done = call("merge", file, tmp_path / "model", "--max-shard-size", "500KB")
+    assert done.exit_code == 0, done.output
+    assert "int8_mask is ignored" in done.output
+    assert (tmp_path / "model" / "model.safetensors.index.json").is_file()
+    assert_refused(call("merge", file, tmp_path / "model"), "exists already")
+    file.write_text("{merge_method: ties, density: 1, models: []}")
+    assert_refused(call("merge", file, tmp_path / "other"), "density", "supported:")
+    assert_refused(call("merge", file, tmp_path / "other", "--dtype", "int3"), "int3")
+    assert_refused(call("merge", file, tmp_path / "other", "--max-shard-size", "5"), "5GB")
+
+
 def test_ctrl_c_exits_with_130_and_the_run_can_be_resumed(tmp_path: Path, monkeypatch):
     from hm3rl.evaluation.problem import MergeProblem
 

@@ -162,7 +162,9 @@ def model_card(
         "## Limitations",
         "",
         "Scores hold for the tasks, items and decoding limits of the search. A merge inherits what "
-        "its sources were trained on, and nothing else was tested.",
+        "its sources were trained on, and nothing else was tested."
+        if provenance.evaluation is not None
+        else "Only the reload was tested. A merge inherits what its sources were trained on.",
         "",
     ]
     for note in provenance.notes:

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,13 @@ from hm3rl.export.card import (
     used_sources,
     versions,
 )
+from hm3rl.export.fold import FoldCheck, fold_checked
 from hm3rl.export.record import write_record
 from hm3rl.export.reload import ReloadCheck, check_reload
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES, stored_tensors, write_weights
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.expressible import check_expressible
@@ -115,7 +117,8 @@ def export_candidate(
         command: Command that led here, for the card.
         shard_bytes: Largest file of weights.
         dtype: Precision to write; None: the pool's. With another one than the pool's the scores of
-            `evaluation` are not this model's: `rescore` replaces them, or the card says none.
+            `evaluation` are not this model's: `rescore` replaces them, or the card says none. The
+            same holds for a candidate whose alignment is folded into the weights.
         rescore: Scores the written folder, once it has passed its check.
 
     Returns:
@@ -128,8 +131,12 @@ def export_candidate(
             the hidden name the message gives.
     """
     pool = members.pool
-    model = assemble(candidate, members)
     check_expressible(candidate, members)
+    model = assemble(candidate, members)
+    fold: FoldCheck | None = None
+    if candidate.alignment != NO_ALIGNMENT:
+        model, fold = fold_checked(model)
+        evaluation = None
     if dtype is not None and dtype != pool.dtype:
         model = in_precision(model, dtype)
         evaluation = None
@@ -142,6 +149,7 @@ def export_candidate(
             name: {"origin": pool.origins[name], "hash": pool.hashes[name]}
             for name in used_sources(candidate, pool)
         },
+        "fold": None if fold is None else asdict(fold),
         "donor": pool.tokenizer_donor,
         "dtype": str(model.dtype).removeprefix("torch."),
         "mergekit": mergekit,
@@ -158,7 +166,7 @@ def export_candidate(
             candidate_contents(candidate),
             check,
             mergekit,
-            Provenance(scores, objectives, seed, command),
+            Provenance(scores, objectives, seed, command, () if fold is None else (str(fold),)),
         )
 
     return write_checkpoint(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from hm3rl.errors import InputError
+from hm3rl.paths.assembly import check_layers
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.families import layer_settings, path_config
+from hm3rl.paths.folding import check_foldable
 from hm3rl.paths.members import MemberSet
 
 
@@ -15,12 +17,17 @@ def check_expressible(candidate: Candidate, members: MemberSet) -> None:
     which is the stem's with per-layer lists gathered by source.
 
     Args:
-        candidate: A candidate that can be assembled.
+        candidate: What shall be written; its merged members are added to `members`.
         members: The sources and merged members.
 
     Raises:
-        InputError: Names the setting, the layer and the stem, with both values.
+        InputError: Names the setting, the layer and the stem, with both values; or the alignment
+            does not fold.
     """
+    check_foldable(candidate)
+    for recipe in candidate.recipes:
+        members.add(recipe)
+    check_layers(candidate, members)
     stem, refs = candidate.path.stem, candidate.path.refs
     configs = {name: members.config(name) for name in candidate.members}
     config = path_config(configs[stem], [(configs[m], layer) for m, layer in refs])

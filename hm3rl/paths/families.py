@@ -31,6 +31,8 @@ class Family:
         attention: The attention inside a layer.
         norm: The decoder's final norm.
         embeddings: The decoder's embedding modules (with learned positions: both).
+        branch_ends: Linear maps of a layer whose outputs are added to the residual stream.
+        branch_norms: Instead of them, norms that stand between and multiply by 1 + weight.
     """
 
     inner: str = "model"
@@ -38,20 +40,39 @@ class Family:
     attention: str = "self_attn"
     norm: str = "norm"
     embeddings: tuple[str, ...] = ("embed_tokens",)
+    branch_ends: tuple[str, ...] = ("self_attn.o_proj", "mlp.down_proj")
+    branch_norms: tuple[str, ...] = ()
+
+    @property
+    def calling(self) -> tuple[str, ...]:
+        """Equal for families whose layers are called alike by their decoders."""
+        return self.inner, self.layers, self.attention
 
 
 _LLAMA_LIKE = Family()
+_GEMMA = Family(
+    branch_ends=(), branch_norms=("post_attention_layernorm", "post_feedforward_layernorm")
+)
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
-    "gemma2": _LLAMA_LIKE,
-    "gemma3_text": _LLAMA_LIKE,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
     "phi3": _LLAMA_LIKE,
-    "gpt2": Family("transformer", "h", "attn", "ln_f", ("wte", "wpe")),
-    "gpt_neox": Family("gpt_neox", "layers", "attention", "final_layer_norm", ("embed_in",)),
+    "gpt2": Family(
+        "transformer", "h", "attn", "ln_f", ("wte", "wpe"), ("attn.c_proj", "mlp.c_proj")
+    ),
+    "gpt_neox": Family(
+        "gpt_neox",
+        "layers",
+        "attention",
+        "final_layer_norm",
+        ("embed_in",),
+        ("attention.dense", "mlp.dense_4h_to_h"),
+    ),
 }
 """Families whose layers can be stitched, by `config.model_type`."""
 

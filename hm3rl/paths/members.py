@@ -201,7 +201,8 @@ class MemberSet:
         """
         one, other = self.config(before), self.config(after)
         return one is other or (
-            one.hidden_size == other.hidden_size and family_of(one) == family_of(other)
+            one.hidden_size == other.hidden_size
+            and family_of(one).calling == family_of(other).calling
         )
 
     def alike(self, one: str, other: str) -> bool:

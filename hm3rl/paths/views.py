@@ -94,6 +94,17 @@ def view_layer(
     return view
 
 
+def unaligned(view: nn.Module) -> nn.Module:
+    """Copy a view without its alignment; one that has none is returned as it is."""
+    if view.alignment is None:
+        return view
+    plain = shallow_copy(view)
+    plain.__dict__["alignment"] = None
+    if plain.rotary is None and plain.window is None:
+        plain.__class__ = type(view).__bases__[1]
+    return plain
+
+
 class _Adapted(nn.Module):
     """What a view does before it runs as its source does."""
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 from hm3rl.errors import InputError
@@ -16,6 +17,7 @@ from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
+from hm3rl.paths.statistics import Calibration
 
 REPEAT = "a | a[0:2] + b[1] + b[1] + a[2:4]"
 PATHS = {
@@ -64,3 +66,45 @@ def test_positions_that_no_config_expresses_are_refused_before_writing(
         export_candidate(Candidate(LayerPath.parse("a | a[0] + a[2]")), members, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["pool"]
     export_candidate(Candidate(LayerPath.parse("a | a[0:2]")), members, tmp_path / "model")
+
+
+def test_a_folded_alignment_is_exported_with_its_error_stated(family_pool, tmp_path):
+    if getattr(family_pool.config, "scale_attn_by_inverse_layer_idx", False):
+        return  # no path of these can be exported but whole ones
+    sequences = torch.randint(3, 32, (4, 12), generator=torch.Generator().manual_seed(6))
+    members = MemberSet(family_pool, calibration=Calibration.of(sequences.tolist()))
+    candidate = Candidate(LayerPath.parse(REPEAT), alignment=members.alignment("scalar"))
+    report = export_candidate(candidate, members, tmp_path / "model")
+    recipe = yaml.safe_load((tmp_path / "model" / "recipe.yaml").read_text())
+    fold = recipe["fold"]
+    assert Candidate.from_dict(recipe) == candidate
+    assert report.check.logit_error <= 1e-5
+    tokens = torch.randint(3, 32, (2, 20), generator=torch.Generator().manual_seed(5))
+    wanted = assemble(candidate, members)(tokens).logits
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    error = ((reloaded(tokens).logits - wanted).abs().max() / wanted.abs().max()).item()
+    assert error <= fold["tolerance"]
+    plain = assemble(Candidate(candidate.path), members)(tokens).logits
+    assert error < 0.1 * ((plain - wanted).abs().max() / wanted.abs().max()).item()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"within {fold['logit_error']:.1e} of the aligned model's" in card
+
+
+def test_what_does_not_fold_is_refused_before_writing(tiny_pool, tmp_path):
+    members = MemberSet(tiny_pool, calibration=Calibration.of([(5, 6, 7), (8, 9)]))
+    for text, kind in {"a | a[0] + b[2]": "diagonal", "a | b[0:3]": "scalar"}.items():
+        candidate = Candidate(LayerPath.parse(text), alignment=members.alignment(kind))
+        with pytest.raises(InputError, match=r"do not fold|in front of layer 0"):
+            export_candidate(candidate, members, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fold_that_is_too_far_off_is_refused(tiny_pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("hm3rl.export.fold.FOLD_TOLERANCE", 1e-12)
+    members = MemberSet(tiny_pool, calibration=Calibration.of([(5, 6, 7), (8, 9)]))
+    path = LayerPath.parse("a | a[0] + b[2] + a[2]")
+    with pytest.raises(InputError, match="folding the alignment changes the logits by"):
+        export_candidate(
+            Candidate(path, alignment=members.alignment("scalar")), members, tmp_path / "model"
+        )
+    assert not list(tmp_path.iterdir())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from hm3rl.errors import InputError
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
-from hm3rl.paths.mergekit_yaml import to_mergekit
+from hm3rl.paths.mergekit_yaml import from_mergekit, to_mergekit
 
 
 def whole(operator: str, weights: dict[str, float], **settings) -> Candidate:
@@ -71,3 +72,78 @@ def test_paths_through_merged_members_are_refused(tiny_pool):
 def test_random_operator_without_dropping_is_expressible(tiny_pool):
     plain = to_mergekit(whole("dare_linear", {"a": 0.5, "b": 0.5}), tiny_pool)
     assert plain["merge_method"] == "dare_linear"
+
+
+BY_BLOCK = {"attention": [0.2, 0.9], "mlp": 0.7, "rest": [0.5, 0.1, 0.4]}
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        whole("linear", {"a": 0.5, "b": 1.5}),
+        whole("linear", {"a": BY_BLOCK, "b": 1.5}, normalise=False),
+        whole("slerp", {"a": 0.25, "b": 0.75}),
+        whole("slerp", {"a": [1.0, 0.5, 0.8], "b": [0.0, 0.5, 0.2]}),
+        whole("multi_slerp", {"a": 0.2, "b": 0.3, "c": 0.4}),
+        whole("karcher", {"a": 1.0, "b": 1.0, "c": 1.0}),
+        whole("task_arithmetic", {"a": BY_BLOCK, "c": [0.0, 0.3]}, scale=1.7),
+        whole("ties", {"a": 0.5, "b": 0.3}, densities={"a": [0.3, 0.9], "b": 0.6}, scale=0.8),
+        whole("ties", {"a": 0.5, "b": 0.3}, density=0.4, normalise=False),
+        whole("dare_linear", {"a": 0.5, "b": 0.3}),
+        whole("dare_ties", {"a": 0.5, "b": 0.3}, scale=0.7),
+        whole("della", {"a": 0.5, "b": 0.3}),
+        whole("della_linear", {"a": 0.5, "b": 0.3}),
+        whole("breadcrumbs", {"a": 0.5, "b": 0.3}, density=0.6, gamma=0.1),
+        whole("breadcrumbs_ties", {"a": 0.5, "b": 0.3}, density=0.6, gamma=0.05),
+        whole("model_stock", {"a": 1.0, "b": 1.0}),
+        Candidate(LayerPath.parse("a | a[0:2] + b[1] + b[1] + a[2]")),
+        Candidate.whole("base", 3),
+    ],
+    ids=lambda c: str(c.recipes[0].operator if c.recipes else c.path),
+)
+def test_there_and_back(tiny_pool, candidate):
+    plain = yaml.safe_load(yaml.safe_dump(to_mergekit(candidate, tiny_pool)))
+    assert from_mergekit(plain, tiny_pool) == candidate
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"base_model": "elsewhere"}, "elsewhere is no source"),
+        ({"base_model": "A"}, "base_model is"),
+        ({"merge_method": "linear", "base_model": "BASE", "models": "WITH_BASE"}, "like an expert"),
+    ],
+)
+def test_files_about_other_models_are_no_candidates(tiny_pool, changes, reason):
+    candidate = whole("task_arithmetic", {"a": 0.5, "b": 0.5})
+    plain = to_mergekit(candidate, tiny_pool) | changes
+    folders = {name: str(tiny_pool.paths[name]) for name in tiny_pool.names}
+    plain["base_model"] = {"BASE": folders["base"], "A": folders["a"]}.get(
+        plain["base_model"], plain["base_model"]
+    )
+    if plain["models"] == "WITH_BASE":
+        plain["models"] = [
+            {"model": folders[n], "parameters": {"weight": 1}} for n in ("base", "a")
+        ]
+        plain["parameters"] = {}
+    with pytest.raises(InputError, match=reason):
+        from_mergekit(plain, tiny_pool)
+
+
+def test_stacks_of_merges_are_for_hm3rl_merge(tiny_pool):
+    folders = {name: str(tiny_pool.paths[name]) for name in tiny_pool.names}
+    sources = [{"model": folders[n], "layer_range": [0, 2]} for n in ("a", "b")]
+    plain = {
+        "merge_method": "linear",
+        "slices": [{"sources": sources}],
+        "parameters": {"weight": 1.0},
+    }
+    with pytest.raises(InputError, match="stacks merges") as caught:
+        from_mergekit(plain, tiny_pool)
+    assert "hm3rl merge" in caught.value.remedy
+    ends = [
+        {"sources": [{"model": folders["a"], "layer_range": [0, 2]}]},
+        {"sources": [{"model": folders["b"], "layer_range": [2, 3]}]},
+    ]
+    with pytest.raises(InputError, match="embedding and its final norm"):
+        from_mergekit({"merge_method": "passthrough", "slices": ends}, tiny_pool)

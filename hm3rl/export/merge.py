@@ -1,0 +1,293 @@
+"""`hm3rl merge`: from a recipe file, ours or mergekit's, to a checked checkpoint folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from hm3rl.errors import InputError
+from hm3rl.export.card import Provenance, model_card, versions
+from hm3rl.export.checkpoint import (
+    MERGEKIT_FILE,
+    ExportReport,
+    export_candidate,
+    in_precision,
+    write_checkpoint,
+)
+from hm3rl.export.reload import ReloadCheck
+from hm3rl.export.sources import find_source, stored_dtype, widest
+from hm3rl.export.weights import DEFAULT_SHARD_BYTES
+from hm3rl.models.hashing import short_hash
+from hm3rl.models.pool import BASE, ModelPool
+from hm3rl.models.zoo import resolve_source
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.members import MemberSet
+from hm3rl.paths.mergekit_build import BuiltMerge, build_mergekit
+from hm3rl.paths.mergekit_file import MergekitFile, is_mergekit, read_mergekit
+
+RECIPE_HINT = (
+    "give the recipe.yaml of an exported model (path, recipes, sources), or a mergekit file "
+    "(merge_method, models or slices)"
+)
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe file that was read.
+
+    Attributes:
+        plain: Its content.
+        sources: What `ModelPool.load` takes, by source name; "base" comes first.
+        candidate: What it describes, if it is one of ours.
+        mergekit: What it describes, if it is mergekit's.
+        hashes: Content hashes the sources must have, by name.
+    """
+
+    plain: Mapping[str, Any]
+    sources: Mapping[str, str]
+    candidate: Candidate | None
+    mergekit: MergekitFile | None
+    hashes: Mapping[str, str]
+
+    @property
+    def experts(self) -> dict[str, str]:
+        """The sources beside the base; a pool needs one, if only the base once more."""
+        others = {name: source for name, source in self.sources.items() if name != BASE}
+        return others or {"itself": self.sources[BASE]}
+
+    def precisions(self) -> tuple[torch.dtype, torch.dtype]:
+        """Return the precision to merge in and the one to write.
+
+        The file's `dtype` is what is written, else what the sources are stored in; merging happens
+        in the widest of all, so that nothing is rounded twice.
+        """
+        stored = {stored_dtype(resolve_source(source)) for source in self.sources.values()}
+        named = self.mergekit.dtype if self.mergekit else self.plain.get("dtype")
+        written = widest(stored) if named is None else _DTYPES[str(named)]
+        return widest({*stored, written}) if self.mergekit else written, written
+
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def read_recipe(file: Path) -> RecipeFile:
+    """Read a recipe file and find its sources; no weights are loaded.
+
+    Args:
+        file: A mergekit configuration, or the recipe.yaml of an exported model.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        InputError: The file is no recipe, or a source does not exist.
+    """
+    try:
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}", RECIPE_HINT) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is no YAML: {str(error).splitlines()[0]}", RECIPE_HINT) from None
+    hashes: dict[str, str] = {}
+    if isinstance(plain, Mapping) and isinstance(plain.get("merge"), Mapping):
+        # The recipe.yaml of a model that was made from a mergekit file.
+        _, hashes = _listed(file, plain.get("sources"))
+        plain = plain["merge"]
+    if is_mergekit(plain):
+        read = read_mergekit(plain)
+        sources = {name: find_source(text) for name, text in read.sources.items()}
+        return RecipeFile(plain, sources, None, read, hashes)
+    if not isinstance(plain, Mapping) or "path" not in plain:
+        raise InputError(f"{file} is no recipe", RECIPE_HINT)
+    candidate = Candidate.from_dict(plain)
+    origins, hashes = _our_sources(file, plain, candidate)
+    sources = {name: find_source(text) for name, text in origins.items()}
+    if plain.get("dtype") is not None and plain["dtype"] not in _DTYPES:
+        raise InputError(f"{file}: dtype {plain['dtype']!r}", f"one of {', '.join(_DTYPES)}")
+    return RecipeFile(plain, sources, candidate, None, hashes)
+
+
+def _our_sources(
+    file: Path, plain: Mapping[str, Any], candidate: Candidate
+) -> tuple[dict[str, str], dict[str, str]]:
+    origins, hashes = _listed(file, plain.get("sources"))
+    needed = {name for name in candidate.members if "@" not in name}
+    for recipe in candidate.recipes:
+        needed.update((BASE, *recipe.experts))
+    missing = sorted(needed - origins.keys())
+    if missing:
+        raise InputError(
+            f"{file}: the source {missing[0]} is used but not among the sources",
+            f"write {missing[0]}: FOLDER below sources:",
+        )
+    # A path through experts alone needs no base; any source stands in for it then.
+    base = origins.get(BASE, next(iter(origins.values())))
+    return {BASE: base, **origins}, hashes
+
+
+def _listed(file: Path, given: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Read a recipe's list of sources: what each is, and the content hashes that are given."""
+    if not isinstance(given, Mapping) or not given:
+        raise InputError(f"{file} names no sources", "write sources: with name: folder lines")
+    origins: dict[str, str] = {}
+    hashes: dict[str, str] = {}
+    for name, entry in given.items():
+        entry = {"origin": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("origin"), str):
+            raise InputError(
+                f"{file}: cannot read the source {name}: {entry!r}", f"write {name}: FOLDER"
+            )
+        origins[str(name)] = entry["origin"]
+        if entry.get("hash") is not None:
+            hashes[str(name)] = str(entry["hash"])
+    return origins, hashes
+
+
+def load_sources(recipe: RecipeFile, vocabulary: str = "refuse") -> ModelPool:
+    """Load a recipe's sources in the precision it is merged in.
+
+    Args:
+        recipe: The recipe.
+        vocabulary: What to do with sources of different vocabularies, see `ModelPool.load`.
+
+    Raises:
+        InputError: They do not fit together, or are not those the recipe was made of.
+    """
+    donor = recipe.mergekit.donor if recipe.mergekit else recipe.plain.get("donor")
+    pool = ModelPool.load(
+        recipe.sources[BASE],
+        recipe.experts,
+        recipe.precisions()[0],
+        # Which layers fit each other is checked slice by slice, or along the path.
+        architecture="mixed",
+        vocabulary=vocabulary,
+        tokenizer=str(donor or ""),
+    )
+    for name, expected in recipe.hashes.items():
+        if pool.hashes[name] != expected:
+            raise InputError(
+                f"the source {name} in {pool.paths[name]} is not the one this recipe was made of: "
+                f"content hash {pool.hashes[name][:16]} against {expected[:16]}",
+                "restore that model, or delete the hash from the recipe to merge this one",
+            )
+    return pool
+
+
+def merge_file(
+    file: Path,
+    to: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    vocabulary: str = "refuse",
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    command: str | None = None,
+) -> tuple[ExportReport, tuple[str, ...]]:
+    """Make the model that a recipe file describes and write it as a plain checkpoint.
+
+    Args:
+        file: See `read_recipe`.
+        to: Folder to write; must not exist.
+        dtype: Precision to write; None: the file's, else the one the sources are stored in.
+        vocabulary: What to do with sources of different vocabularies: "refuse", or "map" rows by
+            token.
+        shard_bytes: Largest file of weights.
+        command: Command, for the card.
+
+    Returns:
+        What was written, and notes on what was ignored or differs from mergekit.
+
+    Raises:
+        InputError: Anything about the file, its sources or the folder is wrong.
+        IntegrityError: The written folder does not behave as the model does.
+    """
+    if to.expanduser().exists():
+        raise InputError(f"{to} exists already", "merge to another folder, or remove this one")
+    recipe = read_recipe(file)
+    pool = load_sources(recipe, vocabulary)
+    if recipe.candidate is not None:
+        return export_candidate(
+            recipe.candidate,
+            MemberSet(pool),
+            to,
+            command=command,
+            shard_bytes=shard_bytes,
+            dtype=dtype,
+        ), pool.notes
+    assert recipe.mergekit is not None
+    built = build_mergekit(recipe.mergekit, pool)
+    return _write_mergekit(recipe, built, pool, to, dtype, shard_bytes, command)
+
+
+def _write_mergekit(
+    recipe: RecipeFile,
+    built: BuiltMerge,
+    pool: ModelPool,
+    to: Path,
+    dtype: torch.dtype | None,
+    shard_bytes: int,
+    command: str | None,
+) -> tuple[ExportReport, tuple[str, ...]]:
+    read = recipe.mergekit
+    assert read is not None
+    model, written = built.model, dtype or recipe.precisions()[1]
+    if written != pool.dtype:
+        model = in_precision(model, written)
+    notes = (*read.notes, *built.notes, *pool.notes)
+    names = tuple(read.sources)
+    hashes = {name: pool.hashes[name] for name in names}
+    key = short_hash({"merge": recipe.plain, "sources": hashes})
+    mergekit = f"{MERGEKIT_FILE} is the file this model was made from"
+    described = {
+        "key": key,
+        "merge": dict(recipe.plain),
+        "slices": [
+            {
+                "layers": {name: list(span) for name, span in part.spans.items()},
+                "recipe": None if part.recipe is None else part.recipe.to_dict(),
+            }
+            for part in built.slices
+        ],
+        "sources": {
+            name: {"origin": read.sources[name], "hash": pool.hashes[name]} for name in names
+        },
+        "donor": pool.tokenizer_donor,
+        "dtype": str(written).removeprefix("torch."),
+        "command": command,
+        "versions": versions(),
+    }
+    config = yaml.safe_dump(dict(recipe.plain), sort_keys=False)
+    documents = {
+        MERGEKIT_FILE: config,
+        "recipe.yaml": yaml.safe_dump(described, sort_keys=False),
+    }
+    if read.chat_template is not None:
+        documents["chat_template.jinja"] = read.chat_template
+    contents = [
+        f"A `{read.method}` merge of {len(names)} models, written by hm3rl from a mergekit "
+        "configuration.",
+        "",
+        "```yaml",
+        config.rstrip(),
+        "```",
+    ]
+
+    def card(title: str, check: ReloadCheck, scores: Any) -> str:
+        provenance = Provenance(command=command, notes=notes)
+        return model_card(title, names, pool, contents, check, mergekit, provenance)
+
+    report = write_checkpoint(
+        model,
+        pool,
+        to,
+        key=key,
+        documents=documents,
+        card=card,
+        mergekit=mergekit,
+        shard_bytes=shard_bytes,
+    )
+    return report, notes

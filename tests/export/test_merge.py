@@ -1,0 +1,235 @@
+"""`hm3rl merge`: recipe files, ours and mergekit's, become checked folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hm3rl.errors import InputError
+from hm3rl.export.checkpoint import export_candidate
+from hm3rl.export.merge import merge_file
+from hm3rl.export.record import verify_record
+from hm3rl.export.sources import find_source, stored_dtype, widest
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.models.pool import ModelPool
+from hm3rl.paths.assembly import assemble
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.members import MemberSet
+
+TOKENS = torch.randint(3, 32, (2, 20), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(plain: Any) -> Path:
+        file = tmp_path / "file.yml"
+        file.write_text(plain if isinstance(plain, str) else yaml.safe_dump(plain))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def slices(tiny_pool_dir) -> dict[str, Any]:
+    """A file that merges two slices of different ranges and ends with a third model's layer."""
+    a, b, c = (str(tiny_pool_dir[name]) for name in "abc")
+    first = [{"model": a, "layer_range": [0, 2]}, {"model": b, "layer_range": [1, 3]}]
+    return {
+        "merge_method": "linear",
+        "slices": [
+            {"sources": first, "parameters": {"weight": [1.0, 0.5]}},
+            {"sources": [{"model": c, "layer_range": [0, 1], "parameters": {"weight": 1}}]},
+        ],
+        "parameters": {"normalize": True},
+    }
+
+
+def test_slices_become_a_checked_folder(write, slices, tiny_pool_dir, tmp_path):
+    report, notes = merge_file(write(slices), tmp_path / "model", command="hm3rl merge f d")
+    assert notes == ()
+    assert verify_record(tmp_path / "model")["logit_error"] <= 1e-5
+    written = load_file(tmp_path / "model" / "model.safetensors")
+    a, b, c = (load_file(tiny_pool_dir[n] / "model.safetensors") for n in "abc")
+    name = "model.layers.{}.mlp.up_proj.weight"
+    expected = [(a[name.format(i)] + b[name.format(i + 1)]) / 2 for i in range(2)]
+    expected.append(c[name.format(0)])
+    for depth, tensor in enumerate(expected):
+        assert torch.allclose(written[name.format(depth)], tensor, atol=1e-6)
+    # Embedding of the first slice, final norm of the last.
+    embedding = "model.embed_tokens.weight"
+    assert torch.allclose(written[embedding], (a[embedding] + b[embedding]) / 2, atol=1e-6)
+    assert torch.equal(written["model.norm.weight"], c["model.norm.weight"])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert model.config.num_hidden_layers == 3
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "layer_range" in card and "hm3rl merge f d" in card and "Not scored." in card
+    assert report.mergekit.startswith("mergekit_config.yml is the file")
+
+
+def test_a_merged_folder_can_be_made_again_from_its_recipe(write, slices, tmp_path):
+    first, _ = merge_file(write(slices), tmp_path / "model")
+    again, _ = merge_file(tmp_path / "model" / "recipe.yaml", tmp_path / "again")
+    assert again.key == first.key
+    files = [tmp_path / name / "model.safetensors" for name in ("model", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_untied_heads_come_from_the_last_slice(save_pool, family_configs, write, tmp_path):
+    folders = save_pool(tmp_path / "pool", family_configs["llama"], ("a", "b"))
+    plain = {
+        "merge_method": "passthrough",
+        "slices": [
+            {"sources": [{"model": str(folders["a"]), "layer_range": [0, 2]}]},
+            {"sources": [{"model": str(folders["b"]), "layer_range": [2, 4]}]},
+        ],
+    }
+    merge_file(write(plain), tmp_path / "model")
+    written = load_file(tmp_path / "model" / "model.safetensors")
+    a, b = (load_file(folders[name] / "model.safetensors") for name in "ab")
+    assert torch.equal(written["lm_head.weight"], b["lm_head.weight"])
+    assert torch.equal(written["model.norm.weight"], b["model.norm.weight"])
+    assert torch.equal(written["model.embed_tokens.weight"], a["model.embed_tokens.weight"])
+
+
+def test_our_recipe_is_made_from_the_folders_it_names(tiny_pool, tmp_path):
+    recipe = MergeRecipe.of("dare_ties", {"a": 0.6, "b": [0.4, 0.1]}, density=0.7, seed=3)
+    path = LayerPath.parse(f"a | a[0:2] + {recipe.name}[2] + b[1] + b[1] + c[0]")
+    candidate = Candidate.of(path, [recipe])
+    export_candidate(candidate, MemberSet(tiny_pool), tmp_path / "model")
+    report, _ = merge_file(tmp_path / "model" / "recipe.yaml", tmp_path / "again")
+    assert report.key == candidate.key(tiny_pool.hashes)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "again", dtype=torch.float32)
+    expected = assemble(candidate, MemberSet(tiny_pool))(TOKENS).logits
+    assert (model(TOKENS).logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_a_recipe_knows_its_sources(tiny_pool, tiny_pool_dir, write, tmp_path):
+    export_candidate(Candidate.whole("a", 3), MemberSet(tiny_pool), tmp_path / "model")
+    plain = yaml.safe_load((tmp_path / "model" / "recipe.yaml").read_text())
+    plain["sources"]["a"]["origin"] = str(tiny_pool_dir["b"])
+    with pytest.raises(InputError, match="is not the one this recipe was made of"):
+        merge_file(write(plain), tmp_path / "other")
+    del plain["sources"]["a"]["hash"]
+    merge_file(write(plain), tmp_path / "other")
+    ours, theirs = (
+        load_file(f / "model.safetensors") for f in (tmp_path / "other", tiny_pool_dir["b"])
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_nothing_is_rounded_twice(save_pool, tiny_config, write, tmp_path):
+    folders = save_pool(tmp_path / "pool", tiny_config(dtype="bfloat16"), ("a", "b"))
+    for folder in folders.values():
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    models = [
+        {"model": str(folders[n]), "parameters": {"weight": w}}
+        for n, w in {"a": 0.3, "b": 0.7}.items()
+    ]
+    plain = {"merge_method": "linear", "models": models}
+    a, b = (load_file(folders[name] / "model.safetensors") for name in "ab")
+    name = "model.layers.0.mlp.up_proj.weight"
+    exact = 0.3 * a[name].double() + 0.7 * b[name].double()
+    for dtype, asked in ((torch.bfloat16, None), (torch.float32, "float32")):
+        target = tmp_path / str(asked)
+        merge_file(write(plain | ({"dtype": asked} if asked else {})), target)
+        written = load_file(target / "model.safetensors")[name]
+        assert written.dtype == dtype
+        step = torch.finfo(dtype).eps * (a[name].abs() + b[name].abs()).double()
+        assert ((written.double() - exact).abs() <= step).all()
+    merge_file(write(plain), tmp_path / "half", dtype=torch.float16)
+    assert stored_dtype(tmp_path / "half") == torch.float16
+
+
+def test_the_declared_donor_and_chat_template(
+    tiny_pool_dir, save_pool, tiny_config, write, tmp_path
+):
+    folders = save_pool(tmp_path / "pool", tiny_config(), ("a", "b"))
+    (folders["b"] / "chat_template.jinja").write_text("{{ 'from b' }}")
+    plain = {
+        "merge_method": "linear",
+        "models": [{"model": str(folders[n])} for n in "ab"],
+        "parameters": {"weight": 1.0},
+        "tokenizer_source": str(folders["b"]),
+    }
+    merge_file(write(plain), tmp_path / "donor")
+    assert AutoTokenizer.from_pretrained(tmp_path / "donor").chat_template == "{{ 'from b' }}"
+    assert yaml.safe_load((tmp_path / "donor" / "recipe.yaml").read_text())["donor"] == "b"
+    merge_file(write(plain | {"chat_template": "{{ 'own' }}"}), tmp_path / "own")
+    assert AutoTokenizer.from_pretrained(tmp_path / "own").chat_template == "{{ 'own' }}"
+
+
+def test_layers_of_other_kinds_cannot_be_merged(save_pool, family_configs, write, tmp_path):
+    folders = save_pool(tmp_path / "pool", family_configs["qwen2"], ("a", "b"))
+    sources = [
+        {"model": str(folders["a"]), "layer_range": [0, 2]},
+        {"model": str(folders["b"]), "layer_range": [1, 3]},
+    ]
+    plain = {
+        "merge_method": "linear",
+        "slices": [{"sources": sources}],
+        "parameters": {"weight": 1.0},
+    }
+    with pytest.raises(InputError, match="layer_types"):
+        merge_file(write(plain), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("[1, 2", "no YAML"),
+        ("just text", "no recipe"),
+        ({"operator": "ties"}, "no recipe"),
+        ({"path": "a | a[0]"}, "names no sources"),
+        ({"path": "a | a[0]", "sources": {"b": "zoo:math"}}, "the source a is used"),
+        ({"path": "a | a[0]", "sources": {"a": 3}}, "cannot read the source a"),
+        ({"path": "a | a[0]", "sources": {"a": "zoo:math"}, "dtype": "int3"}, "int3"),
+        ({"path": "a | a[0]", "sources": {"a": "nowhere"}}, "'nowhere' is neither"),
+        ({"path": "a | a[0]", "sources": {"a": "org/model"}}, "hf download org/model"),
+        ({"merge_method": "linear", "models": [{"model": "no/where"}]}, "no/where"),
+    ],
+)
+def test_what_is_no_recipe_is_named(write, tmp_path, content, named):
+    with pytest.raises(InputError, match=named):
+        merge_file(write(content), tmp_path / "model")
+
+
+def test_an_existing_folder_and_a_missing_file_are_refused_first(write, slices, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        merge_file(write(slices), tmp_path / "there")
+    with pytest.raises(InputError, match=r"absent\.yml"):
+        merge_file(tmp_path / "absent.yml", tmp_path / "model")
+
+
+def test_sources_in_the_hub_cache_are_found_offline(tiny_pool_dir, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    folder = tmp_path / "models--org--model" / "snapshots" / "0123abc"
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(tiny_pool_dir["a"])
+    (tmp_path / "models--org--model" / "refs").mkdir()
+    (tmp_path / "models--org--model" / "refs" / "main").write_text("0123abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert Path(find_source("org/model")).resolve() == tiny_pool_dir["a"].resolve()
+
+
+def test_widest_precision():
+    half = {torch.float16, torch.bfloat16}
+    assert widest(half) == widest(set()) == torch.float32
+    assert widest({torch.bfloat16}) == torch.bfloat16
+    assert widest({torch.bfloat16, torch.float32}) == torch.float32
+
+
+def test_pools_of_one_model_are_possible(tiny_pool_dir, write, tmp_path):
+    source = {"model": str(tiny_pool_dir["a"]), "layer_range": [0, 2]}
+    plain = {"merge_method": "passthrough", "slices": [{"sources": [source]}] * 2}
+    merge_file(write(plain), tmp_path / "model")
+    assert ModelPool.load(tmp_path / "model", {"x": tmp_path / "model"}).num_layers == 4
