@@ -45,9 +45,11 @@ class TaskSettings:
     """One task, that is one objective.
 
     Attributes:
-        kind: `translation`, `math` or `code` (the tiny zoo's own), or `jsonl`.
+        kind: `translation`, `math` or `code` (the tiny zoo's own), `jsonl` or `lm_eval`.
         path: File with one JSON object a line (prompt, reference, optionally tests), for `jsonl`.
-        metric: `exact_match`, `chrf` or `pass_at_1`, for `jsonl`.
+        lm_eval: Name of a task of the lm-evaluation-harness, or path of a YAML task, for `lm_eval`.
+        metric: `exact_match` (if empty), `chrf` or `pass_at_1`, for `jsonl`; a metric of the task,
+            or `metric,filter`, for `lm_eval` (if empty, its first).
         max_new_tokens: Longest answer, in tokens; 0 takes the task's own.
         chat_template: Whether prompts go through the tokenizer's chat template, for `jsonl`.
         search_items: Items of the search split that are used; 0 takes the task's own number.
@@ -56,7 +58,8 @@ class TaskSettings:
 
     kind: str = MISSING
     path: str = ""
-    metric: str = "exact_match"
+    lm_eval: str = ""
+    metric: str = ""
     max_new_tokens: int = 0
     chat_template: bool = False
     search_items: int = 0

@@ -10,6 +10,7 @@ from hm3rl.errors import InputError
 from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.base import Task
 from hm3rl.tasks.code import CodeTask
+from hm3rl.tasks.harness import HarnessTask
 from hm3rl.tasks.jsonl import JsonlTask
 from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.sandbox import SandboxPool
@@ -17,6 +18,8 @@ from hm3rl.tasks.suite import check_tasks
 from hm3rl.tasks.translation import TranslationTask
 
 JSONL_MAX_NEW_TOKENS = 64
+OWN_DATA = ("jsonl", "lm_eval")
+"""Kinds that may stand several times, under names of the user's."""
 
 
 def build_tasks(
@@ -51,10 +54,20 @@ def build_tasks(
         return JsonlTask(
             name,
             settings.path,
-            metric=settings.metric,
+            metric=settings.metric or "exact_match",
             max_new_tokens=settings.max_new_tokens or JSONL_MAX_NEW_TOKENS,
             tokenizer=tokenizer if settings.chat_template else None,
             runner=runner,
+            limits={"search": settings.search_items, "test": settings.test_items},
+        )
+
+    def harness(name: str, settings: TaskSettings) -> Task:
+        return HarnessTask(
+            name,
+            settings.lm_eval,
+            tokenizer,
+            metric=settings.metric,
+            max_new_tokens=settings.max_new_tokens,
             limits={"search": settings.search_items, "test": settings.test_items},
         )
 
@@ -63,6 +76,7 @@ def build_tasks(
         "math": lambda _, settings: MathTask(**sizes(settings)),
         "code": lambda _, settings: CodeTask(runner, **sizes(settings)),
         "jsonl": jsonl,
+        "lm_eval": harness,
     }
     built: list[Task] = []
     for name, settings in tasks.items():
@@ -71,7 +85,7 @@ def build_tasks(
                 f"tasks.{name}.kind: unknown kind of task {settings.kind!r}",
                 f"one of {', '.join(kinds)}",
             )
-        if settings.kind != "jsonl" and name != settings.kind:
+        if settings.kind not in OWN_DATA and name != settings.kind:
             raise InputError(
                 f"tasks.{name}.kind={settings.kind}: the zoo's own tasks keep their names",
                 f"call it {settings.kind!r}",
@@ -82,7 +96,7 @@ def build_tasks(
                     f"tasks.{name}.{key}={getattr(settings, key)}", "give 0 (the default) or more"
                 )
         task = kinds[settings.kind](name, settings)
-        if settings.kind != "jsonl":
+        if settings.kind not in OWN_DATA:
             task.max_new_tokens = settings.max_new_tokens or task.max_new_tokens
         built.append(task)
     return check_tasks(built)

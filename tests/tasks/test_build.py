@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,13 @@ def test_bad_settings_are_refused_with_a_remedy(
     with pytest.raises(InputError, match=message) as caught:
         build(tokenizer, **{name: settings})
     assert caught.value.remedy
+
+
+def test_a_harness_task_without_the_harness_says_what_to_install(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("lm_eval", "lm_eval.tasks"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match="lm-eval, which is not installed") as caught:
+        build(tokenizer, arc=TaskSettings(kind="lm_eval", lm_eval="arc_easy"))
+    assert "pip install" in caught.value.remedy

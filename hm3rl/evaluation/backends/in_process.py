@@ -14,6 +14,7 @@ from hm3rl.errors import HM3Error, InputError
 from hm3rl.evaluation.answers import Answers, answer_together
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.ledger import Ledger
+from hm3rl.evaluation.harness import harness_scores
 from hm3rl.evaluation.memory import is_out_of_memory
 from hm3rl.evaluation.requests import Request
 from hm3rl.evaluation.sharing import Sharing
@@ -22,6 +23,7 @@ from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.members import MemberSet
 from hm3rl.tasks.base import Split, Task
+from hm3rl.tasks.harness import HarnessTask
 
 TOGETHER = 64
 """Candidates computed together, unless told otherwise."""
@@ -183,19 +185,24 @@ class InProcessBackend:
             return Stack.of_candidate(candidate, assemble(candidate, self.members))
 
     def _answer(self, name: str, runs: Sequence[_Run], ledger: Ledger) -> None:
-        """Run one task for jobs that ask for the same items of it."""
+        """Run one task for jobs that ask for the same items of it.
+
+        Of what the lm-evaluation-harness scores, only the references' likelihoods are computed
+        together; its requests are its own affair, one candidate at a time.
+        """
         job = runs[0].job
         numbers = job.items[name]
         request = self.request(self.tasks[name], job.split)
         if len(numbers) < len(request.items):
             request = request.part(numbers)
+        by_harness = job.decode and isinstance(request.task, HarnessTask)
         with ledger.part("model", [run.number for run in runs]):
             found = answer_together(
                 [run.stack for run in runs if run.stack is not None],
                 request,
                 self.pool.tokenizer,
-                all_texts=job.secondary,
-                decode=job.decode,
+                all_texts=job.secondary and not by_harness,
+                decode=job.decode and not by_harness,
                 sharing=self.sharing,
             )
         for run, answers in zip(runs, found, strict=True):
@@ -205,7 +212,20 @@ class InProcessBackend:
             run.decoded += answers.decoded
             run.nll[name] = answers.nll[list(numbers)]
             with run.alone():
+                if by_harness:
+                    run.scores[name], run.further[name] = self._by_harness(request, run, ledger), {}
+                    continue
                 run.scores[name], run.further[name] = self._judge(request, answers, run, ledger)
+
+    def _by_harness(self, request: Request, run: _Run, ledger: Ledger) -> np.ndarray:
+        """Scores of the job's items of a task of the lm-evaluation-harness."""
+        task, stack = request.task, run.stack
+        assert isinstance(task, HarnessTask) and stack is not None
+        items = [request.items[number] for number in run.job.items[task.name]]
+        with ledger.part("model", [run.number]):
+            tokenizer = self.pool.tokenizer
+            scores = harness_scores(stack.model, tokenizer, task, items, self.batch_size)
+        return _directed(task, scores)
 
     def _judge(
         self, request: Request, answers: Answers, run: _Run, ledger: Ledger
@@ -232,9 +252,13 @@ class InProcessBackend:
         with ledger.part("programs", [run.number]):
             scores[given] = task.score(asked, texts)
             extra = task.secondary(asked, texts) if job.secondary else {}
-        if not ((scores >= 0) & (scores <= 1)).all():
-            raise ValueError(f"task {task.name!r} gave scores outside [0, 1]")
-        if task.direction == "minimise":
-            scores = 1.0 - scores
+        scores = _directed(task, scores)
         means = {name: float(np.mean(values)) for name, values in extra.items()}
         return scores[list(numbers)], means
+
+
+def _directed(task: Task, scores: np.ndarray) -> np.ndarray:
+    """Scores with higher as better; refused outside [0, 1]."""
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError(f"task {task.name!r} gave scores outside [0, 1]")
+    return 1.0 - scores if task.direction == "minimise" else scores

@@ -1,0 +1,79 @@
+"""Scoring on a task of the lm-evaluation-harness, with the model handed over in memory.
+
+The harness's own cache of requests stays off: it knows a request by its text, not by the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hm3rl.evaluation.memory import is_out_of_memory
+from hm3rl.tasks.base import Item
+from hm3rl.tasks.harness import HarnessTask, quiet_harness
+
+
+def harness_scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: HarnessTask,
+    items: Sequence[Item],
+    batch_size: int,
+) -> np.ndarray:
+    """Run the harness's requests and let it score the responses.
+
+    Args:
+        model: Any causal language model of transformers.
+        tokenizer: Its tokenizer.
+        task: The task.
+        items: Items of the task.
+        batch_size: Most requests in one forward pass; halved when memory runs out.
+
+    Returns:
+        The task's metric per item, shape (items,), as the harness reports it.
+    """
+    while True:
+        requests = task.requests(items)
+        try:
+            with _harness_model(model, tokenizer, batch_size) as harness_model:
+                _run(harness_model, [request for of_item in requests for request in of_item])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or batch_size == 1:
+                raise
+            batch_size //= 2
+        else:
+            return np.array(task.judge(requests))
+
+
+def _run(harness_model: Any, requests: Sequence[Any]) -> None:
+    """Put the model's responses into requests of one kind."""
+    repeated = [request for request in requests for _ in range(request.repeats or 1)]
+    answers = getattr(harness_model, repeated[0].request_type)(repeated, disable_tqdm=True)
+    for request, response in zip(repeated, answers, strict=True):
+        request.resps.append(response)
+
+
+@contextmanager
+def _harness_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> Iterator[Any]:
+    from lm_eval.models.huggingface import HFLM
+
+    # It would tie the head to the embedding again, and a candidate's may be of different members.
+    model.__dict__["tie_weights"] = lambda *_, **__: None
+    try:
+        with quiet_harness():
+            # It changes padding of the tokenizer, hence a copy.
+            yield HFLM(
+                pretrained=model,
+                backend="causal",
+                tokenizer=copy.deepcopy(tokenizer),
+                batch_size=batch_size,
+            )
+    finally:
+        del model.__dict__["tie_weights"]
