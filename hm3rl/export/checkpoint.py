@@ -158,6 +158,8 @@ def export_candidate(
     }
     documents["recipe.yaml"] = yaml.safe_dump(recipe, sort_keys=False)
 
+    notes = (*pool.notes, *(() if fold is None else (str(fold),)))
+
     def card(title: str, check: ReloadCheck, scores: Evaluation | None) -> str:
         return model_card(
             title,
@@ -166,7 +168,7 @@ def export_candidate(
             candidate_contents(candidate),
             check,
             mergekit,
-            Provenance(scores, objectives, seed, command, () if fold is None else (str(fold),)),
+            Provenance(scores, objectives, seed, command, notes),
         )
 
     return write_checkpoint(

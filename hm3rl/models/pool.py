@@ -49,6 +49,7 @@ class ModelPool:
         dtype: Precision the weights are held in.
         device: Where they are held.
         notes: What was changed to bring the sources to one vocabulary, in words.
+        changed: Sources whose tensors that concerns; their hashes say so too.
     """
 
     expert_names: tuple[str, ...]
@@ -62,6 +63,7 @@ class ModelPool:
     _models: Mapping[str, PreTrainedModel]
     base_name: str = BASE
     notes: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -121,6 +123,7 @@ class ModelPool:
             device=device,
             _models=MappingProxyType(models),
             notes=plan.notes,
+            changed=plan.changed,
         )
 
     @property
@@ -185,6 +188,12 @@ class ModelPool:
     def num_layers(self) -> int:
         """Decoder layers of the base, and of every source unless they are mixed."""
         return int(self.config.num_hidden_layers)
+
+    @cached_property
+    def max_positions(self) -> int | None:
+        """Tokens that every source takes, None if their configurations do not say."""
+        limits = [getattr(m.config, "max_position_embeddings", None) for m in self._models.values()]
+        return min((int(limit) for limit in limits if limit is not None), default=None)
 
     @property
     def hidden_size(self) -> int:

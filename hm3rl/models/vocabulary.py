@@ -53,6 +53,11 @@ class Vocabulary:
     untied: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Sources whose tensors `unify` changes."""
+        return tuple(dict.fromkeys((*self.untied, *self.row_maps)))
+
     def content_hash(self, name: str, original: str) -> str:
         """Hash of a source after `unify`: the original's unless its tensors change.
 

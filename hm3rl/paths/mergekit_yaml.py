@@ -123,6 +123,8 @@ def to_mergekit(candidate: Candidate, pool: ModelPool) -> dict[str, Any]:
         raise _inexpressible("its head comes from another member than its stem")
     if candidate.alignment != "none":
         raise _inexpressible("it is aligned")
+    if pool.changed:
+        raise _inexpressible(f"the vocabulary or head of {pool.changed[0]} was changed for it")
     if not candidate.recipes:
         return {**_slices(candidate.path, pool), "dtype": dtype}
     (recipe, *others) = candidate.recipes

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hm3rl.search.build import STITCHING, check_settings, load_pool
+from hm3rl.search.build import STITCHING, build_members, check_settings, load_pool
 from hm3rl.settings import RunSettings
 from hm3rl.tasks.build import build_tasks
 
@@ -54,6 +54,7 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     if settings.search.name not in STITCHING:
         pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
+    calibration = build_members(settings, pool, tasks).calibration
     model = pool.model(pool.base_name)
     parameters = sum(p.numel() for p in model.parameters())
     bytes_each = sum(p.nbytes for p in model.parameters())
@@ -76,6 +77,9 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     return {
         "compatible": f"yes: {', '.join(pool.names)}",
         "vocabulary": "; ".join(pool.notes) or f"one for all: {len(pool.tokenizer)} tokens",
+        "alignment": settings.paths.alignment
+        + ("" if calibration is None else f", fitted on {int(calibration.attention_mask.sum())} ")
+        + ("" if calibration is None else "tokens of training items"),
         "layers": pool.num_layers,
         "parameters": f"{parameters:,} in each source",
         "precision": f"{settings.pool.dtype} on {settings.pool.device}",

@@ -18,6 +18,7 @@ from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
+from hm3rl.paths.mergekit_yaml import to_mergekit
 
 
 @pytest.fixture
@@ -117,7 +118,10 @@ def test_spare_rows_are_cut_and_that_is_said(folders, tiny_pool, rows, said):
     assert torch.equal(embedding(pool, "a"), embedding(tiny_pool, "a"))
     assert pool.model("a").config.vocab_size == 32
     assert said in pool.notes[0]
+    assert pool.changed == ("a",)
     assert pool.hashes["a"] != tiny_pool.hashes["a"]
+    with pytest.raises(InputError, match="the vocabulary or head of a was changed"):
+        to_mergekit(Candidate.whole("a", 3), pool)
 
 
 def test_spare_rows_of_the_donor_are_added(folders):

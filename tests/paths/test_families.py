@@ -66,7 +66,7 @@ def test_all_families_are_tried(family_configs):
 
 
 @pytest.mark.parametrize("text", PATHS.values(), ids=PATHS)
-def test_views_equal_materialised_copies_and_cache_equals_no_cache(members, tokens, text):
+def test_views_equal_materialised_copies_and_all_ways_of_decoding_agree(members, tokens, text):
     candidate = Candidate(LayerPath.parse(text))
     model = assemble(candidate, members)
     logits = model(tokens).logits
@@ -74,6 +74,11 @@ def test_views_equal_materialised_copies_and_cache_equals_no_cache(members, toke
     settings = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     cached = model.generate(tokens, use_cache=True, **settings)
     assert torch.equal(cached, model.generate(tokens, use_cache=False, **settings))
+    padded, mask = tokens.clone(), torch.ones_like(tokens)
+    padded[0, :4] = mask[0, :4] = 0
+    together = model.generate(padded, attention_mask=mask, **settings)[0, tokens.shape[1] :]
+    alone = model.generate(tokens[:1, 4:], **settings)[0, tokens.shape[1] - 4 :]
+    assert torch.equal(together, alone)
 
 
 def test_layers_keep_their_kind_at_a_new_depth(members, tokens):

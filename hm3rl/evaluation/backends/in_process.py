@@ -117,7 +117,7 @@ class InProcessBackend:
                 self.pool.tokenizer,
                 self.batch_size,
                 self.pool.device,
-                getattr(self.pool.config, "max_position_embeddings", None),
+                self.pool.max_positions,
             )
         return self._requests[task.name, split]
 
