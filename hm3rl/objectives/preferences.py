@@ -26,6 +26,28 @@ def sample_dirichlet(n: int, k: int, rng: np.random.Generator) -> FloatArray:
     return rng.dirichlet(np.ones(k), size=n)
 
 
+def sample_faces(n: int, k: int, rng: np.random.Generator) -> FloatArray:
+    """Draw preferences half from the whole simplex and half from its faces.
+
+    With many objectives the uniform distribution hardly ever comes near a preference for one or
+    two of them. Each draw from a face has a random number of objectives (1 to k), random ones, and
+    weights uniform among them.
+
+    Args:
+        n: How many.
+        k: Number of objectives.
+        rng: Source of randomness.
+
+    Returns:
+        Array of shape (n, k); rows are non-negative and sum to 1.
+    """
+    weights = rng.exponential(size=(n, k))
+    sizes = np.where(rng.random(n) < 0.5, k, rng.integers(1, k + 1, size=n))
+    rank = rng.random((n, k)).argsort(axis=1).argsort(axis=1)
+    weights[rank >= sizes[:, None]] = 0.0
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
 def simplex_lattice(k: int, h: int) -> FloatArray:
     """All points of the simplex whose coordinates are multiples of 1/h (Das and Dennis, 1998).
 
