@@ -22,8 +22,8 @@ What it does not promise. With the last line alone, files that everybody may rea
 are closed by the audit hook only, which native code smuggled past the interpreter could undo. Bugs
 of the kernel are not its business. A program that needs almost exactly its CPU limit, reads the
 clock or draws random numbers may pass one day and fail the next; all others give the same score
-every time. Programs may import a fixed list of standard modules (`sandbox_worker.MODULES`) and
-nothing else.
+every time. Programs can import what the worker holds in memory (`sandbox_worker.MODULES` for their
+use, and what the worker and the interpreter are made of) and nothing from files.
 """
 
 from __future__ import annotations
