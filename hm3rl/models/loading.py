@@ -22,6 +22,8 @@ from hm3rl.errors import InputError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -40,7 +42,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def find_weights(label: str, folder: Path) -> list[Path]:
-    """List the safetensors files of a checkpoint folder.
+    """List the safetensors files of a checkpoint's or an adapter's folder.
 
     Args:
         label: How messages name the source, e.g. "expert 'math'".
@@ -57,6 +59,18 @@ def find_weights(label: str, folder: Path) -> list[Path]:
             f"{label}: there is no folder {folder}",
             "give a folder with config.json and safetensors, or zoo:NAME for a packaged model",
         )
+    if is_adapter(folder):
+        if any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
+            raise InputError(
+                f"{label}: {folder} holds both whole weights and an adapter's {ADAPTER_CONFIG}",
+                "keep the adapter in a folder of its own",
+            )
+        if not (folder / ADAPTER_FILE).is_file():
+            raise InputError(
+                f"{label}: the adapter in {folder} has no {ADAPTER_FILE}",
+                "finish the download, or save it with safe_serialization=True",
+            )
+        return [folder / ADAPTER_FILE]
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{label}: {folder} has no config.json",
@@ -78,6 +92,11 @@ def find_weights(label: str, folder: Path) -> list[Path]:
         f"{label}: {folder} has no weights ({SINGLE_FILE} or {INDEX_FILE})",
         "finish the download, or save the model with `save_pretrained`",
     )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter that PEFT wrote."""
+    return (folder / ADAPTER_CONFIG).is_file()
 
 
 def _shards(label: str, index: Path) -> list[Path]:

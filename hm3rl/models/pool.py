@@ -13,11 +13,13 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hm3rl.errors import InputError
+from hm3rl.models.adapter import Adapter
 from hm3rl.models.compatibility import check_configs, describe, differences
 from hm3rl.models.fingerprint import folder_hash
 from hm3rl.models.loading import (
     check_headers,
     find_weights,
+    is_adapter,
     load_config,
     load_model,
 )
@@ -50,6 +52,7 @@ class ModelPool:
         device: Where they are held.
         notes: What was changed to bring the sources to one vocabulary, in words.
         changed: Sources whose tensors that concerns; their hashes say so too.
+        adapters: Experts that are LoRA adapters over the base, already merged into its weights.
     """
 
     expert_names: tuple[str, ...]
@@ -64,6 +67,7 @@ class ModelPool:
     base_name: str = BASE
     notes: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -81,7 +85,8 @@ class ModelPool:
 
         Args:
             base: Folder of the base, or "zoo:NAME".
-            experts: Folder (or "zoo:NAME") by expert name, at least one.
+            experts: Folder (or "zoo:NAME") by expert name, at least one; a folder may hold a LoRA
+                adapter over the base.
             dtype: Precision to hold the weights in.
             device: Where to hold them.
             architecture: "same": all sources can be merged and any path exported; "mixed": sources
@@ -105,23 +110,42 @@ class ModelPool:
         files = {name: find_weights(labels[name], path) for name, path in paths.items()}
         for name, found in files.items():
             check_headers(labels[name], found)
-        configs = {name: load_config(labels[name], path) for name, path in paths.items()}
+        if is_adapter(paths[BASE]):
+            raise InputError(
+                f"base: {paths[BASE]} is an adapter", "give the model it was trained on as the base"
+            )
+        adapters = {
+            name: Adapter.read(labels[name], path, files[name][0])
+            for name, path in paths.items()
+            if is_adapter(path)
+        }
+        configs = {
+            name: load_config(labels[name], paths[BASE] if name in adapters else path)
+            for name, path in paths.items()
+        }
         check_configs({labels[n]: c for n, c in configs.items()}, mixed=architecture == "mixed")
         plan = plan_vocabulary(paths, labels, configs, vocabulary, tokenizer)
-        models = {name: load_model(labels[name], p, dtype, device) for name, p in paths.items()}
+        models = {
+            name: load_model(labels[name], path, dtype, device)
+            for name, path in paths.items()
+            if name not in adapters
+        }
+        hashes = {name: folder_hash(paths[name], files[name]) for name in models}
+        for name, adapter in adapters.items():
+            models[name] = adapter.model(models[BASE])
+            hashes[name] = adapter.content_hash(hashes[BASE])
         plan.unify(models)
         return cls(
             expert_names=tuple(experts),
-            hashes=MappingProxyType(
-                {n: plan.content_hash(n, folder_hash(p, files[n])) for n, p in paths.items()}
-            ),
+            hashes=MappingProxyType({n: plan.content_hash(n, hashes[n]) for n in paths}),
             paths=MappingProxyType(paths),
             origins=MappingProxyType({n: str(o) for n, o in {BASE: base, **experts}.items()}),
             tokenizer=plan.tokenizer,
             tokenizer_donor=plan.donor,
             dtype=dtype,
             device=device,
-            _models=MappingProxyType(models),
+            _models=MappingProxyType({name: models[name] for name in paths}),
+            adapters=tuple(adapters),
             notes=plan.notes,
             changed=plan.changed,
         )

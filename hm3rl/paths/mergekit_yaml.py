@@ -35,6 +35,12 @@ def public_name(pool: ModelPool, name: str) -> str:
     return str(pool.paths[name])
 
 
+def _model(pool: ModelPool, name: str) -> str:
+    """Name a source as mergekit does, which writes an adapter as BASE+ADAPTER."""
+    alone = public_name(pool, name)
+    return f"{public_name(pool, pool.base_name)}+{alone}" if name in pool.adapters else alone
+
+
 def from_mergekit(plain: Mapping[str, Any], pool: ModelPool) -> Candidate:
     """Read a configuration as a candidate over the sources of a pool.
 
@@ -78,7 +84,8 @@ def _over_pool(file: MergekitFile, pool: ModelPool) -> MergekitFile:
         own = [
             n
             for n in (*pool.expert_names, pool.base_name)
-            if reference in (public_name(pool, n), str(pool.paths[n]), pool.origins[n])
+            if reference
+            in (_model(pool, n), public_name(pool, n), str(pool.paths[n]), pool.origins[n])
         ]
         if not own:
             raise InputError(
@@ -149,7 +156,7 @@ def _slices(path: LayerPath, pool: ModelPool) -> dict[str, Any]:
         if entries is not None and len(set(entries)) > 1:
             raise _inexpressible(f"the layers differ in {name}, which mergekit does not re-order")
     slices = [
-        {"sources": [{"model": public_name(pool, member), "layer_range": [first, end]}]}
+        {"sources": [{"model": _model(pool, member), "layer_range": [first, end]}]}
         for member, first, end in path.runs()
     ]
     return {"merge_method": "passthrough", "slices": slices}
@@ -167,8 +174,8 @@ def _merge(recipe: MergeRecipe, pool: ModelPool) -> dict[str, Any]:
         plain["base_model"] = public_name(pool, pool.base_name)
     if recipe.operator == "slerp":
         first, second = recipe.experts
-        plain["base_model"] = public_name(pool, first)
-        plain["models"] = [{"model": public_name(pool, e)} for e in (first, second)]
+        plain["base_model"] = _model(pool, first)
+        plain["models"] = [{"model": _model(pool, e)} for e in (first, second)]
         plain["parameters"] = {"t": _by_filter(_fraction(recipe, pool.num_layers), pool)}
         return plain
     if recipe.operator == "karcher" and len({w for _, w in recipe.weights}) > 1:
@@ -187,7 +194,7 @@ def _merge(recipe: MergeRecipe, pool: ModelPool) -> dict[str, Any]:
             value = getattr(recipe, key)
             if value is not None and recipe.density_of(expert) < 1.0:
                 own[key] = value
-        entry: dict[str, Any] = {"model": public_name(pool, expert)}
+        entry: dict[str, Any] = {"model": _model(pool, expert)}
         plain["models"].append({**entry, "parameters": own} if own else entry)
     shared: dict[str, Any] = {}
     if "normalize" in METHODS[method].shared:
