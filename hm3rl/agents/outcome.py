@@ -1,9 +1,10 @@
 """F-hat: the outcome of a complete path, predicted from few evaluations, independent of any policy.
 
-One Gaussian process for each task's score over z* (or one Bayesian linear regression, which deep
-paths and thousands of evaluations need), and, fitted only when asked for, one for the logarithm of
-each task's negative log-likelihood. See `agents.gp` for the kernel, `agents.linear` for the
-regression and `agents.features` for what they see.
+One Gaussian process for each task's score over z*, or one Bayesian linear regression, which deep
+paths and thousands of evaluations need. See `agents.gp` for the kernel, `agents.linear` for the
+regression and `agents.features` for what they see. The negative log-likelihoods stored with every
+evaluation are left out: on the tiny zoo scores predicted by way of them were not predicted better
+(experiments/agent_checks/likelihoods.py).
 """
 
 from __future__ import annotations
@@ -23,9 +24,6 @@ REFIT_GROWTH = 1.15
 
 JITTER = 1e-4
 """Relative to the mean variance of the paths sampled together."""
-
-SMALLEST_NLL = 1e-6
-"""Smaller ones count as this, so that they have a logarithm."""
 
 
 class OutcomeModel:
@@ -89,23 +87,6 @@ class OutcomeModel:
     def ready(self) -> bool:
         """Whether it has been fitted."""
         return self._adapted_at > 0
-
-    def likelihoods(self, knowledge: Knowledge, tokens: np.ndarray) -> np.ndarray:
-        """Predict negative log-likelihoods; a diagnostic, the search does without.
-
-        Predicting scores by way of them gained nothing on the tiny zoo (see `agents.gp`).
-
-        Args:
-            knowledge: Evaluated paths, at least two successful ones.
-            tokens: Rows of n paths.
-
-        Returns:
-            Median prediction for each task, positive, shape (n, K).
-        """
-        process = self._process()
-        logarithms = np.log(np.maximum(knowledge.nll, SMALLEST_NLL))
-        process.fit(self.features(knowledge.tokens), logarithms, self.settings.fit_steps)
-        return np.exp(process.mean(self.features(tokens)))
 
     def mean(self, tokens: np.ndarray) -> np.ndarray:
         """Expected f / z*, shape (n, K)."""

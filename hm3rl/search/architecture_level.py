@@ -84,6 +84,22 @@ def known_outcomes(
     return paths, [to_outcome(problem, evaluation) for evaluation in evaluations]
 
 
+def describe_merges(problem: MergeProblem, recipes: Sequence[MergeRecipe]) -> None:
+    """Compute the layer descriptors of merged models now, while the models are in memory.
+
+    The members keep the descriptors. Asked for at the end of a long parameter level, every model
+    that the cache has dropped by then would have to be merged again.
+
+    Args:
+        problem: Has just scored the recipes.
+        recipes: The latest last, as they lie in the cache.
+    """
+    if not recipes:
+        return
+    names = [problem.members.add(recipe) for recipe in reversed(recipes)]
+    layer_descriptors(problem.members, names, seed=DESCRIPTOR_SEED)
+
+
 def absorb_merges(
     problem: MergeProblem, agent: MergeAgent | SeparateAgents, recipes: Sequence[MergeRecipe]
 ) -> None:

@@ -11,6 +11,7 @@ Its ablations are the same code with a level or a phase switched off, so that no
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.search.architecture_level import (
     absorb_merges,
+    describe_merges,
     known_outcomes,
     path_scorer,
     path_space,
@@ -146,7 +148,14 @@ class HM3:
             if self.agent_settings.per_preference:
                 return Pool([[*sources, name] for name in merged], preferences, [])
             return Pool([[*sources, *dict.fromkeys(merged)]], preferences, [])
-        recipes = search_recipes(problem, parameter, settings, rng, "parameter")
+        recipes = search_recipes(
+            problem,
+            parameter,
+            settings,
+            rng,
+            "parameter",
+            scored_batch=partial(describe_merges, problem),
+        )
         chosen = select_members(problem, recipes, settings.members)
         names = [*sources, *(problem.members.add(recipe) for recipe in chosen)]
         others = [recipe for recipe in recipes if recipe not in chosen]

@@ -8,7 +8,7 @@ improved. `hm3` and its ablation `parameter_only` use this same sampler.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -103,6 +103,7 @@ def search_recipes(
     phase: str,
     vary: bool = True,
     planned: int = 0,
+    scored_batch: Callable[[Sequence[MergeRecipe]], None] | None = None,
 ) -> list[MergeRecipe]:
     """Spend a budget on merged models of the sources' depth.
 
@@ -114,6 +115,7 @@ def search_recipes(
         phase: Name under which the evaluations are logged.
         vary: Whether elites are varied after the warm-up; without it all draws are random.
         planned: Budget the warm-up's share refers to; 0: `budget`.
+        scored_batch: Hears of each batch that was scored, while its models are in memory still.
 
     Returns:
         The recipes that got a score, in the order charged; fewer than `budget` only if there are no
@@ -143,10 +145,13 @@ def search_recipes(
         if not batch:
             break
         candidates = [Candidate.whole(recipe, problem.pool.num_layers) for recipe in batch]
+        before = len(scored)
         for recipe, evaluation in zip(batch, problem.evaluate(candidates, phase), strict=True):
             if evaluation.status == "ok":
                 scored.append(recipe)
                 vectors.append(np.asarray(evaluation.vector) / problem.z_star)
+        if scored_batch is not None:
+            scored_batch(scored[before:])
         spent += len(batch)
     return scored
 

@@ -146,21 +146,3 @@ def test_depths_that_matter_become_relevant() -> None:
     gp.fit(mapping(knowledge.tokens), knowledge.vectors, 60)
     relevance = gp.log_parameters[:, DEPTHS:]
     assert (relevance.argmax(dim=1) == 2).all()
-
-
-def test_likelihoods_are_predicted_on_unseen_paths() -> None:
-    problem = SyntheticProblem.draw(6, 3, 2, seed=4)
-    space, rng = problem.space(), np.random.default_rng(0)
-    knowledge = Knowledge(space, 2)
-    while len(knowledge) < 120:
-        row = random_walk(space, rng)
-        vector = problem.score_paths([space.decode(row)])[0]
-        knowledge.add(row, Outcome(vector, np.exp(-vector)))
-    seen = Knowledge(space, 2)
-    for row in knowledge.tokens[:90]:
-        seen.add(row, knowledge.outcome(row))
-    model = OutcomeModel(space, 2, OutcomeSettings(fit_steps=30))
-    predicted = model.likelihoods(seen, knowledge.tokens[90:])
-    assert (predicted > 0).all()
-    for k in range(2):
-        assert np.corrcoef(predicted[:, k], knowledge.nll[90:, k])[0, 1] > 0.9

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import PreTrainedModel
 
+import hm3rl.paths.members as members_module
 from hm3rl import api
 from hm3rl.agents.separate import SeparateAgents
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.task_vectors import TaskVectors
 from hm3rl.search.build import check_settings
 from hm3rl.search.compose import compose_settings
 from hm3rl.search.hm3 import HM3
 from hm3rl.search.job import SearchResult
+from hm3rl.search.parameter_level import BATCH
 from hm3rl.search.preference_members import theta
 from hm3rl.settings import AgentSettings, ParameterSettings, SearchSettings
 from tests.small_search import FEW_ITEMS
@@ -100,3 +105,23 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(InputError, match=named):
         check_settings(compose_settings(overrides))
+
+
+def test_no_merge_is_made_twice_though_the_cache_forgets_most_of_them(
+    problem: MergeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged: list[str] = []
+    make = members_module.merged_model
+
+    def count(vectors: TaskVectors, recipe: MergeRecipe) -> PreTrainedModel:
+        merged.append(recipe.name)
+        return make(vectors, recipe)
+
+    monkeypatch.setattr(members_module, "merged_model", count)
+    expert = problem.pool.model("math")
+    problem.members.cache_bytes = (BATCH + 1) * sum(p.nbytes for p in expert.parameters())
+    searcher = HM3(SearchSettings(parameter=ParameterSettings(members=1)), AgentSettings(), seed=0)
+    pool = searcher._pool(problem, 2 * BATCH + 4, np.random.default_rng(0))
+    assert len(pool.others) == 2 * BATCH + 3
+    searcher._agent(problem, pool)
+    assert len(merged) == len(set(merged)) == 2 * BATCH + 4
