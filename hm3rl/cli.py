@@ -84,13 +84,29 @@ def root(
 
 
 @app.command()
-def check(overrides: Overrides = None, config_dir: ConfigDir = None, as_json: Json = False) -> None:
+def check(
+    overrides: Overrides = None,
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--recipe", help="Check a recipe.yaml or mergekit file instead of a search"),
+    ] = None,
+    config_dir: ConfigDir = None,
+    as_json: Json = False,
+) -> None:
     """Are the sources compatible; memory, disk, evaluations, time. Nothing is searched."""
     with exit_codes():
         from hm3rl import api
         from hm3rl.reporting.checks import check_report
+        from hm3rl.reporting.recipe_check import recipe_report
 
-        report = check_report(api.settings(*(overrides or []), config_dir=config_dir))
+        if recipe is not None and overrides:
+            raise InputError(
+                f"--recipe and {overrides[0]} together", "check either a recipe or a search"
+            )
+        if recipe is not None:
+            report = recipe_report(recipe)
+        else:
+            report = check_report(api.settings(*(overrides or []), config_dir=config_dir))
         if as_json:
             typer.echo(json.dumps(report, indent=2))
         else:
@@ -339,6 +355,27 @@ def init(
         path = write_config(directory, name, base, expert, task)
         out.print(f"wrote {path}", markup=False)
         out.print(f"next: hm3rl check --config-dir {directory} experiment={name}", markup=False)
+
+
+@app.command()
+def push(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an exported model")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="USER/NAME on the hub")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private")
+    ] = False,
+    token: Annotated[
+        Optional[str],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--token", help="Access token; default: the stored one, or HF_TOKEN"),
+    ] = None,
+) -> None:
+    """Upload an exported model, if it passed its reload check, to the Hugging Face hub."""
+    with exit_codes():
+        from hm3rl.export.push import push as push_folder
+
+        report = push_folder(directory, repository, private=private, token=token)
+        size = report.size / 2**20
+        out.print(f"{len(report.files)} files, {size:.1f} MiB: {report.url}", markup=False)
 
 
 def main() -> None:

@@ -87,6 +87,45 @@ def test_check_runs_nothing_and_says_what_a_run_needs():
     assert report["code programs"].endswith("limits")
 
 
+def test_check_encodes_the_items_and_checks_the_paths(tmp_path: Path):
+    assert_refused(call("check", *FEW_ITEMS, "tasks.math.max_new_tokens=1"), "math", "1")
+    assert_refused(call("check", *FEW_ITEMS, "paths=any", "paths.min_length=9"), "min_length=9")
+    assert_refused(call("check", *FEW_ITEMS, "paths.stem=nobody"), "nobody")
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_of_a_recipe_reads_no_weights(tmp_path: Path, monkeypatch):
+    from hm3rl.models.pool import ModelPool
+
+    file = tmp_path / "stack.yml"
+    file.write_text("""
+        merge_method: linear
+        slices:
+          - sources:
+              - {model: zoo:math, layer_range: [0, 6]}
+              - {model: zoo:code, layer_range: [1, 7]}
+          - sources: [{model: zoo:code, layer_range: [4, 8]}]
+        parameters: {weight: 1}
+    """)
+    done = call("merge", file, tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    monkeypatch.delattr(ModelPool, "load")
+    report = json.loads(call("check", "--recipe", file, "--json").stdout)
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    assert report["layers"] == 10
+    assert report["parameters"] == f"{sum(w.numel() for w in weights.values()):,}"
+    again = call("check", "--recipe", tmp_path / "model" / "recipe.yaml", "--json")
+    assert json.loads(again.stdout)["parameters"] == report["parameters"]
+    assert_refused(call("check", "--recipe", file, "budget=3"), "budget=3")
+    file.write_text(file.read_text().replace("[4, 8]", "[4, 9]"))
+    assert_refused(call("check", "--recipe", file), "[4, 9]", "half-open")
+
+
+def test_push_refuses_before_any_work(tmp_path: Path):
+    assert_refused(call("push", tmp_path / "absent", "me/model", "--token", "t"), "HF_HUB_OFFLINE")
+    assert_refused(call("push", tmp_path, "model"), "USER/NAME")
+
+
 def test_init_writes_a_config_that_check_accepts(tmp_path: Path):
     rows = [{"prompt": f"w{i}", "reference": "x"} for i in range(60)]
     data = tmp_path / "qa.jsonl"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -9,11 +11,23 @@ from typing import Any
 
 import torch
 
-from hm3rl.search.build import STITCHING, build_members, check_settings, load_pool
+from hm3rl.evaluation.requests import Request
+from hm3rl.merging.task_vectors import DEFAULT_LIMIT
+from hm3rl.models.pool import ModelPool
+from hm3rl.paths.members import DEFAULT_CACHE_BYTES
+from hm3rl.search.build import (
+    STITCHING,
+    build_members,
+    check_settings,
+    load_pool,
+    path_limits,
+)
 from hm3rl.settings import RunSettings
+from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
 
 GIB = 2**30
+SPLITS: tuple[Split, ...] = ("search", "test")
 
 
 def matmul_rate(dtype: torch.dtype, device: str) -> float:
@@ -37,8 +51,73 @@ def matmul_rate(dtype: torch.dtype, device: str) -> float:
     return runs * 2 * size**3 / (time.perf_counter() - begun)
 
 
+def expected_front(budget: int, objectives: int) -> int:
+    """Guess how many models a front has: the expected number of maxima of random points.
+
+    Of n independent points in K dimensions about (ln n)^(K-1) / (K-1)! are non-dominated
+    (Barndorff-Nielsen and Sobel, 1966).
+
+    Args:
+        budget: Number of evaluations n.
+        objectives: Number of objectives K.
+
+    Returns:
+        The number, at least 1.
+    """
+    return max(
+        1, round(math.log(max(budget, 1)) ** (objectives - 1) / math.factorial(objectives - 1))
+    )
+
+
+def memory_of(device: str) -> int:
+    """Return the memory of a device in bytes: the GPU's, or the machine's."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def against(needed: float, there: float, where: str) -> str:
+    """Compare what is needed with what there is, in words; both in bytes."""
+    verdict = "" if needed <= there else f", NOT ENOUGH by {(needed - there) / GIB:.2f} GiB"
+    return f"{where} {there / GIB:.0f} GiB{verdict}"
+
+
+def free_disk(folder: Path) -> tuple[Path, int]:
+    """Return the folder, or the nearest above it that exists, and its free bytes."""
+    root = folder.expanduser().resolve()
+    while not root.exists():
+        root = root.parent
+    return root, shutil.disk_usage(root).free
+
+
+def peak_memory(pool: ModelPool, merged: int) -> dict[str, int]:
+    """Bound the memory of a search in bytes, part by part.
+
+    Args:
+        pool: The sources, loaded.
+        merged: Number of merged members that are held at once.
+
+    Returns:
+        Bytes by part: the sources; the experts' task vectors in fp32, up to their limit; the merged
+        members, up to theirs (one at least); and one more model being merged.
+    """
+    model = pool.model(pool.base_name)
+    parameters = sum(p.numel() for p in model.parameters())
+    each = sum(p.nbytes for p in model.parameters())
+    sources = sum(p.nbytes for name in pool.names for p in pool.model(name).parameters())
+    return {
+        "sources": sources,
+        "task vectors": min(4 * parameters * len(pool.mergeable), DEFAULT_LIMIT),
+        f"{merged} merged members": max(min(each * merged, DEFAULT_CACHE_BYTES), each),
+        "one merge": each,
+    }
+
+
 def check_report(settings: RunSettings) -> dict[str, Any]:
-    """Load and compare the sources, count what a search would do; no candidate is scored.
+    """Load and compare the sources, encode the items, count what a search would do.
+
+    No candidate is scored. Everything a search would refuse before its first evaluation is refused
+    here.
 
     Args:
         settings: The run.
@@ -47,33 +126,35 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
         Readable facts by name.
 
     Raises:
-        InputError: The sources do not fit together, or the configuration cannot work.
+        InputError: The sources do not fit together, an item does not fit the models, or the
+            configuration cannot work.
     """
     check_settings(settings)
     pool = load_pool(settings)
     if settings.search.name not in STITCHING:
         pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
-    calibration = build_members(settings, pool, tasks).calibration
+    members = build_members(settings, pool, tasks)
+    calibration = members.calibration
+    limits = path_limits(settings, members)
+    tokens = dict.fromkeys(SPLITS, 0)
+    for task in tasks:
+        for split in SPLITS:
+            request = Request.build(
+                task, split, pool.tokenizer, 1, max_positions=pool.max_positions
+            )
+            tokens[split] += sum(sum(ids.shape) for ids in request.encoded)
     model = pool.model(pool.base_name)
     parameters = sum(p.numel() for p in model.parameters())
-    bytes_each = sum(p.nbytes for p in model.parameters())
-    items = {task.name: len(task.items("search")) for task in tasks}
-    tokens = sum(
-        len(pool.tokenizer(item.prompt + " " + item.reference)["input_ids"])
-        for task in tasks
-        for item in task.items("search")
-    )
-    # One teacher-forced pass; generation of the items it does not settle costs about as much again.
-    operations = 2.0 * parameters * tokens
+    # Layers are a share of the parameters, and a longer path runs more of them.
+    longest = max(1.0, limits.max_length / pool.num_layers)
+    operations = 2.0 * parameters * longest * tokens["search"]
     rate = matmul_rate(pool.dtype, pool.device)
-    members = settings.search.parameter.members
-    resident = bytes_each * (len(pool.names) + members)
-    # Task vectors are held in fp32, one for each expert.
-    resident += 4 * parameters * len(pool.expert_names)
-    root = Path(settings.output or settings.root).resolve()
-    while not root.exists():
-        root = root.parent
+    parts = peak_memory(pool, settings.search.parameter.members)
+    export = int(sum(p.nbytes for p in model.parameters()) * longest)
+    front = expected_front(settings.budget, len(tasks))
+    root, free = free_disk(Path(settings.output or settings.root))
+    where = "the GPU has" if pool.device.startswith("cuda") else "the machine has"
     return {
         "compatible": f"yes: {', '.join(pool.names)}",
         "vocabulary": "; ".join(pool.notes) or f"one for all: {len(pool.tokenizer)} tokens",
@@ -81,19 +162,27 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
         + ("" if calibration is None else f", fitted on {int(calibration.attention_mask.sum())} ")
         + ("" if calibration is None else "tokens of training items"),
         "layers": pool.num_layers,
+        "paths": f"{limits.min_length} to {limits.max_length} layers, {limits.actions}, "
+        f"stem {limits.stem}",
         "parameters": f"{parameters:,} in each source",
         "precision": f"{settings.pool.dtype} on {settings.pool.device}",
-        "tasks": ", ".join(f"{name} ({count} search items)" for name, count in items.items()),
+        "tasks": ", ".join(f"{t.name} ({len(t.items('search'))} search items)" for t in tasks),
         **{
             f"{task.name} {subject}": note
             for task in tasks
             for subject, note in task.notes().items()
         },
+        "tokens": ", ".join(f"{count:,} on {split}" for split, count in tokens.items())
+        + ": prompts and references of all tasks; every item fits the models",
         "evaluations": settings.budget,
-        "memory": f"{resident / GIB:.2f} GiB: sources, task vectors, {members} merged members",
-        "disk": f"{bytes_each / GIB:.3f} GiB for each exported model; "
-        f"{shutil.disk_usage(root).free / GIB:.0f} GiB free",
-        "time": f"about {settings.budget * operations / rate:.0f} s in forward passes at the "
-        f"matrix-product rate measured here ({rate / 1e9:.0f} GFLOP/s); generation, small "
+        "memory": f"{sum(parts.values()) / GIB:.2f} GiB at most ("
+        + ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
+        + f") beside activations; {against(sum(parts.values()), memory_of(pool.device), where)}",
+        "disk": f"{export / GIB:.3f} GiB for each exported model, "
+        f"{export * front / GIB:.2f} GiB for a front of about {front}; "
+        + against(export, free, f"free in {root}:"),
+        "time": f"about {operations / rate:.2g} s for an evaluation: 2 x parameters x tokens / "
+        f"{rate / 1e9:.0f} GFLOP/s, the rate of a matrix product measured here; {settings.budget} "
+        f"take {settings.budget * operations / rate:.0f} s of forward passes; generation, small "
         "layers and agent training come on top, several times that for tiny models",
     }

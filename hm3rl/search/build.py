@@ -99,7 +99,7 @@ def _check_ranges(settings: RunSettings) -> None:
             raise InputError(f"{key}={value} is out of range", f"give 0 to {bound:g}")
 
 
-def _limits(settings: RunSettings, members: MemberSet) -> PathLimits:
+def path_limits(settings: RunSettings, members: MemberSet) -> PathLimits:
     """Path limits of a configuration.
 
     Raises:
@@ -297,7 +297,7 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
         pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
     members = build_members(settings, pool, tasks)
-    limits = _limits(settings, members)
+    limits = path_limits(settings, members)
     store = EvaluationStore(settings.evaluation.store or store_path)
     evaluator = build_evaluator(settings, members, store, tasks)
     return MergeProblem(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from hm3rl.errors import InputError
+from hm3rl.models.zoo import resolve_source
 from hm3rl.runs import write_text
+
+LONGEST_ANSWER = 64
+"""Tokens of an answer where the models have room for that."""
 
 METRICS = ("exact_match", "chrf", "pass_at_1")
 
@@ -28,6 +33,21 @@ def split_pairs(words: Sequence[str], what: str) -> dict[str, str]:
             raise InputError(f"{what} {name} is given twice", "give every name once")
         pairs[name] = value
     return pairs
+
+
+def _answer_tokens(base: str) -> int:
+    """Leave at least half of the base's positions to the prompts.
+
+    Raises:
+        InputError: The base has no readable config.json.
+    """
+    file = resolve_source(base) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        positions = config.get("max_position_embeddings", config.get("n_positions"))
+        return min(LONGEST_ANSWER, int(positions or 2 * LONGEST_ANSWER) // 2)
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise InputError(f"--base: {file} cannot be read", "give a checkpoint folder") from None
 
 
 def write_config(
@@ -52,6 +72,7 @@ def write_config(
     for label, folder in {"--base": base, **folders}.items():
         if not folder.startswith("zoo:") and not Path(folder).is_dir():
             raise InputError(f"{label}: no such folder: {folder}", "give a checkpoint folder")
+    answer = _answer_tokens(base)
     entries: dict[str, dict[str, object]] = {}
     for task, value in split_pairs(tasks, "--task").items():
         path, colon, metric = value.rpartition(":")
@@ -65,7 +86,7 @@ def write_config(
             "kind": "jsonl",
             "path": str(Path(path).resolve()),
             "metric": metric,
-            "max_new_tokens": 64,
+            "max_new_tokens": answer,
             "chat_template": False,
         }
     if not folders or not entries:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from hm3rl.errors import InputError
+from hm3rl.models.zoo import zoo_folder
 from hm3rl.search.compose import compose_settings
 from hm3rl.search.init import write_config
 
@@ -27,6 +29,9 @@ def test_the_written_config_composes(tmp_path: Path, data: Path):
     assert settings.pool.base == "zoo:base"
     assert settings.pool.experts == {"m": "zoo:math"}
     assert (settings.tasks["qa"].path, settings.tasks["qa"].metric) == (str(data), "chrf")
+    # Half of the base's positions are left to the prompts.
+    positions = json.loads((zoo_folder("base") / "config.json").read_text())
+    assert settings.tasks["qa"].max_new_tokens == positions["max_position_embeddings"] // 2
 
 
 def test_an_existing_config_is_not_overwritten(tmp_path: Path, data: Path):

@@ -1,0 +1,134 @@
+"""`hm3rl check --recipe`: what a merge needs, from configurations and file headers alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hm3rl.errors import InputError
+from hm3rl.export.merge import RecipeFile, read_recipe
+from hm3rl.export.sources import StoredTensor, stored_tensors
+from hm3rl.models.compatibility import check_configs
+from hm3rl.models.loading import load_config
+from hm3rl.models.zoo import resolve_source
+from hm3rl.paths.families import layer_prefix
+from hm3rl.paths.mergekit_recipe import slice_merges
+from hm3rl.reporting.checks import GIB, against, free_disk, memory_of
+
+
+def copy_rate() -> float:
+    """Measured bytes a second that this machine copies in memory, read and written counted once."""
+    source = torch.zeros(2**24)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    runs, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < 0.1:
+        target.copy_(source)
+        runs += 1
+    return runs * source.nbytes / (time.perf_counter() - begun)
+
+
+def recipe_report(file: Path, to: Path | None = None) -> dict[str, Any]:
+    """Check a recipe file and its sources without loading a weight.
+
+    Args:
+        file: Ours or mergekit's, see `read_recipe`.
+        to: Folder the result would be written to; None: the current folder is judged.
+
+    Returns:
+        Readable facts by name.
+
+    Raises:
+        InputError: The file or a source cannot be used, or they do not fit together.
+    """
+    recipe = read_recipe(file)
+    folders = {name: resolve_source(source) for name, source in recipe.sources.items()}
+    configs = {name: load_config(name, folder) for name, folder in folders.items()}
+    check_configs(configs, mixed=True)
+    headers = {name: stored_tensors(folder) for name, folder in folders.items()}
+    depths = {name: int(config.num_hidden_layers) for name, config in configs.items()}
+    base = next(iter(folders))
+    notes: tuple[str, ...] = ()
+    if recipe.mergekit is not None:
+        slices = slice_merges(recipe.mergekit, depths, list(headers[base]))
+        layers = [(part.base, layer) for part in slices for layer in range(*part.layers)]
+        merged = [part for part in slices if part.recipe is not None]
+        widths = [len(part.spans) for part in merged]
+        said = [note for part in slices for note in part.notes]
+        notes = tuple(dict.fromkeys((*recipe.mergekit.notes, *said)))
+    else:
+        assert recipe.candidate is not None
+        path, recipes = recipe.candidate.path, recipe.candidate.recipes
+        layers = [(member if "@" not in member else base, layer) for member, layer in path.refs]
+        widths = [len(entry.weights) + 1 for entry in recipes]
+    for name, layer in layers:
+        if layer >= depths[name]:
+            raise InputError(
+                f"the recipe uses layer {layer} of {name}, which has {depths[name]} layers",
+                f"use layers 0 to {depths[name] - 1}",
+            )
+    precision, written = recipe.precisions()
+    count = _result_elements(layers, headers, configs, base)
+    sources = sum(_elements(headers[name].values()) for name in folders) * precision.itemsize
+    members = count if recipe.mergekit else len(widths) * _elements(headers[base].values())
+    merging = members * precision.itemsize if widths else 0
+    largest = max(tensor.elements for tensor in headers[base].values())
+    # One tensor at a time: base and task vectors in fp32, and the result.
+    working = 4 * largest * (max(widths, default=0) + 1)
+    again = count * written.itemsize
+    peak = sources + merging + working + again
+    disk = count * written.itemsize
+    root, free = free_disk(to or Path())
+    rate = copy_rate()
+    moved = sources + 3 * disk
+    return {
+        "compatible": f"yes: {', '.join(_shown(recipe))}",
+        "layers": len(layers),
+        "parameters": f"{count:,}",
+        "precision": f"merged in {_name(precision)}, written in {_name(written)}",
+        "memory": f"{peak / GIB:.2f} GiB at most (sources {sources / GIB:.2f}, merged "
+        f"{merging / GIB:.2f}, one tensor's task vectors {working / GIB:.2f}, the reloaded model "
+        f"{again / GIB:.2f}); {against(peak, memory_of('cpu'), 'the machine has')}",
+        "disk": f"{disk / GIB:.3f} GiB; {against(disk, free, f'free in {root}:')}",
+        "time": f"at least {moved / rate:.2g} s: {moved / GIB:.2f} GiB read, merged, written and "
+        f"read again at {rate / 1e9:.1f} GB/s, the rate of a copy in memory measured here; disks "
+        "are slower, and the reload check runs the model",
+        **{f"note {number}": note for number, note in enumerate(notes, start=1)},
+    }
+
+
+def _result_elements(
+    layers: Iterable[tuple[str, int]],
+    headers: Mapping[str, Mapping[str, StoredTensor]],
+    configs: Mapping[str, Any],
+    base: str,
+) -> int:
+    """Count the parameters of the result: its layers, and the rest of one source."""
+    inside = 0
+    for name, layer in layers:
+        prefix = layer_prefix(configs[name], layer)
+        inside += sum(t.elements for key, t in headers[name].items() if _within(key, prefix))
+    prefixes = [layer_prefix(configs[base], n) for n in range(configs[base].num_hidden_layers)]
+    rest = [t for key, t in headers[base].items() if not any(_within(key, p) for p in prefixes)]
+    return inside + _elements(rest)
+
+
+def _within(key: str, prefix: str) -> bool:
+    """Whether a tensor is a layer's; old GPT-2 files leave out the decoder's own name."""
+    return key.startswith((prefix, prefix.partition(".")[2]))
+
+
+def _elements(tensors: Iterable[StoredTensor]) -> int:
+    return sum(tensor.elements for tensor in tensors)
+
+
+def _shown(recipe: RecipeFile) -> list[str]:
+    return [f"{name} = {source}" for name, source in recipe.sources.items()]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
