@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch first and pinned: a looser range may replace a build that is there already by a larger one.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint install format clean
+.PHONY: demo test test-slow lint install install-oracles format clean
 
 install: $(VENV)/.installed
 
@@ -15,6 +15,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(INSTALL) torch==2.13.0
 	$(INSTALL) -e '.[dev]'
 	touch $@
+
+# mergekit and PEFT, against which tests compare; without them those tests are skipped and say so.
+install-oracles: install
+	$(INSTALL) -e '.[dev,oracles]'
 
 demo: install
 	$(BIN)/hm3rl search experiment=tiny
