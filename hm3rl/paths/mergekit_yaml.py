@@ -153,8 +153,15 @@ def _slices(path: LayerPath, pool: ModelPool) -> dict[str, Any]:
         )
     for name in PER_LAYER_LISTS:
         entries = getattr(pool.config, name, None)
-        if entries is not None and len(set(entries)) > 1:
+        if entries is None:
+            continue
+        if len(set(entries)) > 1:
             raise _inexpressible(f"the layers differ in {name}, which mergekit does not re-order")
+        if path.length != len(entries):
+            raise _inexpressible(
+                f"it has {path.length} layers, and mergekit keeps the {len(entries)} entries of "
+                f"{name}, with which transformers refuses the configuration"
+            )
     slices = [
         {"sources": [{"model": _model(pool, member), "layer_range": [first, end]}]}
         for member, first, end in path.runs()

@@ -7,6 +7,7 @@ import yaml
 
 from hm3rl.errors import InputError
 from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.models.pool import ModelPool
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.mergekit_yaml import from_mergekit, to_mergekit
@@ -147,3 +148,12 @@ def test_stacks_of_merges_are_for_hm3rl_merge(tiny_pool):
     ]
     with pytest.raises(InputError, match="embedding and its final norm"):
         from_mergekit({"merge_method": "passthrough", "slices": ends}, tiny_pool)
+
+
+def test_depths_that_mergekit_cannot_configure_are_refused(save_pool, family_configs, tmp_path):
+    plain = {**family_configs["qwen2"].to_dict(), "use_sliding_window": False, "layer_types": None}
+    folders = save_pool(tmp_path, type(family_configs["qwen2"])(**plain), ("a",))
+    pool = ModelPool.load(folders["base"], {"a": folders["a"]})
+    assert to_mergekit(Candidate(LayerPath.parse("a | a[0] + a[0] + a[2:4]")), pool)["slices"]
+    with pytest.raises(InputError, match="it has 5 layers"):
+        to_mergekit(Candidate(LayerPath.parse("a | a[0] + a[0:4]")), pool)
