@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from hm3rl import api
 from hm3rl.errors import InputError
+from hm3rl.events import NullLogger
 from hm3rl.search import build
 from hm3rl.search.job import SearchResult
+from tests.small_search import FEW_ITEMS
+
+SPLITS = ("search", "test")
 
 
 def decisions(result: SearchResult) -> list[dict[str, str]]:
@@ -51,3 +56,23 @@ def test_ray_that_is_not_there_is_named_before_anything_runs(
     assert "hm3rl[ray]" in caught.value.remedy
     with pytest.raises(InputError, match=r"unknown evaluation\.backend 'dask'"):
         build.check_settings(api.settings("evaluation.backend=dask"))
+
+
+def test_a_search_in_bfloat16_has_scores_of_its_own(
+    searched: Callable[..., SearchResult], tmp_path: Path
+) -> None:
+    path = tmp_path / "shared.sqlite"
+    few = [f"tasks.{t}.{s}_items=8" for t in ("translation", "math", "code") for s in SPLITS]
+    words = [*few, "budget=6", "search=random", f"evaluation.store={path}"]
+    low = searched(*words, "pool.dtype=bfloat16")
+    assert low.summary["failed"] == 0 and low.summary["charged"] == 6
+    full = build.build_problem(api.settings(*FEW_ITEMS, *words), path, NullLogger())
+    conditions = [p.evaluator.condition("search") for p in (low.problem, full)]
+    assert [c.dtype for c in conditions] == ["bfloat16", "float32"]
+    keys = [point.key for point in low.problem.trace[-3:]]
+    ours = full.evaluator.evaluate([low.problem.candidate(key) for key in keys])
+    assert full.evaluator.totals.computed == 3 and full.evaluator.totals.hits == 0
+    theirs = [low.problem.evaluation(key) for key in keys]
+    for mine, yours in zip(ours, theirs, strict=True):
+        assert mine.key == yours.key and mine.nll != yours.nll
+        assert mine.nll == pytest.approx(yours.nll, rel=0.1, abs=0.05)

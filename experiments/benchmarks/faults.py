@@ -1,0 +1,252 @@
+"""Kill searches and workers at random moments; compare with runs that were left alone.
+
+python -m experiments.benchmarks.faults [--kills 20] [--json FILE]
+
+Drivers: several small searches are killed with SIGKILL and resumed, again and again. Workers:
+one search with two Ray workers, of which a random one is killed each time. Three things count:
+evaluations that were committed when something died and are not there at the end (lost), those that
+were computed once more (repeated), and whether decisions, scores and front are those of the run
+left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hm3rl.runs import write_text
+
+TASKS = ("translation", "math", "code")
+SMALL = [
+    *(f"tasks.{task}.{split}_items=24" for task in TASKS for split in ("search", "test")),
+    "agent.pretrain_steps=30",
+    "agent.replay_steps=2",
+    "agent.screening.proposals=120",
+    "agent.imagined=8",
+    "agent.outcome.fit_steps=8",
+    "search.parameter.members=2",
+    "threads=1",
+]
+"""A search whose evaluations take hundredths of a second."""
+
+DRIVER_BUDGET = 24
+KILLS_PER_SEARCH = 10
+WORKER = "ray::ScoringWorker"
+PATIENCE = 300.0
+"""Seconds without progress after which the experiment has failed."""
+
+Row = tuple[Any, ...]
+
+
+def start(words: list[str]) -> subprocess.Popen[bytes]:
+    """Start one search in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "hm3rl.cli", "search", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def finish(words: list[str]) -> None:
+    """Run one search to its end."""
+    if start(words).wait() != 0:
+        raise RuntimeError(f"hm3rl search {' '.join(words)} failed")
+
+
+def committed(folder: Path) -> dict[Row, Row]:
+    """What is on disk: under what, and what with the row's number and the time it was written."""
+    path = folder / "evaluations.sqlite"
+    if not path.exists():
+        return {}
+    with closing(sqlite3.connect(path, timeout=30)) as connection:
+        try:
+            rows = connection.execute(
+                "SELECT key, split, fidelity, id, created, status, scores FROM evaluations"
+            ).fetchall()
+        except sqlite3.OperationalError:  # the tables are not there yet
+            return {}
+    return {row[:3]: row[3:] for row in rows}
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """The rows of evaluations.csv, those of the last life of a run; a torn last line left out."""
+    path = folder / "evaluations.csv"
+    if not path.exists():
+        return []
+    with path.open() as stream:
+        return [row for row in csv.DictReader(stream) if row.get("path") is not None]
+
+
+def decisions(folder: Path) -> list[dict[str, str]]:
+    """What a run evaluated, in order, with its scores; times and hits left out."""
+    times = ("seconds", "cached")
+    return [{k: v for k, v in row.items() if k not in times} for row in table(folder)]
+
+
+def same(whole: Path, other: Path) -> dict[str, bool]:
+    """Whether two runs decided the same and found the same front."""
+    return {
+        "same_evaluations": decisions(whole) == decisions(other),
+        "same_front": (whole / "front.csv").read_text() == (other / "front.csv").read_text(),
+    }
+
+
+def wait_for_progress(process: subprocess.Popen[bytes], folder: Path, mark: int) -> bool:
+    """Wait until so many evaluations are on disk; whether that came before the search's end."""
+    seen, since = -1, time.monotonic()
+    while True:
+        count = len(committed(folder))
+        if count >= mark:
+            return True
+        if process.poll() is not None:
+            return False
+        if count > seen:
+            seen, since = count, time.monotonic()
+        if time.monotonic() - since > PATIENCE:
+            raise RuntimeError(f"no progress in {folder} for {PATIENCE:.0f} s")
+        time.sleep(0.005)
+
+
+def kill_drivers(kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
+    """Kill and resume searches; see the module's text."""
+    result: dict[str, Any] = {"kills": 0, "searches": [], "lost": 0, "repeated": 0}
+    seed = 0
+    while result["kills"] < kills:
+        whole, killed = root / f"whole-{seed}", root / f"killed-{seed}"
+        words = [*SMALL, f"budget={DRIVER_BUDGET}", f"seed={seed}"]
+        finish([*words, f"output={whole}"])
+        # A moment is "so many evaluations are on disk, and a random part of a second has passed",
+        # so that it does not depend on the machine. The sources are among the evaluations.
+        size = min(KILLS_PER_SEARCH, kills - result["kills"])
+        marks = sorted(rng.sample(range(1, len(committed(whole)) - 1), size))
+        before: dict[Row, Row] = {}
+        for mark in marks:
+            fresh = not (killed / "config.yaml").exists()
+            process = start([*words, f"output={killed}"] if fresh else [f"resume={killed}"])
+            alive = wait_for_progress(process, killed, mark)
+            time.sleep(rng.uniform(0.0, 0.3))
+            alive = alive and process.poll() is None
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            result["repeated"] += computed_again(killed, before)
+            before = committed(killed)
+            result["kills"] += alive  # a search that had just ended was not killed
+        finish([f"resume={killed}"])
+        result["repeated"] += computed_again(killed, before)
+        after = committed(killed)
+        result["lost"] += sum(after.get(key) != row for key, row in before.items())
+        ends = {"seed": seed, "marks": marks, "committed": len(before), **same(whole, killed)}
+        result["searches"].append(ends)
+        print(f"search {seed}: {ends}", flush=True)
+        seed += 1
+    for what in ("same_evaluations", "same_front"):
+        result[what] = all(search[what] for search in result["searches"])
+    return result
+
+
+def computed_again(folder: Path, before: dict[Row, Row]) -> int:
+    """Evaluations of the search split that the last life computed although they were on disk."""
+    known = {key for key, split, _ in before if split == "search"}
+    return sum(row["cached"] == "0" and row["key"] in known for row in table(folder))
+
+
+def workers_of(driver: int) -> list[int]:
+    """Process numbers of the Ray workers that descend from a process."""
+    parents: dict[int, int] = {}
+    titles: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text()
+            titles[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:  # it has ended meanwhile
+            continue
+        parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+
+    def descends(process: int) -> bool:
+        while process > 1:
+            process = parents.get(process, 0)
+            if process == driver:
+                return True
+        return False
+
+    return sorted(p for p, title in titles.items() if title.startswith(WORKER) and descends(p))
+
+
+def kill_workers(kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
+    """Kill random workers of one search; see the module's text."""
+    whole, killed = root / "whole-workers", root / "killed-workers"
+    words = [*SMALL, f"budget={3 * kills}", "seed=0"]
+    finish([*words, f"output={whole}"])
+    process = start([*words, f"output={killed}", "evaluation/backend=ray", "evaluation.workers=2"])
+    result: dict[str, Any] = {"kills": 0, "lost": 0}
+    seen: dict[Row, Row] = {}
+    sources = 8  # four on each split
+    while result["kills"] < kills:
+        # New work must have been committed since the last death, so that deaths fall into scoring.
+        if not wait_for_progress(process, killed, max(len(seen) + 1, sources)):
+            break
+        time.sleep(rng.uniform(0.0, 0.3))
+        workers = workers_of(process.pid)
+        if not workers:
+            continue
+        seen = committed(killed)
+        os.kill(rng.choice(workers), signal.SIGKILL)
+        result["kills"] += 1
+    if process.wait() != 0:
+        raise RuntimeError("the search with Ray workers failed")
+    after = committed(killed)
+    result["lost"] = sum(after.get(key) != row for key, row in seen.items())
+    computed = [row["key"] for row in table(killed) if row["cached"] == "0"]
+    result["repeated"] = len(computed) - len(set(computed))
+    result["failed"] = sum(row["failed"] == "1" for row in table(killed))
+    return {**result, "evaluations": len(after), **same(whole, killed)}
+
+
+def main() -> None:
+    """Print the table; exit code 1 if anything was lost, repeated or different."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="of drivers, and of workers")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--root", type=Path, default=Path("runs/faults"), help="for run folders")
+    parser.add_argument("--json", type=Path, help="file to write")
+    args = parser.parse_args()
+    shutil.rmtree(args.root, ignore_errors=True)
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    results = {"driver": kill_drivers(args.kills, args.root, random.Random(args.seed))}
+    if find_spec("ray") is None:
+        print("Ray is not installed: no workers were killed (pip install 'hm3rl[ray]')")
+    else:
+        results["workers"] = kill_workers(args.kills, args.root, random.Random(args.seed))
+    columns = ("kills", "lost", "repeated", "same_evaluations", "same_front")
+    print(f"{'':8}", *(f"{column:>17}" for column in columns))
+    for name, result in results.items():
+        print(f"{name:8}", *(f"{result[column]!s:>17}" for column in columns))
+    if args.json:
+        write_text(args.json, json.dumps(results, indent=2) + "\n")
+    good = all(
+        result["lost"] == result["repeated"] == 0
+        and result["kills"] == args.kills
+        and result["same_evaluations"]
+        and result["same_front"]
+        for result in results.values()
+    )
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
