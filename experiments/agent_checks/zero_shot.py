@@ -15,6 +15,9 @@ For each finished hm3 run and each preference, scored on the test split, scalari
 `--distil` teaches the policy anew from the run's stored evaluations, for runs that were made before
 that was the last step of every search. The CSV is extended after each preference; rows already
 there are not computed again.
+
+The committed rows are the first 11 of the 20 preferences for seed 0, made with `--distil` from a
+run of `experiments.first_front`; the other 9 and the other seeds are still to be computed.
 """
 
 from __future__ import annotations
@@ -116,13 +119,13 @@ def table(rows: list[list[str]]) -> list[str]:
         "| decoded / dedicated | worst greedy / dedicated |",
         "|---|" + "---:|" * 8,
     ]
-    for group in [[seed] for seed in seeds] + [seeds]:
+    for name, group in [*((seed, [seed]) for seed in seeds), ("all", seeds)]:
         keys = sorted({(s, m) for _, s, m in values if s in group})
         columns = {v: np.array([values[v, s, m] for s, m in keys]) for v in VARIANTS}
         means = {v: column.mean() for v, column in columns.items()}
         worst = (columns["greedy"] / columns["dedicated"]).min()
         lines.append(
-            f"| {'all' if group == seeds else group[0]} | {len(keys)} | "
+            f"| {name} | {len(keys)} | "
             + " | ".join(f"{means[v]:.4f}" for v in VARIANTS)
             + f" | {means['greedy'] / means['dedicated']:.1%}"
             + f" | {means['decoded'] / means['dedicated']:.1%} | {worst:.1%} |"
