@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch first and pinned: a looser range may replace a build that is there already by a larger one.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint install install-oracles format clean
+.PHONY: demo test test-slow lint install install-oracles docs format clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	$(INSTALL) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 format: install
 	$(BIN)/ruff check --fix .

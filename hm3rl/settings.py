@@ -358,6 +358,7 @@ class RunSettings:
             budget keeps the plan of its first one and spends the surplus in its last phase.
         threads: Threads of torch; 0 leaves torch's default, and gives each worker of a pool an even
             share of the cores.
+        plugins: Python modules or files that register tasks, operators or searchers of your own.
         pool: Source models.
         tasks: Tasks by name, in the order of the score vectors.
         paths: Legal paths.
@@ -376,6 +377,7 @@ class RunSettings:
     budget: int = 300
     planned_budget: int = 0
     threads: int = 0
+    plugins: list[str] = field(default_factory=list)
     pool: PoolSettings = field(default_factory=PoolSettings)
     tasks: dict[str, TaskSettings] = field(default_factory=dict)
     paths: PathSettings = field(default_factory=PathSettings)

@@ -30,6 +30,7 @@ from hm3rl.objectives.preferences import parse_preference
 from hm3rl.paths.alignment_kind import ALIGNMENTS, NO_ALIGNMENT
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.members import MemberSet
+from hm3rl.plugins import load_plugins
 from hm3rl.search.base import Searcher
 from hm3rl.search.calibration import calibration_batch
 from hm3rl.search.hm3 import HM3
@@ -50,6 +51,22 @@ SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
     "parameter_only": lambda s: ParameterOnly(s.search, s.seed, s.planned_budget),
     "random": lambda s: RandomSearch(s.search, s.seed, s.planned_budget),
 }
+
+
+def register_searcher(name: str, factory: Callable[[RunSettings], Searcher]) -> None:
+    """Add a searcher of one's own; `search.name=NAME` then selects it.
+
+    Args:
+        name: Its name.
+        factory: Makes one from the settings of a run.
+
+    Raises:
+        InputError: The name is taken.
+    """
+    if name in SEARCHERS:
+        raise InputError(f"there is a searcher {name!r} already", "choose another name")
+    SEARCHERS[name] = factory
+
 
 STITCHING = ("architecture_only",)
 """Searchers without a parameter level: only they take experts that cannot be merged."""
@@ -266,6 +283,7 @@ def load_scoring_backend(settings: RunSettings) -> InProcessBackend:
     """Load the sources in a worker, where the only GPU it sees, if any, is the first."""
     device = "cuda" if settings.pool.device.startswith("cuda") else settings.pool.device
     settings = replace(settings, pool=replace(settings.pool, device=device))
+    load_plugins(settings.plugins)
     pool = load_pool(settings)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
     members = build_members(settings, pool, tasks)

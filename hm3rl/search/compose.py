@@ -13,23 +13,28 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hm3rl.errors import InputError
+from hm3rl.plugins import absolute, load_plugins
 from hm3rl.runs import RunFolder
 from hm3rl.settings import RunSettings, config_folder, register
 
 
 def to_settings(config: DictConfig) -> RunSettings:
-    """Turn a composed configuration into dataclasses.
+    """Turn a composed configuration into dataclasses, and load its plugins.
 
     Raises:
-        InputError: A mandatory value is missing, or a value does not fit its type.
+        InputError: A mandatory value is missing, a value does not fit its type, or a plugin cannot
+            be imported.
     """
     try:
-        return cast(RunSettings, OmegaConf.to_object(config))
+        settings = cast(RunSettings, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise InputError(
             f"the configuration is not complete: {str(error).splitlines()[0]}",
             "set the key on the command line: key=value",
         ) from None
+    settings.plugins = absolute(settings.plugins)
+    load_plugins(settings.plugins)
+    return settings
 
 
 def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> RunSettings:

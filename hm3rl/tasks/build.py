@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from hm3rl.errors import InputError
 from hm3rl.settings import EvaluationSettings, TaskSettings
-from hm3rl.tasks.base import Task
+from hm3rl.tasks.base import ProgramRunner, Task
 from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.harness import HarnessTask
 from hm3rl.tasks.jsonl import JsonlTask
@@ -18,8 +19,94 @@ from hm3rl.tasks.suite import check_tasks
 from hm3rl.tasks.translation import TranslationTask
 
 JSONL_MAX_NEW_TOKENS = 64
-OWN_DATA = ("jsonl", "lm_eval")
-"""Kinds that may stand several times, under names of the user's."""
+
+
+@dataclass(frozen=True)
+class TaskTools:
+    """What a task may need besides its settings.
+
+    Attributes:
+        tokenizer: The models' tokenizer, for chat templates.
+        runner: Executes generated programs in limited processes.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    runner: ProgramRunner
+
+
+TaskFactory = Callable[[str, TaskSettings, TaskTools], Task]
+"""Makes a task from its name, its settings and the tools."""
+
+
+def _sizes(settings: TaskSettings) -> dict[str, int]:
+    asked = {"n_search": settings.search_items, "n_test": settings.test_items}
+    return {name: count for name, count in asked.items() if count}
+
+
+def _zoo(make: Callable[[TaskSettings, TaskTools], Task]) -> TaskFactory:
+    """A task of the tiny zoo, which keeps its name."""
+
+    def factory(name: str, settings: TaskSettings, tools: TaskTools) -> Task:
+        if name != settings.kind:
+            raise InputError(
+                f"tasks.{name}.kind={settings.kind}: the zoo's own tasks keep their names",
+                f"call it {settings.kind!r}",
+            )
+        task = make(settings, tools)
+        task.max_new_tokens = settings.max_new_tokens or task.max_new_tokens
+        return task
+
+    return factory
+
+
+def _jsonl(name: str, settings: TaskSettings, tools: TaskTools) -> Task:
+    if not settings.path:
+        raise InputError(f"task {name!r} has no file", f"give tasks.{name}.path=FILE.jsonl")
+    return JsonlTask(
+        name,
+        settings.path,
+        metric=settings.metric or "exact_match",
+        max_new_tokens=settings.max_new_tokens or JSONL_MAX_NEW_TOKENS,
+        tokenizer=tools.tokenizer if settings.chat_template else None,
+        runner=tools.runner,
+        limits={"search": settings.search_items, "test": settings.test_items},
+    )
+
+
+def _harness(name: str, settings: TaskSettings, tools: TaskTools) -> Task:
+    return HarnessTask(
+        name,
+        settings.lm_eval,
+        tools.tokenizer,
+        metric=settings.metric,
+        max_new_tokens=settings.max_new_tokens,
+        limits={"search": settings.search_items, "test": settings.test_items},
+    )
+
+
+TASK_KINDS: dict[str, TaskFactory] = {
+    "translation": _zoo(lambda settings, _: TranslationTask(**_sizes(settings))),
+    "math": _zoo(lambda settings, _: MathTask(**_sizes(settings))),
+    "code": _zoo(lambda settings, tools: CodeTask(tools.runner, **_sizes(settings))),
+    "jsonl": _jsonl,
+    "lm_eval": _harness,
+}
+"""Factories by `tasks.NAME.kind`."""
+
+
+def register_task(kind: str, factory: TaskFactory) -> None:
+    """Add a kind of task of one's own; `tasks.NAME.kind=KIND` then selects it.
+
+    Args:
+        kind: Its name.
+        factory: Makes a task from its name, its settings and the tools.
+
+    Raises:
+        InputError: The kind is taken.
+    """
+    if kind in TASK_KINDS:
+        raise InputError(f"there is a kind of task {kind!r} already", "choose another name")
+    TASK_KINDS[kind] = factory
 
 
 def build_tasks(
@@ -43,60 +130,18 @@ def build_tasks(
     runner = SandboxPool(
         evaluation.program_workers, evaluation.program_seconds, evaluation.program_memory_mb
     )
-
-    def sizes(settings: TaskSettings) -> dict[str, int]:
-        asked = {"n_search": settings.search_items, "n_test": settings.test_items}
-        return {name: count for name, count in asked.items() if count}
-
-    def jsonl(name: str, settings: TaskSettings) -> Task:
-        if not settings.path:
-            raise InputError(f"task {name!r} has no file", f"give tasks.{name}.path=FILE.jsonl")
-        return JsonlTask(
-            name,
-            settings.path,
-            metric=settings.metric or "exact_match",
-            max_new_tokens=settings.max_new_tokens or JSONL_MAX_NEW_TOKENS,
-            tokenizer=tokenizer if settings.chat_template else None,
-            runner=runner,
-            limits={"search": settings.search_items, "test": settings.test_items},
-        )
-
-    def harness(name: str, settings: TaskSettings) -> Task:
-        return HarnessTask(
-            name,
-            settings.lm_eval,
-            tokenizer,
-            metric=settings.metric,
-            max_new_tokens=settings.max_new_tokens,
-            limits={"search": settings.search_items, "test": settings.test_items},
-        )
-
-    kinds: dict[str, Callable[[str, TaskSettings], Task]] = {
-        "translation": lambda _, settings: TranslationTask(**sizes(settings)),
-        "math": lambda _, settings: MathTask(**sizes(settings)),
-        "code": lambda _, settings: CodeTask(runner, **sizes(settings)),
-        "jsonl": jsonl,
-        "lm_eval": harness,
-    }
+    tools = TaskTools(tokenizer, runner)
     built: list[Task] = []
     for name, settings in tasks.items():
-        if settings.kind not in kinds:
+        if settings.kind not in TASK_KINDS:
             raise InputError(
                 f"tasks.{name}.kind: unknown kind of task {settings.kind!r}",
-                f"one of {', '.join(kinds)}",
-            )
-        if settings.kind not in OWN_DATA and name != settings.kind:
-            raise InputError(
-                f"tasks.{name}.kind={settings.kind}: the zoo's own tasks keep their names",
-                f"call it {settings.kind!r}",
+                f"one of {', '.join(TASK_KINDS)}",
             )
         for key in ("max_new_tokens", "search_items", "test_items"):
             if getattr(settings, key) < 0:
                 raise InputError(
                     f"tasks.{name}.{key}={getattr(settings, key)}", "give 0 (the default) or more"
                 )
-        task = kinds[settings.kind](name, settings)
-        if settings.kind not in OWN_DATA:
-            task.max_new_tokens = settings.max_new_tokens or task.max_new_tokens
-        built.append(task)
+        built.append(TASK_KINDS[settings.kind](name, settings, tools))
     return check_tasks(built)

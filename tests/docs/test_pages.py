@@ -1,0 +1,94 @@
+"""The pages of docs/ and the README: code runs, commands exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hm3rl import api
+from hm3rl.cli import app
+from tests.small_search import FEW_ITEMS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXTENSIONS = sorted((ROOT / "docs" / "extend").glob("*.md"))
+SMALL = [*FEW_ITEMS, "budget=6", "search.parameter_share=0.4"]
+
+
+def blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
+    """Fenced blocks of a page: what follows the language on the fence, and the text."""
+    found = re.findall(r"^```(\w*)(.*?)\n(.*?)^```", page.read_text(), re.M | re.S)
+    return [(rest.strip(), text) for language, rest, text in found if language in languages]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """All `hm3rl` command lines of a page, as words."""
+    lines = []
+    for _, text in blocks(page, "bash", ""):
+        joined = text.replace("\\\n", " ")
+        lines += [line for line in joined.splitlines() if line.startswith("hm3rl ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_and_option_on_a_page_exists(page: Path):
+    verbs = typer.main.get_command(app).commands
+    for words in commands(page):
+        assert words[0] in verbs, words
+        known = {option for one in verbs[words[0]].params for option in one.opts}
+        assert {w.split("=")[0] for w in words[1:] if w.startswith("-")} <= known, words
+
+
+def overrides(page: Path) -> list[list[str]]:
+    """Overrides of the commands of a page that name no file of the reader's own."""
+    plain = [words for words in commands(page) if words[0] in ("search", "check")]
+    return [
+        [word for word in words[1:] if not word.startswith(("-", "hydra"))]
+        for words in plain
+        if not any(w.startswith(("resume=", "plugins=", "--config-dir")) for w in words)
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [words for page in PAGES for words in overrides(page) if words],
+    ids=lambda words: " ".join(words)[:60],
+)
+def test_every_override_on_a_page_composes(words: list[str]):
+    first = [word.split(",")[0] if "[" not in word else word for word in words]
+    api.settings(*first)
+
+
+@pytest.mark.parametrize("page", EXTENSIONS, ids=lambda page: page.stem)
+def test_the_code_of_an_extension_page_runs(page: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {rest.split('"')[1]: text for rest, text in blocks(page, "python", "yaml") if rest}
+    assert files
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        if name.endswith(".py") and f"plugins=[{name}]" not in page.read_text():
+            runpy.run_path(name, run_name="__main__")
+    ran = commands(page)
+    assert ran
+    for words in ran:
+        small = [*SMALL, "output=run"] if words[0] == "search" else []
+        if "tasks=vowels" in words:  # the small sizes are those of the zoo's tasks
+            small = [word for word in small if not word.startswith("tasks.")]
+        result = CliRunner().invoke(app, [*words, *small])
+        assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_relative_link_leads_to_a_file(page: Path):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    for link in links:
+        if link.strip("./").startswith("reference"):
+            continue  # written when the site is built
+        assert (page.parent / link).exists(), link
