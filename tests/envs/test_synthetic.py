@@ -7,6 +7,7 @@ import pytest
 
 from hm3rl.envs.synthetic import SyntheticMergeEnv, SyntheticProblem
 from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.objectives.scalarisation import tchebycheff
 
 
 def test_returns_follow_the_formula() -> None:
@@ -51,3 +52,37 @@ def test_large_instances_are_not_enumerated() -> None:
     problem = SyntheticProblem.draw(layers=32, members=4, objectives=3, seed=0)
     with pytest.raises(ValueError, match="too many"):
         problem.enumerate_best(np.ones(3) / 3, "tchebycheff")
+
+
+def test_tchebycheff_reaches_paths_that_no_linear_preference_does() -> None:
+    problem = SyntheticProblem(
+        gains=np.array([[[1.0, 0.0], [0.0, 1.0], [0.4, 0.4]]]), switch_cost=np.zeros(2)
+    )
+    for share in np.linspace(0.0, 1.0, 21):
+        goal = np.array([share, 1.0 - share])
+        assert problem.viterbi(goal)[1].tolist() != [2]
+    middle = np.array([0.5, 0.5])
+    best = problem.enumerate_best(middle, "tchebycheff")
+    assert best == pytest.approx(tchebycheff(np.array([0.4, 0.4]), middle))
+
+
+def test_instances_have_the_stated_distribution() -> None:
+    problem = SyntheticProblem.draw(layers=400, members=10, objectives=5, seed=0)
+    assert problem.gains.var() == pytest.approx(1 / 400, rel=0.03)
+    assert problem.gains.mean() == pytest.approx(0.0, abs=2e-3)
+    costs = np.array([SyntheticProblem.draw(4, 2, 3, seed).switch_cost for seed in range(400)])
+    assert costs.min() >= 0.0 and costs.max() <= 0.3
+    assert costs.mean() == pytest.approx(0.6 * 0.5 / 2, rel=0.05)
+
+
+def test_the_reward_is_terminal_and_undiscounted() -> None:
+    env = SyntheticMergeEnv(layers=3, members=2, objectives=2, seed=4)
+    env.reset(seed=0)
+    rewards = []
+    for action in [0, *(env.space.layer_action(1, t) for t in range(3)), env.space.stop]:
+        _, reward, terminated, truncated, info = env.step(np.int64(action))
+        rewards.append(reward)
+        assert not truncated
+    assert rewards[:-1] == [0.0] * 4
+    assert terminated and rewards[-1] != 0.0
+    np.testing.assert_allclose(info["vector_reward"], env.problem.gains[:, 1].sum(axis=0))

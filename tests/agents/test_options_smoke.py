@@ -1,0 +1,67 @@
+"""Every word an option may be, and every switch, on a SyntheticMerge that takes milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.knowledge import Outcome
+from hm3rl.agents.options import CHOICES
+from hm3rl.envs.synthetic import SyntheticProblem
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.settings import AgentSettings, OutcomeSettings, ScreeningSettings
+
+PROBLEM = SyntheticProblem.draw(layers=4, members=3, objectives=2, seed=5)
+SMALL = AgentSettings(
+    embedding=4,
+    hidden=8,
+    pretrain_steps=4,
+    replay_steps=1,
+    critic_warm_up=2,
+    distil_steps=4,
+    imagined=8,
+    rollouts=4,
+    epochs=1,
+    outcome=OutcomeSettings(fit_steps=3, refit_steps=1),
+    screening=ScreeningSettings(proposals=32, samples=8, explore_share=0.5),
+)
+"""Half of the online phase is PPO's, so that its options are tried too."""
+
+WORDS = [(key, word) for key, words in CHOICES.items() for word in words]
+SWITCHES = [
+    ("screening.enabled", False),
+    ("hindsight", False),
+    ("imagined", 0),
+    ("distil_steps", 0),
+    ("length_cost", 0.1),
+    ("gamma", 0.9),
+    ("screening.offline_share", 0.0),
+]
+
+
+def changed(key: str, value: object) -> AgentSettings:
+    room, _, name = key.rpartition(".")
+    if not room:
+        return replace(SMALL, **{name: value})  # type: ignore[arg-type]
+    return replace(SMALL, **{room: replace(getattr(SMALL, room), **{name: value})})
+
+
+@pytest.mark.parametrize(("key", "value"), WORDS + SWITCHES)
+def test_both_phases_run_and_the_policy_decodes(key: str, value: object) -> None:
+    asked: list[str] = []
+
+    def evaluate(paths: list[LayerPath]) -> list[Outcome]:
+        asked.extend(str(path) for path in paths)
+        return [Outcome(vector, np.exp(-vector)) for vector in PROBLEM.score_paths(paths)]
+
+    agent = MergeAgent(PROBLEM.space(), changed(key, value), ("x", "y"), seed=0)
+    agent.offline(evaluate, 12, lambda values: None)
+    agent.online(evaluate, 20, lambda values: None)
+    assert len(asked) == len(set(asked)) == 32
+    assert agent.ppo._n_updates > 0
+    path = agent.decode(np.array([0.5, 0.5]))
+    assert agent.space.offers(path)
+    assert all(np.isfinite(p.detach().numpy()).all() for p in agent.policy.parameters())
