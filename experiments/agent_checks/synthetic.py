@@ -1,0 +1,135 @@
+"""The merging agent on SyntheticMerge, whose best path for any preference is known by Viterbi."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.knowledge import Outcome
+from hm3rl.agents.separate import SeparateAgents
+from hm3rl.envs.synthetic import SyntheticProblem
+from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.settings import AgentSettings, OutcomeSettings, ScreeningSettings
+
+LAYERS, MEMBERS, OBJECTIVES = 32, 4, 3
+OFFLINE, ONLINE = 500, 512
+UNSEEN = 50
+UNSEEN_SEED = 20261122
+"""Of the unseen preferences: a stream no agent draws from."""
+
+BEAM = 16
+
+FULL = AgentSettings(batch=32, outcome=OutcomeSettings(kind="linear"))
+"""The defaults, with the outcome model that deep paths need and larger batches."""
+
+PLAIN = replace(
+    FULL,
+    screening=ScreeningSettings(enabled=False, offline_share=0.0),
+    imagined=0,
+    distil_steps=0,
+)
+"""Nothing chosen or taught by the outcome model: actor, critics and replay alone."""
+
+NO_SCREENING = replace(FULL, screening=PLAIN.screening)
+
+VARIANTS: dict[str, AgentSettings] = {
+    "full": FULL,
+    "full_no_offline": FULL,
+    "full_no_screening": NO_SCREENING,
+    "plain": PLAIN,
+    "plain_no_offline": PLAIN,
+    "plain_no_hindsight": replace(PLAIN, hindsight=False),
+    "plain_scalar_critic": replace(PLAIN, critic="scalar"),
+    "plain_spread_reward": replace(PLAIN, reward="spread"),
+    "plain_tchebycheff": replace(PLAIN, scalarisation="tchebycheff"),
+    "plain_wolpertinger": replace(PLAIN, head="wolpertinger"),
+    "plain_per_preference": replace(PLAIN, per_preference=True, preferences=10),
+}
+"""Settings by name; those of a name with `no_offline` spend the whole budget online."""
+
+
+def build(
+    problem: SyntheticProblem, settings: AgentSettings, seed: int
+) -> MergeAgent | SeparateAgents:
+    """The agent, or one for each preference of a spread set."""
+    names = tuple(f"f{k}" for k in range(problem.gains.shape[2]))
+    if not settings.per_preference:
+        return MergeAgent(problem.space(), settings, names, seed)
+    goals = sample_dirichlet(settings.preferences, len(names), np.random.default_rng([seed, 3]))
+    spaces = [problem.space()] * len(goals)
+    return SeparateAgents.build(spaces, settings, names, seed, goals)
+
+
+def run(
+    variant: str,
+    seed: int,
+    offline: int = OFFLINE,
+    online: int = ONLINE,
+    layers: int = LAYERS,
+    settings: AgentSettings | None = None,
+) -> dict[str, float]:
+    """One run: an instance of the problem and an agent, both from the seed.
+
+    Args:
+        variant: One of `VARIANTS`.
+        seed: Seed of the instance and of the agent.
+        offline: Evaluations of the offline phase.
+        online: Evaluations of the online phase.
+        layers: L.
+        settings: Instead of the variant's, for quick tests.
+
+    Returns:
+        Means over the unseen preferences, 0 = random paths, 1 = Viterbi: `greedy` (the policy's
+        greedy path), `decoded` (its samples improved and ranked by F-hat), `archive` (the best
+        path evaluated, which needs no agent), `offline/greedy` and `offline/archive` (after the
+        offline phase); then the shares of preferences for which the policy is better than its
+        archive, the evaluations charged and the agent's seconds.
+    """
+    problem = SyntheticProblem.draw(layers, MEMBERS, OBJECTIVES, seed)
+    agent = build(problem, settings or VARIANTS[variant], seed)
+    goals = sample_dirichlet(UNSEEN, OBJECTIVES, np.random.default_rng([UNSEEN_SEED, seed]))
+    evaluated: list[np.ndarray] = []
+
+    def evaluate(paths: list[LayerPath]) -> list[Outcome]:
+        vectors = problem.score_paths(paths)
+        evaluated.extend(vectors)
+        return [Outcome(vector, -vector) for vector in vectors]
+
+    def scaled(utilities: np.ndarray) -> np.ndarray:
+        pairs = zip(utilities, goals, strict=True)
+        return np.array([problem.normalised(float(u), goal) for u, goal in pairs])
+
+    def archive() -> np.ndarray:
+        return scaled((np.array(evaluated) @ goals.T).max(axis=0))
+
+    def decoded(beam: int) -> np.ndarray:
+        vectors = problem.score_paths([agent.decode(goal, beam) for goal in goals])
+        return scaled((vectors * goals).sum(axis=1))
+
+    def silent(values: dict[str, float]) -> None:
+        """Losses are of no interest here."""
+
+    if variant.endswith("no_offline"):
+        offline, online = 0, offline + online
+    out = {}
+    if offline:
+        agent.offline(evaluate, offline, silent)
+        out = {
+            "offline/greedy": float(decoded(0).mean()),
+            "offline/archive": float(archive().mean()),
+        }
+    agent.online(evaluate, online, silent)
+    greedy, beam, best = decoded(0), decoded(BEAM), archive()
+    return {
+        **out,
+        "greedy": float(greedy.mean()),
+        "decoded": float(beam.mean()),
+        "archive": float(best.mean()),
+        "greedy_above_archive": float((greedy > best + 1e-9).mean()),
+        "decoded_not_below_archive": float((beam > best - 1e-9).mean()),
+        "evaluations": float(len(evaluated)),
+        "agent_seconds": agent.seconds,
+    }
