@@ -23,6 +23,7 @@ from hm3rl.export.reload import ReloadCheck
 from hm3rl.export.sources import find_source, stored_dtype, widest
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
 from hm3rl.models.hashing import short_hash
+from hm3rl.models.loading import is_adapter
 from hm3rl.models.pool import BASE, ModelPool
 from hm3rl.models.zoo import resolve_source
 from hm3rl.paths.candidate import Candidate
@@ -60,13 +61,20 @@ class RecipeFile:
         others = {name: source for name, source in self.sources.items() if name != BASE}
         return others or {"itself": self.sources[BASE]}
 
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Folder of each source, by name."""
+        return {name: resolve_source(source) for name, source in self.sources.items()}
+
     def precisions(self) -> tuple[torch.dtype, torch.dtype]:
         """Return the precision to merge in and the one to write.
 
         The file's `dtype` is what is written, else what the sources are stored in; merging happens
         in the widest of all, so that nothing is rounded twice.
         """
-        stored = {stored_dtype(resolve_source(source)) for source in self.sources.values()}
+        stored = {
+            stored_dtype(folder) for folder in self.folders.values() if not is_adapter(folder)
+        }
         named = self.mergekit.dtype if self.mergekit else self.plain.get("dtype")
         written = widest(stored) if named is None else _DTYPES[str(named)]
         return widest({*stored, written}) if self.mergekit else written, written
@@ -100,7 +108,7 @@ def read_recipe(file: Path) -> RecipeFile:
         plain = plain["merge"]
     if is_mergekit(plain):
         read = read_mergekit(plain)
-        sources = {name: find_source(text) for name, text in read.sources.items()}
+        sources = {name: _mergekit_source(text, read) for name, text in read.sources.items()}
         return RecipeFile(plain, sources, None, read, hashes)
     if not isinstance(plain, Mapping) or "path" not in plain:
         raise InputError(f"{file} is no recipe", RECIPE_HINT)
@@ -110,6 +118,23 @@ def read_recipe(file: Path) -> RecipeFile:
     if plain.get("dtype") is not None and plain["dtype"] not in _DTYPES:
         raise InputError(f"{file}: dtype {plain['dtype']!r}", f"one of {', '.join(_DTYPES)}")
     return RecipeFile(plain, sources, candidate, None, hashes)
+
+
+def _mergekit_source(reference: str, file: MergekitFile) -> str:
+    """Find a source; mergekit writes a LoRA adapter as MODEL+ADAPTER, here over the base only.
+
+    Raises:
+        InputError: There is no such source, or the adapter belongs to another model than the base.
+    """
+    model, plus, adapter = reference.partition("+")
+    if not plus or resolve_source(reference).is_dir():
+        return find_source(reference)
+    if model != file.sources[BASE]:
+        raise InputError(
+            f"{reference} is an adapter over {model}, the base is {file.sources[BASE]}",
+            "adapters are merged over the base only; save the others merged, as whole models",
+        )
+    return find_source(adapter)
 
 
 def _our_sources(

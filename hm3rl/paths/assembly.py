@@ -90,7 +90,10 @@ def stitch(
     ]
     inner = shallow_copy(decoder(host))
     inner.config = config
-    inner._modules[family.layers] = nn.ModuleList(views).eval()
+    stack = nn.ModuleList(views)
+    # Views are in evaluation mode as their sources are; `eval()` would walk all of them again.
+    stack.training = False
+    inner._modules[family.layers] = stack
     if hasattr(inner, "has_sliding_layers"):
         inner.has_sliding_layers = "sliding_attention" in config.layer_types
     _complete_rotary(inner, config)

@@ -13,8 +13,8 @@ from hm3rl.errors import InputError
 from hm3rl.export.merge import RecipeFile, read_recipe
 from hm3rl.export.sources import StoredTensor, stored_tensors
 from hm3rl.models.compatibility import check_configs
-from hm3rl.models.loading import load_config
-from hm3rl.models.zoo import resolve_source
+from hm3rl.models.loading import is_adapter, load_config
+from hm3rl.models.pool import BASE
 from hm3rl.paths.families import layer_prefix
 from hm3rl.paths.mergekit_recipe import slice_merges
 from hm3rl.reporting.checks import GIB, against, free_disk, memory_of
@@ -46,12 +46,13 @@ def recipe_report(file: Path, to: Path | None = None) -> dict[str, Any]:
         InputError: The file or a source cannot be used, or they do not fit together.
     """
     recipe = read_recipe(file)
-    folders = {name: resolve_source(source) for name, source in recipe.sources.items()}
+    base, adapters = BASE, [n for n, folder in recipe.folders.items() if is_adapter(folder)]
+    # An adapter is the base with other weights.
+    folders = {name: recipe.folders[base if name in adapters else name] for name in recipe.folders}
     configs = {name: load_config(name, folder) for name, folder in folders.items()}
     check_configs(configs, mixed=True)
     headers = {name: stored_tensors(folder) for name, folder in folders.items()}
     depths = {name: int(config.num_hidden_layers) for name, config in configs.items()}
-    base = next(iter(folders))
     notes: tuple[str, ...] = ()
     if recipe.mergekit is not None:
         slices = slice_merges(recipe.mergekit, depths, list(headers[base]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hm3rl.errors import InputError
@@ -22,6 +23,7 @@ from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
+from hm3rl.reporting.recipe_check import recipe_report
 
 TOKENS = torch.randint(3, 32, (2, 20), generator=torch.Generator().manual_seed(0))
 
@@ -233,3 +235,32 @@ def test_pools_of_one_model_are_possible(tiny_pool_dir, write, tmp_path):
     plain = {"merge_method": "passthrough", "slices": [{"sources": [source]}] * 2}
     merge_file(write(plain), tmp_path / "model")
     assert ModelPool.load(tmp_path / "model", {"x": tmp_path / "model"}).num_layers == 4
+
+
+def test_adapters_are_written_as_in_mergekit(save_pool, tiny_config, write, tmp_path):
+    folders = save_pool(tmp_path / "pool", tiny_config(), ("a",))
+    adapter, name = tmp_path / "lora", "model.layers.1.mlp.up_proj"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["up_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    tensors = {
+        f"base_model.model.{name}.lora_A.weight": torch.randn(2, 16),
+        f"base_model.model.{name}.lora_B.weight": torch.randn(32, 2),
+    }
+    save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    models = [f"{folders['base']}+{adapter}", str(folders["a"])]
+    plain = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(folders["base"]),
+        "models": [{"model": model, "parameters": {"weight": 0.5}} for model in models],
+    }
+    merge_file(write(plain), tmp_path / "model")
+    written = load_file(tmp_path / "model" / "model.safetensors")[f"{name}.weight"]
+    base, a = (load_file(folders[n] / "model.safetensors")[f"{name}.weight"] for n in ("base", "a"))
+    low_rank, high = tensors.values()
+    expected = base + 0.5 * (2.0 * high @ low_rank + a - base)
+    assert torch.allclose(written, expected, atol=1e-5)
+    assert recipe_report(tmp_path / "file.yml")["layers"] == 3
+    plain["models"][0]["model"] = f"{folders['a']}+{adapter}"
+    with pytest.raises(InputError, match=r"adapter over .*a, the base is"):
+        merge_file(write(plain), tmp_path / "other")
