@@ -52,7 +52,10 @@ def workspace(entity: str, project: str, tasks: Sequence[str]) -> workspaces.Wor
         is_open=True,
         panels=[
             panels.LinePlot(title="Policy loss", x=X, y=["regression/policy"]),
-            panels.LinePlot(title="V and V_u", x=X, y=["regression/value", "regression/utility"]),
+            panels.LinePlot(title="V_u's loss", x=X, y=["regression/utility"]),
+            panels.LinePlot(
+                title="V's loss by objective", x=X, y=[f"regression/value/{t}" for t in tasks]
+            ),
             panels.LinePlot(title="Screened evaluations", x=X, y=["online/screened"]),
         ],
     )

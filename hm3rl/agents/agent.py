@@ -89,7 +89,9 @@ class MergeAgent:
                 space, len(self.objectives), settings, self._score_rollout, self._sample, seed
             )
         rng = np.random.default_rng(seed + 1)
-        self.regression = Regression(self.policy, settings, self.goals, self.utility, rng)
+        self.regression = Regression(
+            self.policy, settings, self.goals, self.utility, rng, self.objectives
+        )
         self._show_model()
         self._evaluate: EvaluatePaths | None = None
 

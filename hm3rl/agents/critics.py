@@ -7,6 +7,8 @@ regression) or, for implicit Q-learning, an expectile of the action values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
@@ -34,10 +36,18 @@ class CriticTrainer:
         policy: The networks.
         settings: Which critic loss; discount, reward and expectile.
         utility: What a path is worth.
+        objectives: Names of the objectives, for V's loss on each; default their numbers.
     """
 
-    def __init__(self, policy: PathPolicy, settings: AgentSettings, utility: Utility) -> None:
+    def __init__(
+        self,
+        policy: PathPolicy,
+        settings: AgentSettings,
+        utility: Utility,
+        objectives: Sequence[str] = (),
+    ) -> None:
         self.policy = policy
+        self.objectives = tuple(objectives) or tuple(map(str, range(policy.objectives)))
         self.settings = settings
         self.utility = utility
         self._target: PathPolicy | None = None
@@ -45,7 +55,7 @@ class CriticTrainer:
     def loss(
         self, replay: Replay, batches: list[TrajectoryBatch], heads: list[Heads]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Sum of both losses, and each.
+        """Sum of both losses, and each, V's also by objective.
 
         Args:
             replay: Lends context and descriptors.
@@ -57,7 +67,7 @@ class CriticTrainer:
         cost = self.settings.length_cost * acted.lengths[:, None]
         share = self._share(acted)[..., None]
         target = share * (acted.vector - cost)[:, None]
-        value = huber_loss(heads[0].values, target, reduction="none").mean(-1)
+        value = huber_loss(heads[0].values, target, reduction="none")
         predicted = heads[1].utility
         if self.settings.regression == "iql":
             difference = self.action_values(replay, other) - predicted
@@ -65,8 +75,11 @@ class CriticTrainer:
             error = torch.where(difference < 0, 1.0 - tau, tau) * difference**2
         else:
             error = huber_loss(predicted, self.returns(other), reduction="none")
-        value_loss, utility_loss = ((part * steps).sum() / steps.sum() for part in (value, error))
+        by_objective = (value * steps[..., None]).sum(dim=(0, 1)) / steps.sum()
+        value_loss, utility_loss = by_objective.mean(), (error * steps).sum() / steps.sum()
         report = {"regression/value": value_loss.item(), "regression/utility": utility_loss.item()}
+        names = (f"regression/value/{name}" for name in self.objectives)
+        report.update(zip(names, by_objective.tolist(), strict=True))
         return value_loss + utility_loss, report
 
     def _share(self, batch: TrajectoryBatch) -> Tensor:

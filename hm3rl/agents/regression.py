@@ -6,6 +6,8 @@ was poor under the preference that made it may be the best known under another (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,6 +41,7 @@ class Regression:
         goals: Preferences for hindsight.
         utility: What a path is worth.
         rng: Source of randomness.
+        objectives: Names of the objectives, for the losses' names; default their numbers.
     """
 
     def __init__(
@@ -48,13 +51,14 @@ class Regression:
         goals: Goals,
         utility: Utility,
         rng: np.random.Generator,
+        objectives: Sequence[str] = (),
     ) -> None:
         self.policy = policy
         self.settings = settings
         self.goals = goals
         self.utility = utility
         self.rng = rng
-        self.critics = CriticTrainer(policy, settings, utility)
+        self.critics = CriticTrainer(policy, settings, utility, objectives)
         self.optimiser = torch.optim.Adam(policy.parameters(), lr=settings.pretrain_rate)
 
     def step(
