@@ -1,6 +1,6 @@
 """Kill searches and workers at random moments; compare with runs that were left alone.
 
-python -m experiments.benchmarks.faults [--kills 20] [--json FILE]
+python -m experiments.benchmarks.faults [--kills 20] [--of driver workers] [--json FILE]
 
 Drivers: several small searches are killed with SIGKILL and resumed, again and again. Workers:
 one search with two Ray workers, of which a random one is killed each time. Three things count:
@@ -47,6 +47,8 @@ KILLS_PER_SEARCH = 10
 WORKER = "ray::ScoringWorker"
 PATIENCE = 300.0
 """Seconds without progress after which the experiment has failed."""
+
+KINDS = ("driver", "workers")
 
 Row = tuple[Any, ...]
 
@@ -221,17 +223,19 @@ def main() -> None:
     """Print the table; exit code 1 if anything was lost, repeated or different."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="of drivers, and of workers")
+    parser.add_argument("--of", nargs="+", choices=KINDS, default=KINDS, help="what is killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--root", type=Path, default=Path("runs/faults"), help="for run folders")
     parser.add_argument("--json", type=Path, help="file to write")
     args = parser.parse_args()
     shutil.rmtree(args.root, ignore_errors=True)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    results = {"driver": kill_drivers(args.kills, args.root, random.Random(args.seed))}
-    if find_spec("ray") is None:
-        print("Ray is not installed: no workers were killed (pip install 'hm3rl[ray]')")
-    else:
-        results["workers"] = kill_workers(args.kills, args.root, random.Random(args.seed))
+    if "workers" in args.of and find_spec("ray") is None:
+        raise SystemExit("Ray is not installed: pip install 'hm3rl[ray]', or give --of driver")
+    kill = {"driver": kill_drivers, "workers": kill_workers}
+    results = {
+        name: kill[name](args.kills, args.root, random.Random(args.seed)) for name in args.of
+    }
     columns = ("kills", "lost", "repeated", "same_evaluations", "same_front")
     print(f"{'':8}", *(f"{column:>17}" for column in columns))
     for name, result in results.items():
