@@ -220,7 +220,7 @@ class MergeProblem:
             if key not in found:
                 self._check(candidate)
                 new.setdefault(key, candidate)
-        cost = sum((self._price(key, asked) for key in new), Fraction(0))
+        cost = self._rate(asked) * sum((self._new(key, asked) for key in new), Fraction(0))
         left = self.budget - self._spent
         if cost > left:
             raise BudgetExhausted(_plain(cost), _plain(left))
@@ -282,19 +282,13 @@ class MergeProblem:
         )
         return Fraction(some, every)
 
-    def _price(self, key: str, asked: Fidelity) -> Fraction:
-        """What a candidate would cost: its items that this run has not asked for yet."""
+    def _new(self, key: str, asked: Fidelity) -> Fraction:
+        """Share of a candidate's items that this run has not asked for yet."""
         before = self._asked.get((key, asked.measure), Fraction(0))
-        return max(self._share(asked) - before, Fraction(0)) * self._rate(asked)
+        return max(self._share(asked) - before, Fraction(0))
 
     def _rate(self, asked: Fidelity) -> Fraction:
         return self.proxy_cost if asked.proxy else Fraction(1)
-
-    def _charge(self, key: str, asked: Fidelity) -> None:
-        before = self._asked.get((key, asked.measure), Fraction(0))
-        after = max(self._share(asked), before)
-        self._asked[key, asked.measure] = after
-        self._charged[asked.measure] += after - before
 
     def _enter(self, candidate: Candidate, one: Scored, phase: str, free: bool) -> None:
         evaluation, archive = one.evaluation, self.archive
@@ -305,9 +299,11 @@ class MergeProblem:
         enters = evaluation.ok and asked.is_full
         on_front = archive.add(key, evaluation.vector) if enters else False
         if free:
+            self._asked[key, "full"] = self._asked[key, "proxy"] = Fraction(1)
+        share = self._new(key, asked)
+        if share:
             self._asked[key, asked.measure] = self._share(asked)
-        elif self._price(key, asked):
-            self._charge(key, asked)
+            self._charged[asked.measure] += share
             self.trace.append(TracePoint(self.charged, key, archive.hypervolume()))
         self.logger.evaluation(
             EvaluationEvent(

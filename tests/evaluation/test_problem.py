@@ -231,5 +231,14 @@ def test_proxies_are_paid_for_apart(members: MemberSet, evaluator: Evaluator) ->
 
 def test_the_sources_are_free_at_every_share(problem: MergeProblem) -> None:
     source = Candidate.whole("a", 3)
-    (half,) = problem.evaluate([source], "rung", "items:0.5")
-    assert half.ok and problem.charged == 0 and problem.trace == []
+    for fidelity in ("items:0.5", "proxy"):
+        (part,) = problem.evaluate([source], "rung", fidelity)
+        assert part.ok and problem.charged == 0 and problem.trace == []
+
+
+def test_proxies_that_cost_nothing_are_counted_all_the_same(
+    members: MemberSet, evaluator: Evaluator
+) -> None:
+    problem = MergeProblem(members, evaluator, LIMITS, budget=0, proxy_cost=0)
+    problem.evaluate([ONE, TWO], "rung", "proxy:0.5")
+    assert (problem.charged_proxy, problem.charged) == (1, 0)
