@@ -28,6 +28,15 @@ SHAPES: dict[str, PretrainedConfig] = {
         num_key_value_heads=2,
         tie_word_embeddings=True,
     ),
+    "memory": LlamaConfig(
+        vocab_size=8192,
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+    ),
     "smollm2-135m": LlamaConfig(
         vocab_size=49152,
         hidden_size=576,
@@ -49,7 +58,7 @@ SHAPES: dict[str, PretrainedConfig] = {
         tie_word_embeddings=True,
     ),
 }
-"""Configuration by name; `tiny` is for trying a benchmark out."""
+"""Configuration by name; `tiny` is for trying a benchmark out, `memory` has 28 M weights."""
 
 
 def make_sources(shape: str, root: Path, size: float = 1e-3) -> dict[str, Path]:

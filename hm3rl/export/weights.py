@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -57,26 +57,31 @@ def stored_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def split_shards(tensors: dict[str, torch.Tensor], limit: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Cut tensors into shards of at most `limit` bytes; a larger tensor gets its own shard."""
-    shard: dict[str, torch.Tensor] = {}
+def split_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Cut a list of tensors into shards; a tensor above the limit gets its own shard.
+
+    Args:
+        sizes: Bytes of each tensor, by name.
+        limit: Most bytes of a shard.
+
+    Returns:
+        Names of each shard's tensors, in the order given.
+    """
+    shards: list[list[str]] = [[]]
     size = 0
-    for name, tensor in tensors.items():
-        if shard and size + tensor.nbytes > limit:
-            yield shard
-            shard, size = {}, 0
-        shard[name] = tensor
-        size += tensor.nbytes
-    yield shard
+    for name, nbytes in sizes.items():
+        if shards[-1] and size + nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += nbytes
+    return shards
 
 
 def write_weights(
     model: PreTrainedModel, folder: Path, shard_bytes: int = DEFAULT_SHARD_BYTES
 ) -> int:
     """Write all weights of a model into an empty folder.
-
-    A single shard is `model.safetensors`, without index; several get numbered names and an index
-    with the complete weight map and the total size in bytes.
 
     Args:
         model: The model.
@@ -87,14 +92,42 @@ def write_weights(
         Bytes of all tensors together.
     """
     tensors = stored_tensors(model)
-    shards = list(split_shards(tensors, shard_bytes))
-    total = sum(tensor.nbytes for tensor in tensors.values())
+    return write_shards(
+        {name: tensor.nbytes for name, tensor in tensors.items()},
+        lambda names: _unshared({name: tensors[name] for name in names}),
+        folder,
+        shard_bytes,
+    )
+
+
+def write_shards(
+    sizes: Mapping[str, int],
+    produce: Callable[[Sequence[str]], Mapping[str, torch.Tensor]],
+    folder: Path,
+    shard_bytes: int,
+) -> int:
+    """Write tensors shard by shard, each produced when its turn comes.
+
+    A single shard is `model.safetensors`, without index; several get numbered names and an index
+    with the complete weight map and the total size in bytes.
+
+    Args:
+        sizes: Bytes of each tensor, by name.
+        produce: Makes the tensors of one shard, on the CPU, contiguous and sharing no memory.
+        folder: Where to write.
+        shard_bytes: Largest shard.
+
+    Returns:
+        Bytes of all tensors together.
+    """
+    shards = split_shards(sizes, shard_bytes)
+    total = sum(sizes.values())
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        file = SINGLE_FILE if len(shards) == 1 else name
-        save_file(_unshared(shard), folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, file))
+    for number, names in enumerate(shards, start=1):
+        numbered = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = SINGLE_FILE if len(shards) == 1 else numbered
+        save_file(dict(produce(names)), folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(names, file))
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,15 +37,45 @@ def merge_state(task_vectors: TaskVectors, recipe: MergeRecipe) -> dict[str, tor
         InputError: The recipe weighs an expert the pool does not have, or weights that the operator
             divides by their sum have none at some place.
     """
+    check_recipe(task_vectors, recipe)
+    return merge_tensors(task_vectors, recipe, task_vectors.names)
+
+
+def merge_tensors(
+    task_vectors: TaskVectors,
+    recipe: MergeRecipe,
+    names: Sequence[str],
+    out: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Merge some tensors, as `merge_state` does, with a recipe that passed `check_recipe`.
+
+    Args:
+        task_vectors: The cached task vectors.
+        recipe: What to do.
+        names: Names of the tensors.
+        out: Where to put them: contiguous tensors of the base's shape and precision by name.
+
+    Returns:
+        Merged tensor by name, new unless `out` is given.
+    """
+    merged = in_threads(
+        lambda name: merge_tensor(task_vectors, recipe, name, out[name] if out else None),
+        names,
+        size=lambda name: task_vectors.base(name).numel(),
+    )
+    return dict(zip(names, merged, strict=True))
+
+
+def check_recipe(task_vectors: TaskVectors, recipe: MergeRecipe) -> None:
+    """Refuse recipes that cannot be carried out on these sources.
+
+    Raises:
+        InputError: The recipe weighs an expert the pool does not have, or weights that the operator
+            divides by their sum have none at some place.
+    """
     check_experts(task_vectors, recipe)
     for name in task_vectors.mergeable:
         recipe.check_sum(recipe.weights_at(task_vectors.place(name)), f"at {name} the")
-    merged = in_threads(
-        lambda name: merge_tensor(task_vectors, recipe, name),
-        task_vectors.names,
-        size=lambda name: task_vectors.base(name).numel(),
-    )
-    return dict(zip(task_vectors.names, merged, strict=True))
 
 
 def check_experts(task_vectors: TaskVectors, recipe: MergeRecipe) -> None:
@@ -63,26 +94,31 @@ def check_experts(task_vectors: TaskVectors, recipe: MergeRecipe) -> None:
 
 
 @torch.no_grad()
-def merge_tensor(task_vectors: TaskVectors, recipe: MergeRecipe, name: str) -> torch.Tensor:
+def merge_tensor(
+    task_vectors: TaskVectors, recipe: MergeRecipe, name: str, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Merge one tensor.
 
     Args:
         task_vectors: The pool's cached task vectors.
         recipe: What to do.
         name: Name of the tensor.
+        out: Where to put it, contiguous, of the base's shape and precision; None: a new tensor.
 
     Returns:
-        A new tensor in the pool's precision.
+        The merged tensor in the pool's precision.
     """
     stored = task_vectors.base(name)
+    merged = out
+    if merged is None:
+        merged = torch.empty_like(stored, memory_format=torch.contiguous_format)
     if not recipe.weights or name not in task_vectors.mergeable:
-        return stored.clone()
+        return merged.copy_(stored)
     operator = OPERATORS[recipe.operator]
     # A random window depends on the ranks in a row.
     row = stored.shape[-1] if recipe.epsilon and stored.dim() else 1
     pieces = task_vectors.pieces(name, recipe.experts, row)
     of_tensor = _of_tensor(task_vectors, recipe, name, row)
-    merged = torch.empty_like(stored, memory_format=torch.contiguous_format)
     flat = merged.view(-1)
     for start, stop in pieces.bounds():
         base, deltas = pieces.load(start, stop)

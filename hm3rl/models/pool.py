@@ -100,7 +100,7 @@ class ModelPool:
         Raises:
             InputError: Anything about names, folders, files, weights or compatibility is wrong.
         """
-        _check_names(experts)
+        check_names(experts)
         if architecture not in ARCHITECTURES:
             raise InputError(
                 f"unknown pool.architecture {architecture!r}", f"one of {', '.join(ARCHITECTURES)}"
@@ -225,7 +225,12 @@ class ModelPool:
         return int(self.config.hidden_size)
 
 
-def _check_names(experts: Mapping[str, str | Path]) -> None:
+def check_names(experts: Mapping[str, str | Path]) -> None:
+    """Require names that can stand in paths, preferences and file names.
+
+    Raises:
+        InputError: There is no expert, or one has a name that cannot be.
+    """
     if not experts:
         raise InputError("no expert is given", "name at least one: --expert NAME=FOLDER")
     for name in experts:

@@ -1,0 +1,97 @@
+"""Merging from files to files: the result of a resident merge, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from experiments.benchmarks.shapes import make_sources
+from hm3rl.errors import InputError
+from hm3rl.export.merge import load_sources, read_recipe
+from hm3rl.export.streamed import merge_streamed
+from hm3rl.merging.merge import merge_state
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.task_vectors import TaskVectors
+from hm3rl.models.loading import quiet_transformers
+from hm3rl.models.shallow import named_tensors
+from hm3rl.models.streaming import StreamedSources
+
+
+@pytest.fixture
+def sources(tiny_pool_dir) -> StreamedSources:
+    return StreamedSources.open(tiny_pool_dir["base"], {n: tiny_pool_dir[n] for n in "abc"})
+
+
+@pytest.mark.parametrize("operator", ["ties", "della", "slerp", "dare_ties"])
+@pytest.mark.parametrize("shard_bytes", [10_000, 10**9])
+def test_result_is_that_of_a_resident_merge(operator, shard_bytes, sources, tiny_pool, tmp_path):
+    recipe = MergeRecipe.of(operator, {"a": 0.6, "b": [0.2, 0.5]}, density=0.4, seed=1)
+    total = merge_streamed(sources, recipe, tmp_path / "merged", shard_bytes=shard_bytes)
+    assert (len(list((tmp_path / "merged").glob("*.safetensors"))) > 1) == (shard_bytes < total)
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    resident = merge_state(TaskVectors(tiny_pool), recipe)
+    written = named_tensors(model)
+    assert written.keys() == resident.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in resident.items())
+    assert (tmp_path / "merged" / "tokenizer.json").is_file()
+
+
+def test_its_recipe_file_is_one_that_can_be_merged_again(sources, tmp_path):
+    recipe = MergeRecipe.of("ties", {"a": 0.6, "b": [0.2, 0.5]}, density=0.4)
+    merge_streamed(sources, recipe, tmp_path / "merged")
+    again = read_recipe(tmp_path / "merged" / "recipe.yaml")
+    assert again.candidate is not None
+    assert again.candidate.recipes == (recipe,)
+    assert load_sources(again).names == ("a", "b", "c", "base")
+
+
+def test_nothing_is_left_behind_by_what_is_refused(sources, tiny_pool_dir, tmp_path):
+    recipe = MergeRecipe.of("task_arithmetic", {"a": 1e38}, scale=1e38)
+    with pytest.raises(InputError, match="holds NaN or infinite weights"):
+        merge_streamed(sources, recipe, tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="exists already"):
+        merge_streamed(sources, recipe, tiny_pool_dir["a"])
+
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+import torch
+from experiments.benchmarks.memory import PeakMemory
+from hm3rl.export.streamed import merge_streamed
+from hm3rl.merging.merge import merge_tensor
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.task_vectors import TaskVectors
+from hm3rl.models.streaming import StreamedSources
+torch.set_num_threads(1)
+root, limit, shard = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+folders = {name: root / name for name in ("base", "a", "b", "c")}
+sources = StreamedSources.open(folders["base"], {n: folders[n] for n in "abc"})
+recipe = MergeRecipe.of("ties", {"a": 0.5, "b": 0.3, "c": 0.2}, density=0.4)
+# What libraries allocate when they are first used is no matter of the merge.
+merge_tensor(TaskVectors(sources, 0), recipe, "model.layers.0.self_attn.q_proj.weight")
+with PeakMemory(0.001) as memory:
+    total = merge_streamed(sources, recipe, root / "out", limit_bytes=limit, shard_bytes=shard)
+print(json.dumps([total, memory.peak - memory.before]))
+"""
+
+
+def test_peak_memory_is_below_the_limit_and_one_shard(tmp_path):
+    """A checkpoint of four times the limit; only anonymous memory counts."""
+    limit, shard = 13 * 2**20, 9 * 2**20
+    make_sources("memory", tmp_path)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(limit), str(shard)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    total, peak = json.loads(done.stdout.splitlines()[-1])
+    assert total > 4 * limit
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 3
+    assert peak < limit + shard
