@@ -21,18 +21,19 @@ from hm3rl.runs import write_text
 ROOT = Path("runs/agent_checks")
 
 PROBLEMS: dict[str, list[str]] = {
-    "synthetic": list(synthetic.VARIANTS),
+    "synthetic": ["full", "plain"],
+    "synthetic_16": list(synthetic.VARIANTS),
     **{name: list(protocol.settings) for name, protocol in environments.PROTOCOLS.items()},
 }
 """Variants by problem."""
 
-SEEDS = {"synthetic": 5, "deep_sea_treasure": 3, "fruit_tree": 3, "concave": 3}
+SEEDS = {"synthetic": 5, "synthetic_16": 5, "deep_sea_treasure": 3, "fruit_tree": 3, "concave": 3}
 
 
 def run_one(problem: str, variant: str, seed: int) -> dict[str, float]:
     """Measures of one run."""
-    if problem == "synthetic":
-        return synthetic.run(variant, seed)
+    if problem in synthetic.SIZES:
+        return synthetic.run(synthetic.SIZES[problem], variant, seed)
     return environments.run(problem, variant, seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,26 @@ from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.settings import AgentSettings, OutcomeSettings, ScreeningSettings
 
-LAYERS, MEMBERS, OBJECTIVES = 32, 4, 3
-OFFLINE, ONLINE = 500, 512
+MEMBERS, OBJECTIVES = 4, 3
+
+
+class Size(NamedTuple):
+    """Size of an instance, and what may be spent on it.
+
+    Attributes:
+        layers: L.
+        offline: Evaluations of the offline phase.
+        online: Evaluations of the online phase.
+    """
+
+    layers: int
+    offline: int
+    online: int
+
+
+SIZES = {"synthetic": Size(32, 500, 512), "synthetic_16": Size(16, 250, 256)}
+"""The problem of the first table, and one of half its size and budget for the ablations."""
+
 UNSEEN = 50
 UNSEEN_SEED = 20261122
 """Of the unseen preferences: a stream no agent draws from."""
@@ -64,21 +83,14 @@ def build(
 
 
 def run(
-    variant: str,
-    seed: int,
-    offline: int = OFFLINE,
-    online: int = ONLINE,
-    layers: int = LAYERS,
-    settings: AgentSettings | None = None,
+    size: Size, variant: str, seed: int, settings: AgentSettings | None = None
 ) -> dict[str, float]:
     """One run: an instance of the problem and an agent, both from the seed.
 
     Args:
+        size: Of the instance, and the budget.
         variant: One of `VARIANTS`.
         seed: Seed of the instance and of the agent.
-        offline: Evaluations of the offline phase.
-        online: Evaluations of the online phase.
-        layers: L.
         settings: Instead of the variant's, for quick tests.
 
     Returns:
@@ -88,6 +100,7 @@ def run(
         offline phase); then the shares of preferences for which the policy is better than its
         archive, the evaluations charged and the agent's seconds.
     """
+    layers, offline, online = size
     problem = SyntheticProblem.draw(layers, MEMBERS, OBJECTIVES, seed)
     agent = build(problem, settings or VARIANTS[variant], seed)
     goals = sample_dirichlet(UNSEEN, OBJECTIVES, np.random.default_rng([UNSEEN_SEED, seed]))

@@ -23,11 +23,13 @@ from hm3rl.runs import write_csv, write_text
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ["problem", "variant", "seed", "metric", "value"]
 
+SYNTHETIC = ["greedy", "decoded", "archive", "offline/greedy", "greedy_above_archive"]
 SHOWN = {
     "deep_sea_treasure": ["hypervolume", "utility", "points"],
     "fruit_tree": ["offline/utility", "online/utility", "utility", "points"],
     "concave": ["points", "online/points", "tchebycheff", "hypervolume"],
-    "synthetic": ["greedy", "decoded", "archive", "offline/greedy", "greedy_above_archive"],
+    "synthetic": SYNTHETIC,
+    "synthetic_16": SYNTHETIC,
 }
 """Measures in the printed tables, by problem; the CSV has all."""
 

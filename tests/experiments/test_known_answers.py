@@ -56,7 +56,7 @@ def test_a_shrunk_run_has_every_measure_of_the_table() -> None:
         outcome=OutcomeSettings("linear", fit_steps=10),
         screening=synthetic.replace(synthetic.FULL.screening, proposals=100, samples=8),
     )
-    found = synthetic.run("full", 0, offline=48, online=32, layers=5, settings=quick)
+    found = synthetic.run(synthetic.Size(5, 48, 32), "full", 0, settings=quick)
     assert found["evaluations"] == 80
     assert set(table.SHOWN["synthetic"]) <= set(found)
     assert 0.8 < found["archive"] <= 1.0
@@ -92,6 +92,6 @@ def test_shrunk_environments_come_near_the_known_best(problem: str) -> None:
 @pytest.mark.slow
 def test_the_agent_nearly_solves_the_synthetic_merge() -> None:
     found = run_one("synthetic", "full", 0)
-    assert found["evaluations"] == synthetic.OFFLINE + synthetic.ONLINE
+    assert found["evaluations"] == 500 + 512
     assert found["greedy"] > 0.85
     assert found["decoded"] > 0.97
