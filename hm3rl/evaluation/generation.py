@@ -22,7 +22,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from hm3rl.evaluation.requests import Encoded
-from hm3rl.evaluation.scoring import Lead, check_finite
+from hm3rl.evaluation.scoring import InvalidLogitsError, Lead
 from hm3rl.evaluation.sharing import Work
 from hm3rl.evaluation.stack import Call, Kind, Stack, listen_to_all
 from hm3rl.evaluation.waiting import Waiting
@@ -258,15 +258,12 @@ class _Loop:
         for passages in self.passages:
             for passage in passages:
                 places = self._rows(passage.users)
-                kept = rows if places is None else rows[places]
-                passage.keys, passage.values = passage.keys[kept], passage.values[kept]
+                kept = (rows if places is None else rows[places]).nonzero().flatten()
+                passage.keys = passage.keys.index_select(0, kept)
+                passage.values = passage.values.index_select(0, kept)
             passages[:] = [passage for passage in passages if len(passage.keys)]
-        self.counts, self.tokens, self.items = (
-            self.counts[rows],
-            self.tokens[rows],
-            self.items[rows],
-        )
-        self.owners, self.gone = self.owners[rows], self.gone[rows]
+        self.counts, self.tokens = self.counts[rows], self.tokens[rows]
+        self.items, self.owners, self.gone = self.items[rows], self.owners[rows], self.gone[rows]
         self.positions, self.mask = self.positions[rows], self.mask[rows]
         left = set(self.owners.tolist())
         self.users = tuple(user for user in self.users if user in left)
@@ -401,7 +398,8 @@ def decode_alone(
             input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]  # fmt: skip
-        check_finite(logits)
+        if not bool(torch.isfinite(logits).all()):
+            raise InvalidLogitsError
         tokens = logits.argmax(dim=-1, keepdim=True)
         answer.append(int(tokens))
     return _without_end(answer, end_ids)

@@ -52,16 +52,6 @@ class ForcedBatch:
         return self.agreed == self.batch.answer_lengths
 
 
-def check_finite(logits: torch.Tensor) -> None:
-    """Refuse invalid logits.
-
-    Raises:
-        InvalidLogitsError: One is NaN or infinite.
-    """
-    if not bool(torch.isfinite(logits).all()):
-        raise InvalidLogitsError
-
-
 class Lead(NamedTuple):
     """What greedy decoding picks for each of n rows of logits.
 
@@ -79,9 +69,10 @@ class Lead(NamedTuple):
     def of(cls, logits: torch.Tensor, dtype: torch.dtype) -> Lead:
         """Find the leads of logits of shape (n, vocabulary) computed in `dtype`."""
         two = logits.topk(2, dim=-1)
+        # NaN counts as largest in both, so this is finite if and only if the whole row is.
         largest = torch.maximum(two.values[:, 0], -logits.amin(dim=-1))
         wide = (two.values[:, 0] - two.values[:, 1]) > MARGIN[dtype] * largest
-        return cls(two.indices[:, 0], wide, torch.isfinite(logits).all(dim=-1))
+        return cls(two.indices[:, 0], wide, torch.isfinite(largest))
 
 
 def compare(
@@ -103,12 +94,13 @@ def compare(
     """
     real = batch.targets >= 0
     flat = logits.float()[real]
-    check_finite(flat)
+    lead = Lead.of(flat, dtype)
+    if not bool(lead.finite.all()):
+        raise InvalidLogitsError
     targets = batch.targets[real]
     nll = torch.zeros(real.shape, dtype=torch.float32, device=flat.device)
     nll[real] = functional.cross_entropy(flat, targets, reduction="none")
 
-    lead = Lead.of(flat, dtype)
     greedy = torch.full_like(batch.targets, -1)
     greedy[real] = lead.token
     same = greedy == batch.targets

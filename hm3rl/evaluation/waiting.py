@@ -74,8 +74,12 @@ class Waiting:
 
     def write(self, depth: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Copy the states of one depth, flush right, to tensors (n, heads, width, head size)."""
-        width = keys.shape[2]
+        rows, heads, width, size = keys.shape
         columns = self.ends[:, None] - width + torch.arange(width, device=self.ends.device)
         columns = columns.clamp(min=0)  # left of the prompt anything will do: it is masked
         for target, source in zip((keys, values), self.states[depth], strict=True):
-            target.copy_(source[self.rows[:, None], :, columns].transpose(1, 2))
+            # Attention leaves the states of a token side by side, so whole tokens are copied.
+            tokens = source.transpose(1, 2).reshape(-1, heads * size)
+            places = (self.rows[:, None] * source.shape[2] + columns).flatten()
+            chosen = tokens.index_select(0, places).view(rows, width, heads, size)
+            target.copy_(chosen.transpose(1, 2))

@@ -1,0 +1,1 @@
+"""Workloads of the benchmarks, with the scripts that made them."""
