@@ -42,6 +42,10 @@ UNSUPPORTED = (
 )
 """Entries of adapter_config.json that make an adapter something else than a low-rank sum."""
 
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Beginnings of init_lora_weights that take something out of the base before training: the adapter
+belongs to what is left, which is another model than the base."""
+
 _PREFIX = "base_model.model."
 _WRAPPERS = (".base_layer", ".modules_to_save")
 _FACTORS = {
@@ -240,5 +244,12 @@ def _settings(label: str, folder: Path) -> dict[str, Any]:
             f"{label}: {folder} is an adapter of kind {', '.join(unsupported) or kind}, "
             "which is not a low-rank sum",
             "merge it with PEFT (merge_and_unload) and give the merged folder",
+        )
+    initial = settings.get("init_lora_weights")
+    if isinstance(initial, str) and initial.lower().startswith(CHANGES_BASE):
+        raise InputError(
+            f"{label}: {folder} was initialised by {initial}, which changes the base's weights too",
+            "save it as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion), "
+            "or merge it with PEFT (merge_and_unload) and give the merged folder",
         )
     return dict(settings)

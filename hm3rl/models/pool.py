@@ -137,7 +137,7 @@ class ModelPool:
         plan.unify(models)
         return cls(
             expert_names=tuple(experts),
-            hashes=MappingProxyType({n: plan.content_hash(n, hashes[n]) for n in paths}),
+            hashes=MappingProxyType({n: plan.content_hash(n, hashes) for n in paths}),
             paths=MappingProxyType(paths),
             origins=MappingProxyType({n: str(o) for n, o in {BASE: base, **experts}.items()}),
             tokenizer=plan.tokenizer,

@@ -58,20 +58,23 @@ class Vocabulary:
         """Sources whose tensors `unify` changes."""
         return tuple(dict.fromkeys((*self.untied, *self.row_maps)))
 
-    def content_hash(self, name: str, original: str) -> str:
+    def content_hash(self, name: str, originals: Mapping[str, str]) -> str:
         """Hash of a source after `unify`: the original's unless its tensors change.
 
         Args:
             name: A source.
-            original: Content hash of its folder.
+            originals: Content hash of each source's folder.
 
         Returns:
             64 hexadecimal digits.
         """
-        changed = (name in self.untied, self.row_maps.get(name))
+        rows = self.row_maps.get(name)
+        changed = (name in self.untied, rows)
         if changed == (False, None):
-            return original
-        return hashlib.sha256(f"{original}\0{self.donor}\0{changed}".encode()).hexdigest()
+            return originals[name]
+        # Rows of the donor's are the donor's weights, whatever it is called.
+        lent = originals[self.donor] if rows is not None and FROM_DONOR in rows else ""
+        return hashlib.sha256(f"{originals[name]}\0{lent}\0{changed}".encode()).hexdigest()
 
     @torch.no_grad()
     def unify(self, models: Mapping[str, PreTrainedModel]) -> None:

@@ -116,7 +116,8 @@ def test_hash_covers_base_adapter_and_what_counts_of_its_settings(tiny_pool_dir,
         return ModelPool.load(tiny_pool_dir[base], {"x": folder}).hashes["x"]
 
     first = hash_of("one")
-    assert hash_of("two", base_model_name_or_path="elsewhere", lora_dropout=0.1) == first
+    said = {"base_model_name_or_path": "elsewhere", "lora_dropout": 0.1}
+    assert hash_of("two", **said, init_lora_weights="gaussian") == first
     other = factors()
     other[f"{QUERY}.lora_A.weight"][0, 0] += 1
     changed = [
@@ -135,6 +136,7 @@ def test_hash_covers_base_adapter_and_what_counts_of_its_settings(tiny_pool_dir,
         ({"peft_type": "IA3"}, "IA3"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"lora_alpha": "many"}, "no adapter configuration"),
+        ({"init_lora_weights": "pissa_niter_4"}, "initialised by pissa_niter_4, which changes"),
     ],
 )
 def test_other_kinds_are_refused_by_name(settings, wanted, tiny_pool_dir, tmp_path):

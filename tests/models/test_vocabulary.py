@@ -133,6 +133,18 @@ def test_spare_rows_of_the_donor_are_added(folders):
     assert "last 8 spare rows of base are added" in pool.notes[0]
 
 
+def test_the_hash_of_a_source_with_rows_of_the_donor_covers_the_donors_content(folders):
+    resize(folders["base"], 40)
+    first = load(folders)
+    file = folders["base"] / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][35] += 1
+    save_file(tensors, file, metadata={"format": "pt"})
+    second = load(folders)
+    assert not torch.equal(embedding(first, "a"), embedding(second, "a"))
+    assert first.hashes["a"] != second.hashes["a"]
+
+
 def test_too_few_rows_for_the_tokens_are_refused(folders):
     resize(folders["a"], 30)
     for file in (folders["a"]).glob("tokenizer*"):
