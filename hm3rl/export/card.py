@@ -43,10 +43,15 @@ class Provenance:
 
 
 def used_sources(candidate: Candidate, pool: ModelPool) -> tuple[str, ...]:
-    """List the sources whose weights are in a candidate, in the pool's order."""
+    """List the sources whose weights are in a candidate, in the pool's order.
+
+    The base's are in every merge and in every adapter over it.
+    """
     used = set(candidate.members)
     for recipe in candidate.recipes:
         used.update((pool.base_name, *recipe.experts))
+    if used & set(pool.adapters):
+        used.add(pool.base_name)
     return tuple(name for name in pool.names if name in used)
 
 

@@ -140,18 +140,21 @@ def export_candidate(
     if dtype is not None and dtype != pool.dtype:
         model = in_precision(model, dtype)
         evaluation = None
-    mergekit, documents = _mergekit_document(candidate, pool)
+    mergekit, documents = _mergekit_document(candidate, pool, model.dtype)
     key = candidate.key(pool.hashes)
+    used = used_sources(candidate, pool)
+    # Whoever lends the tokenizer is needed to make the model again, but has no weights in it.
+    named = [name for name in pool.names if name in used or name == pool.tokenizer_donor]
     recipe: dict[str, Any] = {
         "key": key,
         **candidate.to_dict(),
         "sources": {
-            name: {"origin": pool.origins[name], "hash": pool.hashes[name]}
-            for name in used_sources(candidate, pool)
+            name: {"origin": pool.origins[name], "hash": pool.hashes[name]} for name in named
         },
         "fold": None if fold is None else asdict(fold),
         "donor": pool.tokenizer_donor,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(model.dtype),
+        "merged_in": dtype_name(pool.dtype),
         "mergekit": mergekit,
         "command": command,
         "versions": versions(),
@@ -163,7 +166,7 @@ def export_candidate(
     def card(title: str, check: ReloadCheck, scores: Evaluation | None) -> str:
         return model_card(
             title,
-            used_sources(candidate, pool),
+            used,
             pool,
             candidate_contents(candidate),
             check,
@@ -291,11 +294,20 @@ def _write_config(model: PreTrainedModel, pool: ModelPool, folder: Path) -> None
                 shutil.copyfile(file, folder / file.name)
 
 
-def _mergekit_document(candidate: Candidate, pool: ModelPool) -> tuple[str, dict[str, str]]:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name a precision as configurations do, e.g. "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _mergekit_document(
+    candidate: Candidate, pool: ModelPool, written: torch.dtype
+) -> tuple[str, dict[str, str]]:
     """Convert to mergekit's language: one sentence, and the file where there is one."""
     try:
         plain = to_mergekit(candidate, pool)
     except InputError as error:
         return error.what, {}
+    if written != pool.dtype:
+        plain["out_dtype"] = dtype_name(written)
     text = yaml.safe_dump(plain, sort_keys=False)
     return f"{MERGEKIT_FILE} expresses the same model", {MERGEKIT_FILE: text}

@@ -15,6 +15,7 @@ from hm3rl.export.card import Provenance, model_card, versions
 from hm3rl.export.checkpoint import (
     MERGEKIT_FILE,
     ExportReport,
+    dtype_name,
     export_candidate,
     in_precision,
     write_checkpoint,
@@ -26,6 +27,7 @@ from hm3rl.models.hashing import short_hash
 from hm3rl.models.loading import is_adapter
 from hm3rl.models.pool import BASE, ModelPool
 from hm3rl.models.zoo import resolve_source
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
 from hm3rl.paths.mergekit_build import BuiltMerge, build_mergekit
@@ -69,15 +71,19 @@ class RecipeFile:
     def precisions(self) -> tuple[torch.dtype, torch.dtype]:
         """Return the precision to merge in and the one to write.
 
-        The file's `dtype` is what is written, else what the sources are stored in; merging happens
-        in the widest of all, so that nothing is rounded twice.
+        The file's `dtype` is what is written, else what the sources are stored in. A mergekit file
+        is merged in the widest of all, so that nothing is rounded twice; ours in what it names as
+        `merged_in`, the search's precision, else in what is written.
         """
         stored = {
             stored_dtype(folder) for folder in self.folders.values() if not is_adapter(folder)
         }
         named = self.mergekit.dtype if self.mergekit else self.plain.get("dtype")
         written = widest(stored) if named is None else _DTYPES[str(named)]
-        return widest({*stored, written}) if self.mergekit else written, written
+        if self.mergekit:
+            return widest({*stored, written}), written
+        merged = self.plain.get("merged_in")
+        return written if merged is None else _DTYPES[str(merged)], written
 
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -113,10 +119,17 @@ def read_recipe(file: Path) -> RecipeFile:
     if not isinstance(plain, Mapping) or "path" not in plain:
         raise InputError(f"{file} is no recipe", RECIPE_HINT)
     candidate = Candidate.from_dict(plain)
+    if candidate.alignment != NO_ALIGNMENT:
+        raise InputError(
+            f"{file}: the path is aligned ({candidate.alignment}), which is fitted on items of the "
+            "search that found it",
+            "export it from its run: hm3rl export RUN MODEL --to DIR",
+        )
     origins, hashes = _our_sources(file, plain, candidate)
     sources = {name: find_source(text) for name, text in origins.items()}
-    if plain.get("dtype") is not None and plain["dtype"] not in _DTYPES:
-        raise InputError(f"{file}: dtype {plain['dtype']!r}", f"one of {', '.join(_DTYPES)}")
+    for key in ("dtype", "merged_in"):
+        if plain.get(key) is not None and plain[key] not in _DTYPES:
+            raise InputError(f"{file}: {key} {plain[key]!r}", f"one of {', '.join(_DTYPES)}")
     return RecipeFile(plain, sources, candidate, None, hashes)
 
 
@@ -241,7 +254,7 @@ def merge_file(
             to,
             command=command,
             shard_bytes=shard_bytes,
-            dtype=dtype,
+            dtype=dtype or recipe.precisions()[1],
         ), pool.notes
     assert recipe.mergekit is not None
     built = build_mergekit(recipe.mergekit, pool)
@@ -281,7 +294,7 @@ def _write_mergekit(
             name: {"origin": read.sources[name], "hash": pool.hashes[name]} for name in names
         },
         "donor": pool.tokenizer_donor,
-        "dtype": str(written).removeprefix("torch."),
+        "dtype": dtype_name(written),
         "command": command,
         "versions": versions(),
     }

@@ -299,15 +299,32 @@ class MergeRecipe:
         """Rebuild a recipe from `to_dict`, or from hand-written data with defaults left out.
 
         Raises:
-            InputError: An entry is unknown or missing.
+            InputError: An entry is unknown, missing or of the wrong type.
         """
         known = set(cls.__dataclass_fields__) - {"weight_profiles", "density_profiles"}
         unknown = sorted(set(plain) - known)
         if unknown or "operator" not in plain or "weights" not in plain:
             what = f"has unknown entries {unknown}" if unknown else "lacks operator or weights"
             raise InputError(f"the merge recipe {what}", f"entries: {', '.join(sorted(known))}")
+        if not isinstance(plain["weights"], Mapping):
+            raise InputError(
+                f"the merge recipe's weights are {plain['weights']!r}", "write EXPERT: WEIGHT lines"
+            )
+        for name, kind in _KINDS.items():
+            value = plain.get(name, 0)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise InputError(f"the merge recipe's {name} is {value!r}", "give a number")
         settings = {k: v for k, v in plain.items() if k not in ("operator", "weights")}
         return cls.of(str(plain["operator"]), plain["weights"], **settings)
+
+
+_KINDS: dict[str, Any] = {
+    "density": Real,
+    "scale": Real,
+    "seed": int,
+    "epsilon": Real | None,
+    "gamma": Real | None,
+}
 
 
 def _read(pairs: Iterable[tuple[str, Any]]) -> tuple[Pairs, Profiles]:

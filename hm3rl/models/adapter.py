@@ -249,7 +249,7 @@ def _settings(label: str, folder: Path) -> dict[str, Any]:
     if isinstance(initial, str) and initial.lower().startswith(CHANGES_BASE):
         raise InputError(
             f"{label}: {folder} was initialised by {initial}, which changes the base's weights too",
-            "save it as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion), "
+            "save it as plain LoRA (path_initial_model_for_weight_conversion), "
             "or merge it with PEFT (merge_and_unload) and give the merged folder",
         )
     return dict(settings)

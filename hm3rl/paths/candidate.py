@@ -122,7 +122,14 @@ class Candidate:
         """
         if "path" not in plain:
             raise InputError("the candidate has no path", "see recipe.yaml of an exported model")
-        recipes = tuple(MergeRecipe.from_dict(r) for r in dict(plain.get("recipes", {})).values())
+        given = plain.get("recipes", {})
+        if not isinstance(given, Mapping) or not all(
+            isinstance(recipe, Mapping) for recipe in given.values()
+        ):
+            raise InputError(
+                f"the candidate's recipes are {given!r}", "write a recipe below each member's name"
+            )
+        recipes = tuple(MergeRecipe.from_dict(recipe) for recipe in given.values())
         return cls(
             LayerPath.parse(str(plain["path"])),
             recipes,

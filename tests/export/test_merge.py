@@ -24,6 +24,7 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
 from hm3rl.reporting.recipe_check import recipe_report
+from tests.models.test_adapter import factors, write_adapter
 
 TOKENS = torch.randint(3, 32, (2, 20), generator=torch.Generator().manual_seed(0))
 
@@ -193,6 +194,9 @@ def test_layers_of_other_kinds_cannot_be_merged(save_pool, family_configs, write
         ({"path": "a | a[0]", "sources": {"b": "zoo:math"}}, "the source a is used"),
         ({"path": "a | a[0]", "sources": {"a": 3}}, "cannot read the source a"),
         ({"path": "a | a[0]", "sources": {"a": "zoo:math"}, "dtype": "int3"}, "int3"),
+        ({"path": "a | a[0]", "sources": {"a": "zoo:math"}, "merged_in": "int3"}, "int3"),
+        ({"path": "a | a[0]", "recipes": 3}, "recipes are 3"),
+        ({"path": "a | a[0] + b[2]", "alignment": "scalar@12345678"}, "the path is aligned"),
         ({"path": "a | a[0]", "sources": {"a": "nowhere"}}, "'nowhere' is neither"),
         ({"path": "a | a[0]", "sources": {"a": "org/model"}}, "hf download org/model"),
         ({"merge_method": "linear", "models": [{"model": "no/where"}]}, "no/where"),
@@ -264,3 +268,33 @@ def test_adapters_are_written_as_in_mergekit(save_pool, tiny_config, write, tmp_
     plain["models"][0]["model"] = f"{folders['a']}+{adapter}"
     with pytest.raises(InputError, match=r"adapter over .*a, the base is"):
         merge_file(write(plain), tmp_path / "other")
+
+
+def test_paths_through_adapters_name_their_base_and_can_be_made_again(tiny_pool_dir, tmp_path):
+    folder = write_adapter(tmp_path / "lora", factors())
+    pool = ModelPool.load(tiny_pool_dir["base"], {"x": folder})
+    export_candidate(Candidate.whole("x", 3), MemberSet(pool), tmp_path / "model")
+    assert "- base\n" in (tmp_path / "model" / "README.md").read_text().split("---")[1]
+    again, _ = merge_file(tmp_path / "model" / "recipe.yaml", tmp_path / "again")
+    assert again.key == Candidate.whole("x", 3).key(pool.hashes)
+    files = [tmp_path / name / "model.safetensors" for name in ("model", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_model_made_again_has_the_same_donor_and_the_same_rounding(
+    save_pool, tiny_config, tmp_path
+):
+    folders = save_pool(tmp_path / "pool", tiny_config(), ("a", "b"))
+    for name, folder in folders.items():
+        (folder / "chat_template.jinja").write_text(f"{{{{ 'from {name}' }}}}")
+    members = MemberSet(ModelPool.load(folders["base"], {n: folders[n] for n in ("a", "b")}))
+    recipe = MergeRecipe.of("task_arithmetic", {"a": 0.5, "b": 0.4})
+    candidates = {"path": Candidate.whole("a", 3), "merge": Candidate.whole(recipe, 3)}
+    for name, candidate in candidates.items():
+        first, again = tmp_path / name, tmp_path / f"{name}-again"
+        export_candidate(candidate, members, first, dtype=torch.bfloat16)
+        merge_file(first / "recipe.yaml", again)
+        for file in ("model.safetensors", "chat_template.jinja", "config.json"):
+            assert (first / file).read_bytes() == (again / file).read_bytes(), file
+    merge_file(tmp_path / "merge" / "mergekit_config.yml", tmp_path / "as-mergekit")
+    assert stored_dtype(tmp_path / "as-mergekit") == torch.bfloat16

@@ -198,3 +198,13 @@ def test_bad_profiles_are_refused_with_a_reason(value, message):
 def test_density_profiles_are_checked_anchor_by_anchor():
     with pytest.raises(InputError, match=r"density 1\.2 is outside"):
         MergeRecipe.of("ties", {"a": 1.0}, densities={"a": [0.5, 1.2]})
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("density", "high"), ("density", None), ("seed", 1.5), ("scale", True), ("weights", ["a"])],
+)
+def test_entries_of_the_wrong_type_are_named(entry, value):
+    plain = {"operator": "ties", "weights": {"a": 1.0}, entry: value}
+    with pytest.raises(InputError, match=f"the merge recipe's {entry}"):
+        MergeRecipe.from_dict(plain)
