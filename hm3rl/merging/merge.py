@@ -58,12 +58,18 @@ def merge_tensors(
     Returns:
         Merged tensor by name, new unless `out` is given.
     """
-    merged = in_threads(
-        lambda name: merge_tensor(task_vectors, recipe, name, out[name] if out else None),
+    room = dict(out or {name: _like(task_vectors.base(name)) for name in names})
+    # Room is made here and not in the threads, whose memory pools would keep what is freed.
+    in_threads(
+        lambda name: merge_tensor(task_vectors, recipe, name, room[name]),
         names,
         size=lambda name: task_vectors.base(name).numel(),
     )
-    return dict(zip(names, merged, strict=True))
+    return room
+
+
+def _like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def check_recipe(task_vectors: TaskVectors, recipe: MergeRecipe) -> None:
@@ -109,9 +115,7 @@ def merge_tensor(
         The merged tensor in the pool's precision.
     """
     stored = task_vectors.base(name)
-    merged = out
-    if merged is None:
-        merged = torch.empty_like(stored, memory_format=torch.contiguous_format)
+    merged = _like(stored) if out is None else out
     if not recipe.weights or name not in task_vectors.mergeable:
         return merged.copy_(stored)
     operator = OPERATORS[recipe.operator]

@@ -337,8 +337,10 @@ def _elect_and_merge(
     """
     sign = _combined(deltas, factors).sign_()
     # Positive where an entry agrees; a negative weight turns its task vector round.
-    agreeing = deltas.mul_(sign).mul_(factors.sign().reshape(-1, *([1] * sign.dim()))).relu_()
-    merged = _combined(agreeing, factors.abs()).mul_(sign)
+    agreeing = deltas.mul_(sign)
+    if bool((factors < 0).any()):
+        agreeing.mul_(factors.sign().reshape(-1, *([1] * sign.dim())))
+    merged = _combined(agreeing.relu_(), factors.abs()).mul_(sign)
     if not normalise:
         return merged
     total = _combined(agreeing.sign_(), weights)
