@@ -45,6 +45,10 @@ Dtype = Annotated[
 ShardSize = Annotated[
     str, typer.Option("--max-shard-size", help="Largest file of weights, e.g. 2GB")
 ]
+Vocabulary = Annotated[
+    str,
+    typer.Option(help="Sources of a recipe with other vocabularies: refuse, or map rows by token"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
 
 
@@ -90,6 +94,7 @@ def check(
         Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
         typer.Option("--recipe", help="Check a recipe.yaml or mergekit file instead of a search"),
     ] = None,
+    vocabulary: Vocabulary = "refuse",
     config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
@@ -104,7 +109,7 @@ def check(
                 f"--recipe and {overrides[0]} together", "check either a recipe or a search"
             )
         if recipe is not None:
-            report = recipe_report(recipe)
+            report = recipe_report(recipe, vocabulary=vocabulary)
         else:
             report = check_report(api.settings(*(overrides or []), config_dir=config_dir))
         if as_json:
@@ -246,9 +251,7 @@ def merge(
         Optional[str],  # noqa: UP045 -- typer evaluates the annotation
         typer.Option("--dtype", help="Precision to write; default: the file's, else the sources'"),
     ] = None,
-    vocabulary: Annotated[
-        str, typer.Option(help="Sources of different vocabularies: refuse, or map rows by token")
-    ] = "refuse",
+    vocabulary: Vocabulary = "refuse",
     max_shard_size: ShardSize = "5GB",
 ) -> None:
     """One merge, from our recipe.yaml or a mergekit file (layer ranges half-open: [start, end))."""

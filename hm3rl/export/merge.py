@@ -68,6 +68,12 @@ class RecipeFile:
         """Folder of each source, by name."""
         return {name: resolve_source(source) for name, source in self.sources.items()}
 
+    @property
+    def donor(self) -> str:
+        """Name of the source that lends the tokenizer; empty: the first that has one."""
+        named = self.mergekit.donor if self.mergekit else self.plain.get("donor")
+        return str(named or "")
+
     def precisions(self) -> tuple[torch.dtype, torch.dtype]:
         """Return the precision to merge in and the one to write.
 
@@ -196,7 +202,6 @@ def load_sources(recipe: RecipeFile, vocabulary: str = "refuse") -> ModelPool:
     Raises:
         InputError: They do not fit together, or are not those the recipe was made of.
     """
-    donor = recipe.mergekit.donor if recipe.mergekit else recipe.plain.get("donor")
     pool = ModelPool.load(
         recipe.sources[BASE],
         recipe.experts,
@@ -204,7 +209,7 @@ def load_sources(recipe: RecipeFile, vocabulary: str = "refuse") -> ModelPool:
         # Which layers fit each other is checked slice by slice, or along the path.
         architecture="mixed",
         vocabulary=vocabulary,
-        tokenizer=str(donor or ""),
+        tokenizer=recipe.donor,
     )
     for name, expected in recipe.hashes.items():
         if pool.hashes[name] != expected:

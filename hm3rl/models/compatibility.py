@@ -101,6 +101,20 @@ def check_configs(configs: Mapping[str, PretrainedConfig], mixed: bool = False) 
             )
 
 
+def check_mergeable(base: PretrainedConfig, config: PretrainedConfig, label: str) -> None:
+    """Require that a source can be merged with the base: one configuration for both.
+
+    Raises:
+        InputError: It has another architecture; names both sides.
+    """
+    found = differences(base, config)
+    if found:
+        raise InputError(
+            f"{describe(found, label, 'base')}, so it cannot be merged",
+            "stitch its layers instead, for example with search=architecture_only",
+        )
+
+
 def stitching_obstacle(
     ours: PretrainedConfig, theirs: PretrainedConfig
 ) -> list[tuple[str, Any, Any]]:

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hm3rl.errors import InputError
 from hm3rl.models.adapter import Adapter
-from hm3rl.models.compatibility import check_configs, describe, differences
+from hm3rl.models.compatibility import check_configs, check_mergeable, differences
 from hm3rl.models.fingerprint import folder_hash
 from hm3rl.models.loading import (
     check_headers,
@@ -188,12 +188,7 @@ class ModelPool:
             InputError: One has another architecture than the base; names both sides.
         """
         for name in names:
-            found = differences(self.config, self.model(name).config)
-            if found:
-                raise InputError(
-                    f"{describe(found, f'expert {name!r}', 'base')}, so it cannot be merged",
-                    "stitch its layers instead, for example with search=architecture_only",
-                )
+            check_mergeable(self.config, self.model(name).config, f"expert {name!r}")
 
     def tensors(self, name: str) -> Mapping[str, torch.Tensor]:
         """Return a source's stored tensors by name, tied ones once; never change them.

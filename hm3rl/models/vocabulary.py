@@ -118,7 +118,7 @@ def plan_vocabulary(
     owners = [n for n, p in paths.items() if any(p.glob("tokenizer*")) or any(p.glob("vocab*"))]
     if donor and donor not in owners:
         raise InputError(
-            f"pool.tokenizer={donor} names no source with a tokenizer",
+            f"{donor!r}, which shall lend its tokenizer, is no source that has one",
             f"sources with one: {', '.join(owners) or 'none'}",
         )
     if not owners:
@@ -203,7 +203,8 @@ def _row_map(
             f"{label} and {donor} give token {token!r} different ids: "
             f"{theirs.get(token)} against {ours.get(token)} "
             f"({len(theirs)} against {len(ours)} tokens, {given} against {wanted} rows)",
-            "use sources of one vocabulary, or set pool.vocabulary=map to arrange rows by token",
+            "use sources of one vocabulary, or arrange rows by token: pool.vocabulary=map, or "
+            "--vocabulary map for a single merge",
         )
     mapped = [FROM_DONOR] * wanted
     for token, row in ours.items():

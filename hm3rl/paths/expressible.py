@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from transformers import PretrainedConfig
+
 from hm3rl.errors import InputError
 from hm3rl.paths.assembly import check_layers
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.families import layer_settings, path_config
 from hm3rl.paths.folding import check_foldable
+from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
 
 
@@ -28,8 +33,20 @@ def check_expressible(candidate: Candidate, members: MemberSet) -> None:
     for recipe in candidate.recipes:
         members.add(recipe)
     check_layers(candidate, members)
-    stem, refs = candidate.path.stem, candidate.path.refs
-    configs = {name: members.config(name) for name in candidate.members}
+    check_one_config(candidate.path, {name: members.config(name) for name in candidate.members})
+
+
+def check_one_config(path: LayerPath, configs: Mapping[str, PretrainedConfig]) -> None:
+    """Refuse paths whose layers need more than one configuration.
+
+    Args:
+        path: The path.
+        configs: Configuration of each member on it.
+
+    Raises:
+        InputError: Names the setting, the layer and the stem, with both values.
+    """
+    stem, refs = path.stem, path.refs
     config = path_config(configs[stem], [(configs[m], layer) for m, layer in refs])
     for depth, (member, layer) in enumerate(refs):
         needed = layer_settings(configs[member], layer)

@@ -8,11 +8,11 @@ comes from the first slice, the final norm and an untied head from the last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import InputError
 from hm3rl.merging.merge import merged_model
@@ -23,7 +23,7 @@ from hm3rl.models.shallow import named_tensors
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import STEM_HEAD, Candidate
 from hm3rl.paths.expressible import check_expressible
-from hm3rl.paths.families import decoder, family_of
+from hm3rl.paths.families import decoder, family_of, path_config
 from hm3rl.paths.layer_path import LayerPath, LayerRef
 from hm3rl.paths.members import MemberSet
 from hm3rl.paths.mergekit_file import MergekitFile
@@ -66,9 +66,38 @@ def build_mergekit(file: MergekitFile, pool: ModelPool) -> BuiltMerge:
     layers = [LayerRef(part.base, n) for part in slices for n in range(*part.layers)]
     check_expressible(Candidate(LayerPath(tuple(layers), slices[0].base)), members)
     notes = dict.fromkeys(note for part in slices for note in part.notes)
+    check_slices(slices, {name: members.config(name) for name in file.sources})
     parts = [_merge(part, members, notes) for part in slices]
     model = parts[0] if len(parts) == 1 else _stack(parts, pool)
     return BuiltMerge(model, tuple(slices), tuple(notes))
+
+
+def check_slices(slices: Sequence[SliceMerge], configs: Mapping[str, PretrainedConfig]) -> None:
+    """Require that the layers which are merged with each other are of one shape and kind.
+
+    Args:
+        slices: Slices whose ranges exist.
+        configs: Configuration of each source.
+
+    Raises:
+        InputError: Names the first setting in which two differ, with both values.
+    """
+    for part in slices:
+        if part.recipe is None:
+            continue
+        cut = {
+            name: path_config(configs[name], [(configs[name], n) for n in range(*span)])
+            for name, span in part.spans.items()
+        }
+        for name, config in cut.items():
+            found = differences(cut[part.base], config)
+            if found:
+                raise InputError(
+                    describe(found, f"the layers {list(part.spans[name])} of {name}", part.base)
+                    + ", so they cannot be merged",
+                    "choose models and layer ranges of one shape and kind, or stack them: "
+                    "passthrough",
+                )
 
 
 def _merge(part: SliceMerge, members: MemberSet, notes: dict[str, None]) -> PreTrainedModel:
@@ -77,14 +106,6 @@ def _merge(part: SliceMerge, members: MemberSet, notes: dict[str, None]) -> PreT
     base = cut[part.base]
     if part.recipe is None:
         return base
-    for name, model in cut.items():
-        found = differences(base.config, model.config)
-        if found:
-            raise InputError(
-                describe(found, f"the layers {list(part.spans[name])} of {name}", part.base)
-                + ", so they cannot be merged",
-                "choose models and layer ranges of one shape and kind, or stack them: passthrough",
-            )
     models = [cut[name] for name in part.recipe.experts]
     notes.update(dict.fromkeys(_zero_notes(part.recipe.operator, models)))
     pool = _with_models(members.pool, {members.pool.base_name: base, **cut}, part.recipe.experts)

@@ -12,10 +12,14 @@ import torch
 from hm3rl.errors import InputError
 from hm3rl.export.merge import RecipeFile, read_recipe
 from hm3rl.export.sources import StoredTensor, stored_tensors
-from hm3rl.models.compatibility import check_configs
+from hm3rl.models.compatibility import check_configs, check_mergeable
 from hm3rl.models.loading import is_adapter, load_config
 from hm3rl.models.pool import BASE
+from hm3rl.models.vocabulary import plan_vocabulary
+from hm3rl.paths.expressible import check_one_config
 from hm3rl.paths.families import layer_prefix
+from hm3rl.paths.layer_path import LayerPath, LayerRef
+from hm3rl.paths.mergekit_build import check_slices
 from hm3rl.paths.mergekit_recipe import slice_merges
 from hm3rl.reporting.checks import GIB, against, free_disk, memory_of
 
@@ -32,11 +36,15 @@ def copy_rate() -> float:
     return runs * source.nbytes / (time.perf_counter() - begun)
 
 
-def recipe_report(file: Path, to: Path | None = None) -> dict[str, Any]:
+def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse") -> dict[str, Any]:
     """Check a recipe file and its sources without loading a weight.
+
+    Everything is refused that `merge_file` refuses, but for what only weights tell: content hashes,
+    and numbers that are not finite.
 
     Args:
         file: Ours or mergekit's, see `read_recipe`.
+        vocabulary: See `merge_file`.
         to: Folder the result would be written to; None: the current folder is judged.
 
     Returns:
@@ -53,18 +61,27 @@ def recipe_report(file: Path, to: Path | None = None) -> dict[str, Any]:
     check_configs(configs, mixed=True)
     headers = {name: stored_tensors(folder) for name, folder in folders.items()}
     depths = {name: int(config.num_hidden_layers) for name, config in configs.items()}
-    notes: tuple[str, ...] = ()
+    plan = plan_vocabulary(
+        recipe.folders, {n: n for n in folders}, configs, vocabulary, recipe.donor
+    )
+    notes: tuple[str, ...] = plan.notes
     if recipe.mergekit is not None:
         slices = slice_merges(recipe.mergekit, depths, list(headers[base]))
-        layers = [(part.base, layer) for part in slices for layer in range(*part.layers)]
+        layers = [LayerRef(part.base, layer) for part in slices for layer in range(*part.layers)]
+        stem = slices[0].base
         merged = [part for part in slices if part.recipe is not None]
         widths = [len(part.spans) for part in merged]
         said = [note for part in slices for note in part.notes]
-        notes = tuple(dict.fromkeys((*recipe.mergekit.notes, *said)))
+        notes = tuple(dict.fromkeys((*recipe.mergekit.notes, *said, *notes)))
     else:
         assert recipe.candidate is not None
         path, recipes = recipe.candidate.path, recipe.candidate.recipes
-        layers = [(member if "@" not in member else base, layer) for member, layer in path.refs]
+        # A merge changes weights only: its layers are the base's.
+        own = {member: member if "@" not in member else base for member in path.members}
+        layers = [LayerRef(own[member], layer) for member, layer in path.refs]
+        stem, slices = own[path.stem], []
+        for expert in sorted({expert for entry in recipes for expert in entry.experts}):
+            check_mergeable(configs[base], configs[expert], f"expert {expert!r}")
         widths = [len(entry.weights) + 1 for entry in recipes]
     for name, layer in layers:
         if layer >= depths[name]:
@@ -72,6 +89,8 @@ def recipe_report(file: Path, to: Path | None = None) -> dict[str, Any]:
                 f"the recipe uses layer {layer} of {name}, which has {depths[name]} layers",
                 f"use layers 0 to {depths[name] - 1}",
             )
+    check_one_config(LayerPath(tuple(layers), stem), configs)
+    check_slices(slices, configs)
     precision, written = recipe.precisions()
     count = _result_elements(layers, headers, configs, base)
     sources = sum(_elements(headers[name].values()) for name in folders) * precision.itemsize

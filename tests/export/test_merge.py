@@ -25,6 +25,7 @@ from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
 from hm3rl.reporting.recipe_check import recipe_report
 from tests.models.test_adapter import factors, write_adapter
+from tests.models.test_vocabulary import swap_and_replace
 
 TOKENS = torch.randint(3, 32, (2, 20), generator=torch.Generator().manual_seed(0))
 
@@ -268,6 +269,38 @@ def test_adapters_are_written_as_in_mergekit(save_pool, tiny_config, write, tmp_
     plain["models"][0]["model"] = f"{folders['a']}+{adapter}"
     with pytest.raises(InputError, match=r"adapter over .*a, the base is"):
         merge_file(write(plain), tmp_path / "other")
+
+
+def test_check_refuses_what_merge_refuses(save_pool, tiny_config, write, tiny_pool_dir, tmp_path):
+    other = save_pool(tmp_path / "pool", tiny_config(intermediate_size=48), ("a", "b"))
+    swap_and_replace(other["b"])
+    a, wide = str(tiny_pool_dir["a"]), str(other["a"])
+    whole = [{"sources": [{"model": m, "layer_range": [0, 2]}]} for m in (a, wide)]
+    recipe = MergeRecipe.of("linear", {"x": 1.0})
+    files = [
+        ({"merge_method": "linear", "models": [{"model": a}, {"model": wide}]}, "cannot be merged"),
+        ({"merge_method": "passthrough", "slices": whole}, "no plain checkpoint"),
+        (
+            {"merge_method": "linear", "models": [{"model": m} for m in (wide, str(other["b"]))]},
+            "w5",
+        ),
+        (
+            {
+                "path": f"{recipe.name} | {recipe.name}[0]",
+                "recipes": {recipe.name: recipe.to_dict()},
+                "sources": {"base": a, "x": wide},
+            },
+            "expert 'x' and base differ in intermediate_size: 48 against 32",
+        ),
+    ]
+    for plain, named in files:
+        if "merge_method" in plain and plain["merge_method"] == "linear":
+            plain["parameters"] = {"weight": 1.0}
+        for refuse in (recipe_report, lambda file: merge_file(file, tmp_path / "model")):
+            with pytest.raises(InputError, match=named):
+                refuse(write(plain))
+    report = recipe_report(write(files[2][0]), vocabulary="map")
+    assert "rows arranged by token" in report["note 1"]
 
 
 def test_paths_through_adapters_name_their_base_and_can_be_made_again(tiny_pool_dir, tmp_path):

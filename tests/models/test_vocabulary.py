@@ -107,7 +107,7 @@ def test_another_donor_can_be_declared(folders):
     assert pool.tokenizer_donor == "a"
     assert pool.tokenizer.get_vocab()["x7"] == 11
     assert "base: rows arranged" in pool.notes[0]
-    with pytest.raises(InputError, match=r"pool.tokenizer=z names no source"):
+    with pytest.raises(InputError, match=r"'z', which shall lend"):
         load(folders, tokenizer="z")
 
 
