@@ -95,8 +95,9 @@ class EvaluationSettings:
 
     Attributes:
         batch_size: Items in one forward pass; halved and retried when memory runs out.
-        together: Candidates computed together, sharing what they have in common. They are scored
-            and stored when all of them are done; if the run is killed, so many are lost.
+        together: Most candidates computed together, sharing what they have in common. They are
+            stored when all of them are done; if the run is killed, those in flight are lost. Where
+            so many would take longer than a minute, fewer are.
         activation_mb: Memory for states of shared prefixes that wait to be decoded.
         join: Whether different prefixes that continue with the same layer go through it in one
             call: `never`, `exact` (where that changes no digit), or `always` (quicker on a GPU;
@@ -117,7 +118,7 @@ class EvaluationSettings:
 
     batch_size: int = 256
     together: int = 64
-    activation_mb: int = 1024
+    activation_mb: int = 256
     join: str = "exact"
     backend: str = "in_process"
     workers: int = 2

@@ -66,7 +66,7 @@ class Sharing:
         work: What has been computed so far.
     """
 
-    activation_bytes: int = 2**30
+    activation_bytes: int = 2**28
     join: str = "exact"
     work: Work = field(default_factory=Work)
     _same: dict[Hashable, bool] = field(default_factory=dict, repr=False)

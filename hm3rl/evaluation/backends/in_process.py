@@ -26,7 +26,13 @@ from hm3rl.tasks.base import Split, Task
 from hm3rl.tasks.harness import HarnessTask
 
 TOGETHER = 64
-"""Candidates computed together, unless told otherwise."""
+"""Most candidates computed together, unless told otherwise."""
+
+FIRST = 8
+"""Candidates computed together before it is known how long one takes."""
+
+IN_FLIGHT_SECONDS = 60.0
+"""So many candidates are computed together as are expected to be done by then."""
 
 
 @dataclass
@@ -81,7 +87,8 @@ class InProcessBackend:
         tasks: The tasks.
         batch_size: Most items in one forward pass; halved when memory runs out.
         together: Most candidates computed together. Their outcomes come out when all of them are
-            done: so many are in flight, and lost if the process is killed.
+            done: so many are in flight, and lost if the process is killed. Slow candidates are
+            therefore computed in smaller groups (`IN_FLIGHT_SECONDS`), which changes no score.
         sharing: How they share what they have in common.
 
     Raises:
@@ -107,6 +114,7 @@ class InProcessBackend:
         self.sharing = Sharing() if sharing is None else sharing
         self.name = f"torch-{torch.device(self.pool.device).type}"
         self._requests: dict[tuple[str, Split], Request] = {}
+        self._pace: float | None = None  # seconds a candidate of the last group took
 
     def request(self, task: Task, split: Split) -> Request:
         """The encoded items of a task, built once."""
@@ -135,20 +143,26 @@ class InProcessBackend:
         """Nothing is held but memory."""
 
     def _groups(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
-        """Divide jobs, in order, so that the merged weights of a group fit into their cache."""
+        """Divide jobs, in order, as time and the cache of merged weights allow."""
         base = self.pool.model(self.pool.base_name)
         most = self.members.cache_bytes // sum(weight.nbytes for weight in base.parameters())
         group: list[Job] = []
         merges: set[MergeRecipe] = set()
         for job in jobs:
             more = merges.union(job.candidate.recipes)
-            if group and (len(group) == self.together or len(more) > max(1, most)):
+            if group and (len(group) >= self._at_once() or len(more) > max(1, most)):
                 yield group
                 group, more = [], set(job.candidate.recipes)
             group.append(job)
             merges = more
         if group:
             yield group
+
+    def _at_once(self) -> int:
+        """How many candidates are computed together now."""
+        if self._pace is None:
+            return min(self.together, FIRST)
+        return max(1, min(self.together, int(IN_FLIGHT_SECONDS / max(self._pace, 1e-3))))
 
     def _score(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         runs = [_Run(job, number) for number, job in enumerate(jobs)]
@@ -171,6 +185,7 @@ class InProcessBackend:
             for group in alike.values():
                 self._answer(name, group, ledger)
         seconds = ledger.close()
+        self._pace = sum(sum(parts.values()) for parts in seconds) / len(seconds)
         for run in runs:
             yield run.outcome(seconds[run.number])
         if refusal is not None:

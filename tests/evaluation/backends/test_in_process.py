@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
 
 from hm3rl.errors import InputError
+from hm3rl.evaluation.backends import in_process as module
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.models.pool import ModelPool
@@ -123,6 +124,27 @@ def test_no_more_merges_than_their_cache_holds_are_computed_together(
     groups = [[int(job.key) for job in group] for group in backend._groups(jobs)]
     assert groups == [[0, 1, 2], [3, 4], [5, 6, 7, 8], [9]]
     assert [outcome.key for outcome in backend.score(jobs)] == [str(n) for n in range(10)]
+
+
+def test_slow_candidates_are_computed_in_small_groups(
+    members: MemberSet, tasks: tuple[WordTask, WordTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill loses is bounded in seconds; at first, when they are unknown, in number."""
+    paths = [f"{s} | {x}[0] + {y}[1] + b[2]" for s in "ab" for x in "abc" for y in "abc"]
+    jobs = [Job(p, Candidate(LayerPath.parse(p)), "search", {"one": (0,)}) for p in paths]
+    sizes: list[int] = []
+
+    class Watched(InProcessBackend):
+        def _score(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+            sizes.append(len(jobs))
+            return super()._score(jobs)
+
+    quick = scored(Watched(members, tasks).score(jobs))
+    assert sizes == [8, 10]
+    sizes.clear()
+    monkeypatch.setattr(module, "IN_FLIGHT_SECONDS", 0.0)
+    assert scored(Watched(members, tasks).score(jobs)) == quick
+    assert sizes == [8] + [1] * 10
 
 
 def test_time_spent_together_is_shared_and_nothing_is_lost(
