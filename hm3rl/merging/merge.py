@@ -59,11 +59,12 @@ def merge_tensors(
         Merged tensor by name, new unless `out` is given.
     """
     room = dict(out or {name: _like(task_vectors.base(name)) for name in names})
+    on_cpu = all(tensor.device.type == "cpu" for tensor in room.values())
     # Room is made here and not in the threads, whose memory pools would keep what is freed.
     in_threads(
         lambda name: merge_tensor(task_vectors, recipe, name, room[name]),
         names,
-        size=lambda name: task_vectors.base(name).numel(),
+        size=lambda name: task_vectors.base(name).numel() if on_cpu else 0,
     )
     return room
 

@@ -27,7 +27,7 @@ def in_threads(
     Args:
         function: Independent of the order of calls, and safe to be run by several threads.
         items: What to apply it to.
-        size: Work of an item; the largest are begun first.
+        size: Work of an item, 0 for work that is not the processor's; the largest are begun first.
 
     Returns:
         Results in the order of `items`.

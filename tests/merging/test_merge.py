@@ -208,3 +208,15 @@ def test_every_operator_merges_whole_models(operator, vectors, tiny_pool):
     assert state.keys() == base.keys()
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
     assert any(not torch.equal(state[name], base[name]) for name in base)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("operator", sorted(OPERATOR_TRAITS))
+def test_an_accelerator_gives_the_same(operator, tiny_pool, tiny_pool_dir):
+    experts = {name: tiny_pool_dir[name] for name in "abc"}
+    pool = ModelPool.load(tiny_pool_dir["base"], experts, device="cuda")
+    recipe = MergeRecipe.of(operator, {"a": 0.6, "b": 0.4}, density=0.3, seed=2)
+    theirs = merge_state(TaskVectors(tiny_pool), recipe)
+    for name, tensor in merge_state(TaskVectors(pool), recipe).items():
+        assert tensor.device.type == "cuda"
+        torch.testing.assert_close(tensor.cpu(), theirs[name], atol=1e-5, rtol=1e-5)
