@@ -7,6 +7,7 @@ and only the tensors are shared.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -14,6 +15,20 @@ import torch
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
+
+
+_OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+@functools.cache
+def _to_be_copied(keys: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Pick, once for each kind of module, the attributes that a copy has for itself.
+
+    Returns:
+        Names of the hooks' dictionaries, which start empty, and of the containers to be copied.
+    """
+    hooks = tuple(key for key in keys if key.endswith("_hooks") or "_hooks_" in key)
+    return hooks, tuple(key for key in keys if key in _OWN)
 
 
 def shallow_copy(module: M) -> M:
@@ -28,18 +43,16 @@ def shallow_copy(module: M) -> M:
         A module of the same class with its own dictionaries.
     """
     copied = module.__class__.__new__(module.__class__)
-    state = dict(module.__dict__)
-    for key, value in state.items():
-        if key.endswith("_hooks") or "_hooks_" in key:
-            if isinstance(value, dict):
-                state[key] = type(value)()
-        elif key in ("_parameters", "_buffers", "_modules"):
-            state[key] = value.copy()
-        elif key == "_non_persistent_buffers_set":
-            state[key] = set(value)
+    state = module.__dict__.copy()
+    hooks, own = _to_be_copied(tuple(state))
+    for key in hooks:
+        if isinstance(state[key], dict):
+            state[key] = type(state[key])()
+    for key in own:
+        state[key] = state[key].copy()
     # transformers installs its output-capturing hooks once per model and remembers it here.
     state.pop("_output_capturing_hooks_installed", None)
-    copied.__dict__.update(state)
+    object.__setattr__(copied, "__dict__", state)
     return copied
 
 

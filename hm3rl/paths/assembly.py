@@ -83,14 +83,15 @@ def stitch(
     host = models[path.stem]
     family = family_of(host.config)
     config, places = _places(path, models, members)
-    layers = {name: decoder_layers(model) for name, model in models.items()}
+    layers = {name: list(decoder_layers(model)) for name, model in models.items()}
     views = [
         view_layer(layers[place.source.member][place.source.layer], place, alignment, family)
         for place, alignment in zip(places, alignments, strict=True)
     ]
     inner = shallow_copy(decoder(host))
     inner.config = config
-    stack = nn.ModuleList(views)
+    stack = nn.ModuleList()
+    stack._modules.update((str(depth), view) for depth, view in enumerate(views))
     # Views are in evaluation mode as their sources are; `eval()` would walk all of them again.
     stack.training = False
     inner._modules[family.layers] = stack
@@ -110,7 +111,7 @@ def _places(
     stem, refs = path.stem, path.refs
     host = models[stem].config
     config = path_config(host, [(models[m].config, layer) for m, layer in refs])
-    if all(members.alike(stem, ref.member) for ref in refs):
+    if all(members.alike(stem, member) for member in models):
         return config, [Place(ref, depth, config) for depth, ref in enumerate(refs)]
     if any(getattr(models[m].config, "attn_logit_softcapping", None) for m, _ in refs):
         # Fused attention has no soft-capping, and masks are made for one kind of attention.
@@ -177,20 +178,25 @@ def check_layers(candidate: Candidate, members: MemberSet) -> None:
     """
     for name in candidate.members:
         members.check(name)
+    depths = {name: members.num_layers(name) for name in candidate.path.members}
+    follows: set[tuple[str, str]] = {(name, name) for name in depths}
     previous = candidate.path.stem
     for member, layer in candidate.path.refs:
-        if layer >= members.num_layers(member):
+        if layer >= depths[member]:
             raise InputError(
                 f"the path {candidate.path} uses layer {layer} of {member}, "
-                f"which has {members.num_layers(member)} layers",
-                f"use layers 0 to {members.num_layers(member) - 1}",
+                f"which has {depths[member]} layers",
+                f"use layers 0 to {depths[member] - 1}",
             )
-        if not members.can_follow(previous, member):
-            raise InputError(
-                f"{member} ({members.describe(member)}) cannot follow "
-                f"{previous} ({members.describe(previous)})",
-                "stitch only members of equal hidden size, GPT-2 and GPT-NeoX only with their like",
-            )
+        if (previous, member) not in follows:
+            if not members.can_follow(previous, member):
+                raise InputError(
+                    f"{member} ({members.describe(member)}) cannot follow "
+                    f"{previous} ({members.describe(previous)})",
+                    "stitch only members of equal hidden size, GPT-2 and GPT-NeoX only with their "
+                    "like",
+                )
+            follows.add((previous, member))
         previous = member
 
 

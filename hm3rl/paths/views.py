@@ -81,8 +81,8 @@ def view_layer(
     """
     view = shallow_copy(layer)
     attention = shallow_copy(getattr(layer, family.attention))
-    attention.layer_idx = place.depth
-    attention.config = place.config
+    # Past `nn.Module.__setattr__`, which is slow and looks for parameters.
+    attention.__dict__.update(layer_idx=place.depth, config=place.config)
     view._modules[family.attention] = attention
     for name, value in (("layer_idx", place.depth), ("config", place.config)):
         if name in view.__dict__:
