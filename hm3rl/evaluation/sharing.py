@@ -161,8 +161,11 @@ class Walk:
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                text = traceback.format_exc()
-                yield from (Failed(number, text) for number in root.numbers())
+                among = list(root.numbers())
+                if len(among) == 1:
+                    yield Failed(among[0], traceback.format_exc())
+                for number in among if len(among) > 1 else ():
+                    yield from self.run([number])  # whose fault it is shows when each goes alone
             if self.most == 1:
                 yield from self._descend(places)
         yield from self._descend(places)
@@ -234,9 +237,11 @@ class Walk:
             return self._through(steps)
         node, columns = steps[0][1], self.batch.input_ids.shape[1]
         stack = self.stacks[node.stack]
+        layer = stack.layers[node.depth - 1]
+        make = (type(layer), *(weight.shape for weight in layer.parameters()))
         padded = not bool(self.batch.attention_mask.all())
         name = (
-            *(stack.handing, stack.kinds[node.depth - 1]),
+            *(stack.handing, stack.kinds[node.depth - 1], make),
             *(len(steps), len(self.batch.rows), columns, padded, steps[0][0].hidden.dtype),
         )
         if name not in self.sharing._same:

@@ -152,11 +152,14 @@ class Stack:
     def of_candidate(cls, candidate: Candidate, model: PreTrainedModel) -> Stack:
         """Take an assembled candidate apart, with names that hold within one set of members."""
         path, way = candidate.path, handing(model.config)
+        kinds = layer_kinds(model.config)
         keys: list[Hashable] = [
             # An alignment is determined by everything up to its layer.
-            (candidate.alignment, path.stem, path.refs[: depth + 1])
+            (candidate.alignment, path.stem, path.refs[: depth + 1], kinds[: depth + 1])
             if getattr(view, "alignment", None) is not None
-            else path.refs[depth]
+            # Whether a layer narrows masks itself depends on the windows of the whole path, and so
+            # does the kind that the decoder takes it for.
+            else (path.refs[depth], kinds[depth])
             for depth, view in enumerate(decoder_layers(model))
         ]
         return cls(model, (path.stem, way), keys, (path.stem, candidate.head), way)
@@ -169,9 +172,7 @@ class Stack:
     @cached_property
     def kinds(self) -> tuple[Kind, ...]:
         """Kind of the layer at each depth."""
-        config = self.model.config
-        lists = [v for name in PER_LAYER_LISTS if (v := getattr(config, name, None)) is not None]
-        return tuple(tuple(v[depth] for v in lists) for depth in range(len(self.layers)))
+        return layer_kinds(self.model.config)
 
     def listen(
         self, cache: Cache | None = None, **inputs: Any
@@ -245,9 +246,21 @@ def listen_to_all(
     return embedded, calls
 
 
+def layer_kinds(config: PretrainedConfig) -> tuple[Kind, ...]:
+    """Kind of the layer at each depth of a model."""
+    lists = [v for name in PER_LAYER_LISTS if (v := getattr(config, name, None)) is not None]
+    return tuple(tuple(v[depth] for v in lists) for depth in range(config.num_hidden_layers))
+
+
 _NO_MATTER = (
     "_name_or_path",
     "transformers_version",
+    "architectures",
+    "dtype",  # all members of a pool have one; saving a model rewrites the entry
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "initializer_range",
     "num_hidden_layers",
     "tie_word_embeddings",
     *PER_LAYER_LISTS,

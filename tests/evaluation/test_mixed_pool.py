@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from transformers import LlamaConfig, MistralConfig
+from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
 from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.stack import Stack
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
@@ -55,3 +56,34 @@ def test_scores_are_those_of_plain_generation(members, tasks, store, kind):
                 outputs.append(tokenizer.decode(answer, skip_special_tokens=True))
             scores = task.score(items, outputs)
             assert evaluation.scores[number] == pytest.approx(sum(scores) / len(scores))
+
+
+def test_layers_that_are_called_differently_are_told_apart(tmp_path, save_pool):
+    """One path leaves windows to the decoder's masks; the other has two, so layers see to them."""
+    shape = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    kinds = ["sliding_attention", "full_attention"]
+    one, two = (
+        save_pool(
+            tmp_path / str(window),
+            Qwen2Config(
+                **shape,
+                num_key_value_heads=2,
+                intermediate_size=window * 4,
+                use_sliding_window=True,
+                sliding_window=window,
+                layer_types=kinds,
+            ),
+            ("a",),
+        )
+        for window in (6, 4)
+    )
+    pool = ModelPool.load(one["base"], {"a": one["a"], "b": two["a"]}, architecture="mixed")
+    members = MemberSet(pool)
+    plain, narrowing = (
+        Stack.of_candidate(candidate, assemble(candidate, members))
+        for candidate in map(
+            Candidate, map(LayerPath.parse, ("a | a[0] + a[1]", "a | a[0] + b[0]"))
+        )
+    )
+    assert plain.handing == narrowing.handing and plain.stem == narrowing.stem
+    assert plain.kinds[0] != narrowing.kinds[0] and plain.keys[0] != narrowing.keys[0]

@@ -258,6 +258,21 @@ def test_a_layer_that_breaks_takes_down_those_that_use_it(
             assert isinstance(one, Answers) and same([one], [plain[number]])
 
 
+def test_a_model_that_cannot_be_listened_to_harms_nobody_with_its_stem(
+    members: MemberSet, tiny_pool: ModelPool, request_20: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = answers_of(stacks_of(members), request_20, tiny_pool)
+    stacks = stacks_of(members)
+
+    def fail(*_: object, **__: object) -> None:
+        raise IndexError("no rotary embedding")
+
+    monkeypatch.setattr(stacks[0], "listen", fail)  # the first with this stem, so it speaks for all
+    found = answer_together(stacks, request_20, tiny_pool.tokenizer, all_texts=True)
+    assert isinstance(found[0], str) and "no rotary embedding" in found[0]
+    assert same([one for one in found[1:] if isinstance(one, Answers)], plain[1:])
+
+
 def test_invalid_logits_harm_nobody_else(
     members: MemberSet, tiny_pool: ModelPool, request_20: Request
 ) -> None:

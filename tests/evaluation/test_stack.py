@@ -79,6 +79,8 @@ def test_names_say_what_is_shared(tiny_pool: ModelPool) -> None:
 
 def test_decoders_that_call_their_layers_differently_are_told_apart(tiny_config) -> None:
     assert handing(tiny_config()) == handing(tiny_config(num_hidden_layers=5))
+    other = tiny_config(eos_token_id=[2, 9], initializer_range=0.1, architectures=["Other"])
+    assert handing(tiny_config()) == handing(other)
     assert handing(tiny_config()) != handing(tiny_config(max_position_embeddings=64))
     theta = {"rope_theta": 5e5, "rope_type": "default"}
     assert handing(tiny_config()) != handing(tiny_config(rope_parameters=theta))
