@@ -1,8 +1,9 @@
 """Content hashes of model folders: the same weights give the same hash, wherever they lie.
 
-The hash covers the configuration, the tokenizer file and every tensor (name, dtype, shape, bytes),
-in the order of the tensors' names. So it depends neither on the folder's path nor on how the
-checkpoint is sharded, and it is taken before any conversion to another precision.
+The hash covers the configuration, what ends a generation, the tokenizer file and every tensor
+(name, dtype, shape, bytes), in the order of the tensors' names. So it depends neither on the
+folder's path nor on how the checkpoint is sharded, and it is taken before any conversion to another
+precision.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -30,7 +32,8 @@ def folder_hash(folder: Path, files: list[Path]) -> str:
     """Hash one checkpoint folder.
 
     Args:
-        folder: The folder; its config.json and, where present, tokenizer.json count.
+        folder: The folder; its config.json and, where present, tokenizer.json and the end tokens
+            of generation_config.json count.
         files: Its safetensors files.
 
     Returns:
@@ -40,6 +43,9 @@ def folder_hash(folder: Path, files: list[Path]) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kept = {key: value for key, value in config.items() if key not in VOLATILE_CONFIG_KEYS}
     digest.update(canonical_json(kept).encode())
+    end = _end_tokens(folder)
+    if end is not None and end != config.get("eos_token_id"):
+        digest.update(f"\0end\0{end}\0".encode())
     tokenizer = folder / "tokenizer.json"
     if tokenizer.is_file():
         digest.update(hashlib.sha256(tokenizer.read_bytes()).digest())
@@ -53,3 +59,14 @@ def folder_hash(folder: Path, files: list[Path]) -> str:
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def _end_tokens(folder: Path) -> Any:
+    """What generation_config.json names as end tokens; None if there is none."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except ValueError:  # transformers passes over a file that it cannot read
+        return None

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -26,6 +27,9 @@ FEW_SHOT_SEED = 1234
 MAX_NEW_TOKENS = 256
 """The harness's own default for generation."""
 KINDS = ("generate_until", "multiple_choice", "loglikelihood")
+JUDGING = ("metric_list", "filter_list", "process_results")
+"""Entries of a task's configuration that decide what a response scores."""
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 @contextmanager
@@ -83,7 +87,7 @@ class HarnessTask(Task):
         higher = self._task.higher_is_better().get(self.metric, True)
         self.direction = "maximise" if higher else "minimise"
         self.max_new_tokens = self._longest(found, tokenizer, max_new_tokens)
-        self.version = f"lm-eval-1 {metadata.version('lm_eval')} {self._task.VERSION}"
+        self.version = f"lm-eval-2 {metadata.version('lm_eval')} {self._judging()}"
         self._items: dict[Split, tuple[Item, ...]] = {}
         for split in ("train", "search", "test"):
             members = tuple(item for item in found if split_of(name, item.prompt) == split)
@@ -181,6 +185,14 @@ class HarnessTask(Task):
                 f"one of {', '.join(f'{m},{f}' for m in metrics for f in filters)}",
             )
         return metric, chosen
+
+    def _judging(self) -> str:
+        """Hash what turns responses into scores, 16 hex digits; the items say what is asked."""
+        written = self._task.config.to_dict()  # functions as their source
+        rules = [written.get(entry) for entry in JUDGING]
+        text = json.dumps([self._task.VERSION, self._filter, rules], default=str, sort_keys=True)
+        # Of a function without source its address would remain, another one in each process.
+        return hashlib.sha256(_ADDRESS.sub("", text).encode()).hexdigest()[:16]
 
     def _check_metric(self, item: Item) -> None:
         """Score a made-up answer, so that a metric that is no number fails before long work."""

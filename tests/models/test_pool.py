@@ -87,6 +87,17 @@ def test_hash_ignores_place_and_sharding_and_follows_every_weight(tiny_pool, fol
     assert changed["c"] == tiny_pool.hashes["c"]
 
 
+def test_hash_follows_what_ends_a_generation(tiny_pool, folders):
+    path = folders["a"] / "generation_config.json"
+    named = json.loads(path.read_text())
+    for file in ("a", "b"):
+        (folders[file] / path.name).write_text(json.dumps({**named, "do_sample": True}))
+    assert load(folders).hashes == tiny_pool.hashes
+    path.write_text(json.dumps({**named, "eos_token_id": [2, 9]}))
+    hashes = load(folders).hashes
+    assert hashes["a"] != tiny_pool.hashes["a"] and hashes["b"] == tiny_pool.hashes["b"]
+
+
 def test_missing_folder(folders):
     refuse(
         {**folders, "a": folders["a"] / "nowhere"}, "expert 'a'", "there is no folder", "nowhere"
