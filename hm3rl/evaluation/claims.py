@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 CLAIM_SECONDS = 3600.0
-"""A claim older than this is void although its owner lives: it may be stopped or stuck."""
+"""A claim is void although its owner lives if that has stored nothing for so long: it may be
+stopped or stuck."""
 
 
 class Claims:
@@ -65,6 +66,10 @@ class Claims:
             )
             taken.append(key)
         return taken
+
+    def renew(self) -> None:
+        """Let this owner's claims hold for another `CLAIM_SECONDS`: it is at work."""
+        self._db.execute("UPDATE claims SET since=? WHERE owner=?", (time.time(), self.owner))
 
     def drop(self, keys: Iterable[str], condition: Sequence[str]) -> None:
         """Give claims up, those of others excepted."""

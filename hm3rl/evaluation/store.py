@@ -198,6 +198,7 @@ class EvaluationStore:
         with self._transaction():
             self._put(evaluation, candidate, condition)
             self._claims.drop([evaluation.key], condition)
+            self._claims.renew()
 
     def claim(self, keys: Iterable[str], condition: Condition) -> list[str]:
         """Announce that this process is about to compute evaluations.

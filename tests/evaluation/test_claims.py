@@ -107,6 +107,22 @@ def test_a_claim_that_is_too_old_is_void(tmp_path: Path, monkeypatch: pytest.Mon
         assert two.claim(["a"], HERE) == ["a"]
 
 
+def test_who_stores_something_keeps_the_other_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long request of slow candidates outlasts CLAIM_SECONDS."""
+    now = 0.0
+    monkeypatch.setattr(claims.time, "time", lambda: now)
+    with EvaluationStore(tmp_path / "s") as one, EvaluationStore(tmp_path / "s") as two:
+        one.claim(["a", "b"], HERE)
+        now = 0.9 * claims.CLAIM_SECONDS
+        one.put(evaluation("a"), {}, HERE)
+        now = 1.8 * claims.CLAIM_SECONDS
+        assert two.claim(["b"], HERE) == []
+        now = 2.0 * claims.CLAIM_SECONDS
+        assert two.claim(["b"], HERE) == ["b"]
+
+
 def test_a_store_in_memory_has_nobody_to_share_with() -> None:
     with EvaluationStore(":memory:") as store:
         assert store.claim(["a"], HERE) == ["a"]
