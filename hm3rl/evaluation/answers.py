@@ -19,13 +19,17 @@ import torch
 from tokenizers.models import WordLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hm3rl.evaluation.generation import decode_alone, decode_together
+from hm3rl.evaluation.generation import decode_together
 from hm3rl.evaluation.memory import in_memory, is_out_of_memory
+from hm3rl.evaluation.plain import decode_alone
 from hm3rl.evaluation.requests import Batch, Request
 from hm3rl.evaluation.scoring import ForcedBatch, InvalidLogitsError, compare
 from hm3rl.evaluation.sharing import Arrived, Failed, Sharing, Walk
 from hm3rl.evaluation.stack import Stack
 from hm3rl.evaluation.waiting import Waiting
+
+LOGIT_BYTES = 2**30
+"""Most memory for the logits of a pass, in float32; comparing them takes a few times as much."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,11 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
 
 
 def one_spelling(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether different tokens always read differently, as in word-level vocabularies."""
+    """Whether different tokens always read differently, as words with spaces between them do."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend is not None and isinstance(backend.model, WordLevel)
+    if backend is None or not isinstance(backend.model, WordLevel) or backend.decoder is not None:
+        return False
+    return all(word.split() == [word] for word in tokenizer.get_vocab())
 
 
 @torch.inference_mode()
@@ -161,8 +167,7 @@ class _Answering:
         number = found.stack
         stack = self.stacks[number]
         try:
-            logits = stack.logits(found.hidden[:, batch.predicting])
-            forced = compare(logits, batch, self.ends[number], stack.dtype)
+            forced = self._compared(stack, found.hidden, batch, self.ends[number])
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -179,6 +184,21 @@ class _Answering:
         self._alone.update((number, batch.rows[row]) for row in alone)
         if waiting:
             self._wait(Waiting.cut(number, forced, waiting, found.states or ()), batch)
+
+    def _compared(
+        self, stack: Stack, hidden: torch.Tensor, batch: Batch, ends: Collection[int]
+    ) -> ForcedBatch:
+        """Compare with the references, so many rows at a time that their logits are not huge."""
+        columns, words = batch.targets.shape[1], stack.model.config.vocab_size
+        rows = max(1, LOGIT_BYTES // (4 * columns * words))
+        parts = []
+        for first in range(0, len(batch.rows), rows):
+            part = batch
+            if len(batch.rows) > rows:
+                part = batch.part(range(first, min(first + rows, len(batch.rows))))
+            states = hidden[first : first + rows, batch.predicting]
+            parts.append(compare(stack.logits(states), part, ends, stack.dtype))
+        return parts[0] if len(parts) == 1 else ForcedBatch.joined(batch, parts)
 
     def _sort(
         self, forced: ForcedBatch, ends: Collection[int]

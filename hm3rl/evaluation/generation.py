@@ -8,7 +8,7 @@ and layer one cache holds the keys and values of exactly the rows that pass ther
 Rows of different length stand flush right in the caches, finished rows are dropped on the way, and
 the loop ends with its last row. A row whose best token leads by no more than the numerical error
 leaves the loop: what such a row answers could depend on the rows beside it, so it is decoded alone
-(`decode_alone`), and no answer depends on what else is in the loop.
+(`plain.decode_alone`), and no answer depends on what else is in the loop.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from hm3rl.evaluation.requests import Encoded
-from hm3rl.evaluation.scoring import InvalidLogitsError, Lead
+from hm3rl.evaluation.plain import without_end
+from hm3rl.evaluation.scoring import Lead
 from hm3rl.evaluation.sharing import Work
 from hm3rl.evaluation.stack import Call, Kind, Stack, listen_to_all
 from hm3rl.evaluation.waiting import Waiting
@@ -129,7 +129,7 @@ def decode_together(
         going: list[int] = []
         for row, (item, answer) in enumerate(zip(some.items, some.answers, strict=True)):
             if answer[-1] in ends or len(answer) >= max_new_tokens:
-                decoded.answers[some.stack, item] = _without_end(answer, ends)
+                decoded.answers[some.stack, item] = without_end(answer, ends)
             else:
                 going.append(row)
         if going:
@@ -137,10 +137,6 @@ def decode_together(
     if rest:
         _Loop(stacks, rest, end_ids, max_new_tokens, work, decoded).run()
     return decoded
-
-
-def _without_end(answer: Sequence[int], ends: Collection[int]) -> list[int]:
-    return list(answer[:-1] if answer[-1] in ends else answer)
 
 
 class _Loop:
@@ -250,7 +246,7 @@ class _Loop:
         columns = (self.owners[rows], self.items[rows], self.tokens[rows], self.counts[rows])
         lists = (column.tolist() for column in columns)
         for owner, item, tokens, count in zip(*lists, strict=True):
-            answer = _without_end(tokens[:count], self.end_ids[owner])
+            answer = without_end(tokens[:count], self.end_ids[owner])
             self.decoded.answers[owner, item] = answer
 
     def _select(self, rows: torch.Tensor) -> None:
@@ -369,37 +365,3 @@ class _Loop:
             return new
         values[rows] = new
         return values
-
-
-def decode_alone(
-    model: PreTrainedModel, ids: Encoded, end_ids: Collection[int], max_new_tokens: int
-) -> list[int]:
-    """Decode one item from its prompt with nothing beside it, as plain greedy generation does.
-
-    Args:
-        model: Any causal language model of transformers.
-        ids: The item.
-        end_ids: Tokens that end an answer.
-        max_new_tokens: Most answer tokens, the end token included.
-
-    Returns:
-        Answer tokens without the end token.
-
-    Raises:
-        InvalidLogitsError: A logit is NaN or infinite.
-    """
-    # Without a configuration the cache keeps all columns; sliding windows are the masks' business.
-    cache = DynamicCache()
-    answer: list[int] = []
-    tokens = torch.tensor([ids.prompt], device=model.device)
-    while not answer or (answer[-1] not in end_ids and len(answer) < max_new_tokens):
-        mask = torch.ones(1, len(ids.prompt) + len(answer), dtype=torch.long, device=model.device)
-        logits = model(
-            input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
-        if not bool(torch.isfinite(logits).all()):
-            raise InvalidLogitsError
-        tokens = logits.argmax(dim=-1, keepdim=True)
-        answer.append(int(tokens))
-    return _without_end(answer, end_ids)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hm3rl.evaluation.memory import is_out_of_memory
+from hm3rl.evaluation.memory import is_out_of_memory, too_little_memory
 from hm3rl.tasks.base import Item
 from hm3rl.tasks.harness import HarnessTask, quiet_harness
 
@@ -36,6 +36,9 @@ def harness_scores(
 
     Returns:
         The task's metric per item, shape (items,), as the harness reports it.
+
+    Raises:
+        HM3Error: Memory does not suffice for a single request.
     """
     while True:
         requests = task.requests(items)
@@ -43,8 +46,10 @@ def harness_scores(
             with _harness_model(model, tokenizer, batch_size) as harness_model:
                 _run(harness_model, [request for of_item in requests for request in of_item])
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or batch_size == 1:
+            if not is_out_of_memory(error):
                 raise
+            if batch_size == 1:
+                raise too_little_memory() from error
             batch_size //= 2
         else:
             return np.array(task.judge(requests))

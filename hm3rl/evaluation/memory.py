@@ -23,6 +23,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def too_little_memory(what: str = "score a single item with this model") -> HM3Error:
+    """The error of a machine that cannot go on, however small the portions."""
+    return HM3Error(f"memory does not suffice to {what}; free some, or use pool.dtype=bfloat16")
+
+
 def in_memory(work: Callable[[S], object], rows: S, halves: Callable[[S], tuple[S, S]]) -> None:
     """Do the work on all rows, or on half of them at a time, as often as memory demands.
 
@@ -43,10 +48,7 @@ def in_memory(work: Callable[[S], object], rows: S, halves: Callable[[S], tuple[
     try:
         parts = halves(rows)
     except ValueError:
-        raise HM3Error(
-            "memory does not suffice to score a single item with this model; "
-            "free some, or use pool.dtype=bfloat16"
-        ) from None
+        raise too_little_memory() from None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     for part in parts:

@@ -8,7 +8,7 @@ over. Both hold where the best token leads by more than the numerical error (tra
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,6 +45,13 @@ class ForcedBatch:
     agreed: torch.Tensor
     next_token: torch.Tensor
     safe: torch.Tensor
+
+    @classmethod
+    def joined(cls, batch: Batch, parts: Sequence[ForcedBatch]) -> ForcedBatch:
+        """Put together what passes over the parts of a batch say, in its order."""
+        names = ("nll", "agreed", "next_token", "safe")
+        columns = [torch.cat([getattr(part, name) for part in parts]) for name in names]
+        return cls(batch, *columns)
 
     @property
     def exact(self) -> torch.Tensor:

@@ -314,6 +314,42 @@ def test_word_level_vocabularies_spell_in_one_way(tiny_pool: ModelPool, tmp_path
     assert one_spelling(tiny_pool.tokenizer) and not one_spelling(pieces)
 
 
+@pytest.mark.parametrize("odd", ["\n", "two words", ""])
+def test_words_that_hide_between_others_do_not_spell_in_one_way(odd: str) -> None:
+    """Metrics collapse white space, so such a token may stand before the very reference."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"a": 0, "b": 1}
+    plain, hiding = (
+        Tokenizer(models.WordLevel(vocab, unk_token="a")) for vocab in (words, {**words, odd: 2})
+    )
+    assert one_spelling(PreTrainedTokenizerFast(tokenizer_object=plain))
+    assert not one_spelling(PreTrainedTokenizerFast(tokenizer_object=hiding))
+    plain.decoder = decoders.Fuse()  # no spaces between words
+    assert not one_spelling(PreTrainedTokenizerFast(tokenizer_object=plain))
+
+
+def test_large_logits_are_compared_in_pieces(
+    members: MemberSet, tiny_pool: ModelPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request.build(WordTask("one", count=20), "search", tiny_pool.tokenizer, 8)
+    model = members.model("a")
+    whole = answer(model, request, tiny_pool.tokenizer, all_texts=True)
+    sizes = []
+
+    def noting(logits: torch.Tensor, *rest: Any) -> ForcedBatch:
+        sizes.append(logits.nbytes)
+        return compare(logits, *rest)
+
+    monkeypatch.setattr(answers_module, "compare", noting)
+    monkeypatch.setattr(answers_module, "LOGIT_BYTES", 2000)
+    pieces = answer(model, request, tiny_pool.tokenizer, all_texts=True)
+    assert len(sizes) > len(request.batches) and max(sizes) <= 2000
+    assert pieces.tokens == whole.tokens and pieces.decoded == whole.decoded
+    assert pieces.nll == pytest.approx(whole.nll, rel=1e-5)
+
+
 def test_without_one_spelling_every_other_answer_is_decoded(
     zoo_members: MemberSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from hm3rl.errors import InputError
+from hm3rl.errors import HM3Error, InputError
+from hm3rl.evaluation import harness
 from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.harness import _run
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
@@ -19,6 +23,7 @@ from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.build import build_tasks
 from hm3rl.tasks.harness import HarnessTask
 from hm3rl.tasks.math import MathTask
+from hm3rl.tasks.suite import suite_version
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 # The harness and the libraries below it are not free of warnings of their own.
@@ -130,6 +135,62 @@ def test_another_document_makes_another_version(zoo_pool: ModelPool, write: Writ
     described = build(zoo_pool, write(CHOOSE, "{{gold}}", "description: 'compute '\n"))
     assert keys == again
     assert not set(keys) & {item.key for item in described.items("test")}
+
+
+def test_another_way_of_judging_makes_another_version(zoo_pool: ModelPool, write: Write) -> None:
+    """Filters and options of the metric decide scores, and no item says so."""
+    filters = """filter_list:
+  - {name: strict, filter: [{function: regex, regex_pattern: "^([0-9]+)$"}, {function: take_first}]}
+  - {name: loose, filter: [{function: regex, regex_pattern: "([0-9]+)"}, {function: take_first}]}
+"""
+    two = GENERATE + filters
+    cased = GENERATE.replace("higher_is_better", "ignore_case: true, higher_is_better")
+    described = [
+        (two, "exact_match,strict"),
+        (two, "exact_match,loose"),
+        (two.replace("[0-9]+)$", "[0-9])$"), "exact_match,strict"),
+        (GENERATE, ""),
+        (cased, ""),
+    ]
+    versions = [
+        [
+            suite_version([build(zoo_pool, write(text), metric=metric, max_new_tokens=8)], "test")
+            for text, metric in described
+        ]
+        for _ in range(2)
+    ]
+    assert versions[0] == versions[1]
+    assert len(set(versions[0])) == len(described)
+
+
+@pytest.mark.parametrize("fits", [2, 0])
+def test_running_out_of_memory_is_not_the_candidates_failure(
+    zoo_pool: ModelPool,
+    zoo_members: MemberSet,
+    store: EvaluationStore,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    fits: int,
+) -> None:
+    task = build(zoo_pool, write(CHOOSE, "{{gold}}"), metric="acc")
+    evaluator = Evaluator(zoo_members, [task], store, batch_size=8)
+    sizes = []
+
+    def run(model: Any, requests: Sequence[Any]) -> None:
+        sizes.append(model.batch_size)
+        if model.batch_size > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        _run(model, requests)
+
+    monkeypatch.setattr(harness, "_run", run)
+    candidate = Candidate.whole("math", zoo_pool.num_layers)
+    if fits:
+        (found,) = evaluator.evaluate([candidate], "test")
+        assert found.scores[0] > 0.9 and sizes == [8, 4, 2]
+        return
+    with pytest.raises(HM3Error, match="memory does not suffice"):
+        evaluator.evaluate([candidate], "test")
+    assert sizes == [8, 4, 2, 1] and len(store) == 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hm3rl.evaluation.answers import Answers, answer_together
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.ledger import Ledger
 from hm3rl.evaluation.harness import harness_scores
-from hm3rl.evaluation.memory import is_out_of_memory
+from hm3rl.evaluation.memory import is_out_of_memory, too_little_memory
 from hm3rl.evaluation.requests import Request
 from hm3rl.evaluation.sharing import Sharing
 from hm3rl.evaluation.stack import Stack
@@ -67,8 +67,8 @@ class _Run:
         except HM3Error:
             raise  # the caller's mistake or the machine's, not the candidate's
         except Exception as error:
-            if is_out_of_memory(error):
-                raise
+            if is_out_of_memory(error):  # never the candidate's failure
+                raise too_little_memory("merge, assemble or judge a candidate") from error
             self.error = traceback.format_exc()
 
     def outcome(self, seconds: dict[str, float]) -> Outcome:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pytest
 
-from hm3rl.errors import InputError
+from hm3rl.errors import HM3Error, InputError
 from hm3rl.evaluation.backends import in_process as module
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.in_process import InProcessBackend
@@ -79,6 +79,21 @@ def test_outcomes_come_in_order_and_a_failure_stands_alone(backend: InProcessBac
     assert [first.key, failed.key, last.key] == ["0", "1", "2"]
     assert "InvalidLogitsError" in str(failed.error) and failed.scores == {}
     assert first.error is None and last.scores["one"].tolist() == first.scores["one"].tolist()
+
+
+@pytest.mark.parametrize("broken", ["out of memory", "no such layer"])
+def test_memory_that_runs_out_while_assembling_is_no_failure_of_the_candidate(
+    backend: InProcessBackend, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(broken)
+
+    monkeypatch.setattr(module, "assemble", fail)
+    if broken == "no such layer":
+        assert "no such layer" in str(run(backend, STITCHED, ALL).error)
+        return
+    with pytest.raises(HM3Error, match="memory does not suffice to merge, assemble"):
+        run(backend, STITCHED, ALL)
 
 
 def test_secondary_metrics_are_means_over_the_items_run(backend: InProcessBackend) -> None:
