@@ -253,8 +253,8 @@ class DiscreteAgent:
 
     def online(self, steps: int) -> None:
         """Learn by PPO from at least so many steps of the environments, in whole rollouts."""
-        self.ppo.num_timesteps = 0
-        self.ppo.learn(steps, reset_num_timesteps=self.ppo._last_obs is None)
+        self.ppo.num_timesteps = 0  # the step size falls anew
+        self.ppo.learn(steps, reset_num_timesteps=False)
 
     def consolidate(self, steps: int, temperature: float) -> None:
         """Imitate the best replayed episodes under every preference, with a falling step size.

@@ -196,6 +196,7 @@ class PreferenceEnv(gym.Wrapper[Any, Any, Any, Any]):
         get_masks = env.get_wrapper_attr("action_masks") if has_masks(env) else None
         self._masks: Callable[[], np.ndarray] | None = get_masks
         self._all = np.ones(int(env.action_space.n), dtype=bool)
+        self._rng = np.random.default_rng()
         self._begin(np.full(k, 1.0 / k))
 
     @property
@@ -224,8 +225,6 @@ class PreferenceEnv(gym.Wrapper[Any, Any, Any, Any]):
         if seed is not None:
             # A stream of its own, so that the preferences do not follow the environment's draws.
             self._rng = np.random.default_rng([seed, 1])
-        elif not hasattr(self, "_rng"):
-            self._rng = np.random.default_rng()
         drawn = self.preference_sampler(self._rng) if given is None else given
         self._begin(np.asarray(drawn, dtype=np.float64))
         return self._observe(observation), info
