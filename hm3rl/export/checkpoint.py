@@ -33,6 +33,7 @@ from hm3rl.export.reload import ReloadCheck, check_reload
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES, stored_tensors, write_weights
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
+from hm3rl.models.zoo import ZOO_PREFIX
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
@@ -149,7 +150,7 @@ def export_candidate(
         "key": key,
         **candidate.to_dict(),
         "sources": {
-            name: {"origin": pool.origins[name], "hash": pool.hashes[name]} for name in named
+            name: {"origin": _origin(pool, name), "hash": pool.hashes[name]} for name in named
         },
         "fold": None if fold is None else asdict(fold),
         "donor": pool.tokenizer_donor,
@@ -292,6 +293,12 @@ def _write_config(model: PreTrainedModel, pool: ModelPool, folder: Path) -> None
         for file in sorted(pool.paths[pool.tokenizer_donor].glob(pattern)):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
+
+
+def _origin(pool: ModelPool, name: str) -> str:
+    """Name a source so that it is found from any working directory."""
+    given = pool.origins[name]
+    return given if given.startswith(ZOO_PREFIX) else str(pool.paths[name])
 
 
 def dtype_name(dtype: torch.dtype) -> str:

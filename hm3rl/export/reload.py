@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import IntegrityError
 from hm3rl.models.loading import quiet_transformers
+from hm3rl.paths.families import layer_settings
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-5}
 """Largest |difference| of logits over max |logit| that passes, by precision."""
@@ -20,6 +21,7 @@ HALF_TOLERANCE = 2e-2
 
 NEW_TOKENS = 8
 LONGEST_PROMPT = 1024
+"""Tokens; windows of 4096 would make the check of a large model take longer than its merge."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class ReloadCheck:
     Attributes:
         logit_error: max |reloaded - in memory| / max |in memory| over all positions.
         tolerance: What passes.
-        prompt_tokens: Length of the prompts compared, longer than any sliding window.
+        prompt_tokens: Length of the prompts compared: beyond the sliding window, unless the window
+            is longer than `LONGEST_PROMPT`. That every layer's settings are what they were, the
+            window among them, is compared apart from that.
         generated_tokens: Greedy tokens generated with and without cache, which agreed.
         dtype: Precision of the weights, e.g. "bfloat16".
     """
@@ -53,8 +57,8 @@ def check_reload(folder: Path, expected: PreTrainedModel) -> ReloadCheck:
         The result, which passed.
 
     Raises:
-        IntegrityError: Keys are missing or unexpected, logits differ, or decoding with the cache
-            differs from decoding without it.
+        IntegrityError: Keys are missing or unexpected, a layer's settings or the logits differ, or
+            decoding with the cache differs from decoding without it.
     """
     reloaded = _reload(folder, expected)
     tolerance = TOLERANCES.get(expected.dtype, HALF_TOLERANCE)
@@ -78,7 +82,8 @@ def probe_tokens(config: Any) -> torch.Tensor:
     """Draw the prompts of the check, always the same for one configuration.
 
     Returns:
-        Token ids, shape (2, n), n beyond the sliding window if there is one and room for it.
+        Token ids, shape (2, n), n beyond the sliding window if there is one, room for it, and it is
+        no longer than `LONGEST_PROMPT`.
     """
     window = getattr(config, "sliding_window", None) or 16
     room = int(getattr(config, "max_position_embeddings", 2048)) - NEW_TOKENS
@@ -103,8 +108,26 @@ def _reload(folder: Path, expected: PreTrainedModel) -> PreTrainedModel:
             raise IntegrityError(f"{folder} reloads with {kind}: {sorted(map(str, report[kind]))}")
     if report.get("error_msgs"):
         raise IntegrityError(f"{folder} reloads with errors: {report['error_msgs']}")
+    _compare_layers(folder, model.config, expected.config)
     result: PreTrainedModel = model.to(expected.device).eval()
     return result
+
+
+def _compare_layers(folder: Path, found: PretrainedConfig, wanted: PretrainedConfig) -> None:
+    """Require the settings of every layer: a window or a scaling may show in long inputs only."""
+    if found.num_hidden_layers != wanted.num_hidden_layers:
+        raise IntegrityError(
+            f"{folder} reloads with {found.num_hidden_layers} layers, written were "
+            f"{wanted.num_hidden_layers}"
+        )
+    for depth in range(wanted.num_hidden_layers):
+        ours, theirs = layer_settings(wanted, depth), layer_settings(found, depth)
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                raise IntegrityError(
+                    f"{folder} reloads with {name} {theirs.get(name)} at layer {depth}, the "
+                    f"candidate has {value}"
+                )
 
 
 def _check_decoding(

@@ -92,8 +92,7 @@ def closed_form(
     Raises:
         ArithmeticError: The states of the path are zero, NaN or infinite.
     """
-    if not (0 < source.mean_square < float("inf")):
-        raise ArithmeticError(f"cannot align states whose mean square is {source.mean_square}")
+    check_states(source)
     if kind == "scalar":
         return ScalarMap(key, (target.mean_square / source.mean_square) ** 0.5)
     if kind == "diagonal":
@@ -107,6 +106,16 @@ def closed_form(
         root = _power(s, 0.5)
         weight = inverse @ _power(root @ t @ root, 0.5) @ inverse
     return AffineMap(key, weight.float(), source.mean.float(), target.mean.float())
+
+
+def check_states(source: Moments) -> None:
+    """Refuse to align states that no map brings to the target's moments.
+
+    Raises:
+        ArithmeticError: The states of the path are zero, NaN or infinite.
+    """
+    if not (0 < source.mean_square < float("inf")):
+        raise ArithmeticError(f"cannot align states whose mean square is {source.mean_square}")
 
 
 def _shrunk_variance(moments: Moments, shrinkage: float) -> torch.Tensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 
-from hm3rl.paths.alignment import SHRINKAGE
+from hm3rl.paths.alignment import SHRINKAGE, check_states
 from hm3rl.paths.statistics import Moments
 
 STEPS = 100
@@ -94,7 +94,11 @@ def fit_mlp(
 
     Returns:
         The network with the smallest loss seen, at worst the diagonal map.
+
+    Raises:
+        ArithmeticError: The states of the path are zero, NaN or infinite.
     """
+    check_states(source)
     assert target.covariance is not None
     (m, sigma), (n, tau) = (_scale(moments) for moments in (source, target))
     correlation = (target.covariance / tau.double().outer(tau.double())).float()

@@ -98,7 +98,7 @@ def peak_memory(pool: ModelPool, merged: int) -> dict[str, int]:
         merged: Number of merged members that are held at once.
 
     Returns:
-        Bytes by part: the sources; the experts' task vectors in fp32, up to their limit; the merged
+        Bytes by part: the sources; statistics of the task vectors, up to their limit; the merged
         members, up to theirs (one at least); and one more model being merged.
     """
     model = pool.model(pool.base_name)
@@ -107,7 +107,8 @@ def peak_memory(pool: ModelPool, merged: int) -> dict[str, int]:
     sources = sum(p.nbytes for name in pool.names for p in pool.model(name).parameters())
     return {
         "sources": sources,
-        "task vectors": min(4 * parameters * len(pool.mergeable), DEFAULT_LIMIT),
+        # At most 20 bytes for each distinct magnitude and 4 for each sorted entry; mostly far less.
+        "merge statistics": min(24 * parameters * len(pool.mergeable), DEFAULT_LIMIT),
         f"{merged} merged members": max(min(each * merged, DEFAULT_CACHE_BYTES), each),
         "one merge": each,
     }

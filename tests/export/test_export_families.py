@@ -9,7 +9,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from hm3rl.errors import InputError
+from hm3rl.errors import InputError, IntegrityError
+from hm3rl.export import checkpoint
 from hm3rl.export.checkpoint import export_candidate
 from hm3rl.export.reload import probe_tokens
 from hm3rl.models.pool import ModelPool
@@ -47,6 +48,25 @@ def test_restacked_export_reloads_with_the_same_logits(members, tmp_path, text):
     if types is not None:
         written = json.loads((tmp_path / "model" / "config.json").read_text())
         assert written["layer_types"] == [types[layer] for _, layer in candidate.path.refs]
+
+
+def test_wrong_kinds_of_layers_are_found_behind_windows_longer_than_the_prompts(
+    save_pool, family_configs, tmp_path, monkeypatch
+):
+    settings = family_configs["qwen2"].to_dict() | {"sliding_window": 2048}
+    folders = save_pool(tmp_path / "pool", type(family_configs["qwen2"])(**settings), ("a",))
+    members = MemberSet(ModelPool.load(folders["base"], {"a": folders["a"]}))
+    write = checkpoint._write_config
+
+    def write_reversed(model, pool, folder):
+        write(model, pool, folder)
+        plain = json.loads((folder / "config.json").read_text())
+        plain["layer_types"].reverse()
+        (folder / "config.json").write_text(json.dumps(plain))
+
+    monkeypatch.setattr(checkpoint, "_write_config", write_reversed)
+    with pytest.raises(IntegrityError, match=r"sliding window 2048 at layer 0, .* has None"):
+        export_candidate(Candidate.whole("a", 4), members, tmp_path / "model")
 
 
 def test_the_self_check_looks_beyond_the_window(members):

@@ -114,6 +114,16 @@ def test_our_recipe_is_made_from_the_folders_it_names(tiny_pool, tmp_path):
     assert (model(TOKENS).logits - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+def test_our_recipe_finds_its_folders_from_any_working_directory(
+    tiny_pool_dir, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tiny_pool_dir["a"].parent)
+    members = MemberSet(ModelPool.load("base", {"a": "a"}))
+    export_candidate(Candidate.whole("a", 3), members, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    merge_file(tmp_path / "model" / "recipe.yaml", tmp_path / "again")
+
+
 def test_a_recipe_knows_its_sources(tiny_pool, tiny_pool_dir, write, tmp_path):
     export_candidate(Candidate.whole("a", 3), MemberSet(tiny_pool), tmp_path / "model")
     plain = yaml.safe_load((tmp_path / "model" / "recipe.yaml").read_text())

@@ -92,6 +92,9 @@ def test_fewer_states_than_channels_stay_bounded(kind):
 def test_states_that_cannot_be_aligned_are_a_failure(target, bad):
     with pytest.raises(ArithmeticError, match="mean square"):
         fit("scalar", torch.full((5, WIDTH), bad), target)
+    states = torch.full((5, WIDTH), bad)
+    with pytest.raises(ArithmeticError, match="mean square"):
+        fit_mlp("0123456789abcdef", states, Moments.of(states, True), Moments.of(target, True))
 
 
 def test_coral_comes_nearer_to_the_covariance_than_the_diagonal_map(source, target):
