@@ -44,6 +44,9 @@ SMALL = [
 
 DRIVER_BUDGET = 24
 KILLS_PER_SEARCH = 10
+SOURCES = 7
+"""Evaluations before the search begins: base and experts on search items, experts on test items."""
+
 WORKER = "ray::ScoringWorker"
 PATIENCE = 300.0
 """Seconds without progress after which the experiment has failed."""
@@ -133,7 +136,7 @@ def kill_drivers(kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
         # A moment is "so many evaluations are on disk, and a random part of a second has passed",
         # so that it does not depend on the machine. The sources are among the evaluations.
         size = min(KILLS_PER_SEARCH, kills - result["kills"])
-        marks = sorted(rng.sample(range(1, len(committed(whole)) - 1), size))
+        marks = sorted(rng.sample(range(1, SOURCES + DRIVER_BUDGET), size))
         before: dict[Row, Row] = {}
         for mark in marks:
             fresh = not (killed / "config.yaml").exists()
@@ -197,10 +200,9 @@ def kill_workers(kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
     process = start([*words, f"output={killed}", "evaluation/backend=ray", "evaluation.workers=2"])
     result: dict[str, Any] = {"kills": 0, "lost": 0}
     seen: dict[Row, Row] = {}
-    sources = 8  # four on each split
     while result["kills"] < kills:
         # New work must have been committed since the last death, so that deaths fall into scoring.
-        if not wait_for_progress(process, killed, max(len(seen) + 1, sources)):
+        if not wait_for_progress(process, killed, max(len(seen) + 1, SOURCES)):
             break
         time.sleep(rng.uniform(0.0, 0.3))
         workers = workers_of(process.pid)
