@@ -2,8 +2,9 @@
 
 python -m experiments.benchmarks.faults [--kills 20] [--of driver workers] [--json FILE]
 
-Drivers: several small searches are killed with SIGKILL and resumed, again and again. Workers:
-one search with two Ray workers, of which a random one is killed each time. Three things count:
+Drivers: small searches are killed with SIGKILL and resumed, again and again until one life reaches
+its end. Workers: one search with two Ray workers, of which a random one is killed again and again.
+Three things count:
 evaluations that were committed when something died and are not there at the end (lost), those that
 were computed once more (repeated), and whether decisions, scores and front are those of the run
 left alone.
@@ -22,6 +23,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,11 +41,14 @@ SMALL = [
     "agent.outcome.fit_steps=8",
     "search.parameter.members=2",
     "threads=1",
+    "evaluation.together=1",
 ]
-"""A search whose evaluations take hundredths of a second."""
+"""A search whose evaluations take hundredths of a second and are committed one at a time."""
 
 DRIVER_BUDGET = 24
-KILLS_PER_SEARCH = 10
+
+STRIDE = 3
+"""Most evaluations that a life of a search commits before it is killed."""
 SOURCES = 7
 """Evaluations before the search begins: base and experts on search items, experts on test items."""
 
@@ -133,37 +138,61 @@ def kill_drivers(kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
         whole, killed = root / f"whole-{seed}", root / f"killed-{seed}"
         words = [*SMALL, f"budget={DRIVER_BUDGET}", f"seed={seed}"]
         finish([*words, f"output={whole}"])
-        # A moment is "so many evaluations are on disk, and a random part of a second has passed",
-        # so that it does not depend on the machine. The sources are among the evaluations.
-        size = min(KILLS_PER_SEARCH, kills - result["kills"])
-        marks = sorted(rng.sample(range(1, SOURCES + DRIVER_BUDGET), size))
         before: dict[Row, Row] = {}
-        for mark in marks:
+        committed_at: list[int] = []
+        while result["kills"] < kills:
             fresh = not (killed / "config.yaml").exists()
+            started = time.time()
             process = start([*words, f"output={killed}"] if fresh else [f"resume={killed}"])
-            alive = wait_for_progress(process, killed, mark)
-            time.sleep(rng.uniform(0.0, 0.3))
-            alive = alive and process.poll() is None
+            # A moment is "so many more evaluations are on disk, and a random part of a second has
+            # passed", so that it falls into work on every machine.
+            alive = wait_for_progress(process, killed, len(before) + rng.randint(1, STRIDE))
+            alive = alive and not ends_within(process, rng.uniform(0.0, 0.2))
             process.send_signal(signal.SIGKILL)
             process.wait()
-            result["repeated"] += computed_again(killed, before)
+            result["repeated"] += computed_again(killed, before, started)
+            result["lost"] += lost(killed, before)
             before = committed(killed)
-            result["kills"] += alive  # a search that had just ended was not killed
+            if not alive:  # it had reached its end
+                break
+            result["kills"] += 1
+            committed_at.append(len(before))
+        started = time.time()
         finish([f"resume={killed}"])
-        result["repeated"] += computed_again(killed, before)
-        after = committed(killed)
-        result["lost"] += sum(after.get(key) != row for key, row in before.items())
-        ends = {"seed": seed, "marks": marks, "committed": len(before), **same(whole, killed)}
-        result["searches"].append(ends)
-        print(f"search {seed}: {ends}", flush=True)
+        result["repeated"] += computed_again(killed, before, started)
+        result["lost"] += lost(killed, before)
+        result["searches"].append({"seed": seed, "killed_at": committed_at, **same(whole, killed)})
+        print(f"search {seed}: {result['searches'][-1]}", flush=True)
         seed += 1
     for what in ("same_evaluations", "same_front"):
         result[what] = all(search[what] for search in result["searches"])
     return result
 
 
-def computed_again(folder: Path, before: dict[Row, Row]) -> int:
-    """Evaluations of the search split that the last life computed although they were on disk."""
+def ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether a process ends by itself before so many seconds have passed."""
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def lost(folder: Path, before: Mapping[Row, Row]) -> int:
+    """Evaluations that were on disk and are not, or have been written anew."""
+    now = committed(folder)
+    return sum(now.get(key) != row for key, row in before.items())
+
+
+def computed_again(folder: Path, before: Mapping[Row, Row], started: float) -> int:
+    """Evaluations of the search split that a life computed although they were on disk before.
+
+    The table of an earlier life, left by one that was killed before it opened its own, is passed
+    over.
+    """
+    path = folder / "evaluations.csv"
+    if not path.exists() or path.stat().st_mtime < started:
+        return 0
     known = {key for key, split, _ in before if split == "search"}
     return sum(row["cached"] == "0" and row["key"] in known for row in table(folder))
 
@@ -213,12 +242,11 @@ def kill_workers(kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
         result["kills"] += 1
     if process.wait() != 0:
         raise RuntimeError("the search with Ray workers failed")
-    after = committed(killed)
-    result["lost"] = sum(after.get(key) != row for key, row in seen.items())
+    result["lost"] = lost(killed, seen)
     computed = [row["key"] for row in table(killed) if row["cached"] == "0"]
     result["repeated"] = len(computed) - len(set(computed))
     result["failed"] = sum(row["failed"] == "1" for row in table(killed))
-    return {**result, "evaluations": len(after), **same(whole, killed)}
+    return {**result, "evaluations": len(committed(killed)), **same(whole, killed)}
 
 
 def main() -> None:

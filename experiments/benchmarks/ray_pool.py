@@ -96,7 +96,10 @@ def measure(count: int, rounds: int) -> dict[str, Any]:
     def with_threads(threads: int) -> Callable[[], tuple[float, list[Outcome]]]:
         def run() -> tuple[float, list[Outcome]]:
             torch.set_num_threads(threads)
-            return timed(local, jobs)
+            try:
+                return timed(local, jobs)
+            finally:
+                torch.set_num_threads(1)
 
         return run
 
@@ -121,8 +124,7 @@ def measure(count: int, rounds: int) -> dict[str, Any]:
         for name, run in sides.items():
             spent, outcomes[name] = run()
             seconds[name].append(spent)
-            if name == "all_cores":
-                torch.set_num_threads(1)
+            print(f"  {name}: {spent:.2f} s", flush=True)
         busy = sum(sum(outcome.seconds.values()) for outcome in outcomes["ray"])
         idle.append(WORKERS * seconds["ray"][-1] - busy)
         same = same and agree(outcomes["one_thread"], outcomes["ray"])
