@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch first and pinned: a looser range may replace a build that is there already by a larger one.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint install install-oracles docs format clean
+.PHONY: demo test test-slow lint install install-extras docs format clean
 
 install: $(VENV)/.installed
 
@@ -17,8 +17,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # mergekit and PEFT, against which tests compare; without them those tests are skipped and say so.
-install-oracles: install
-	$(INSTALL) -e '.[dev,oracles]'
+# Everything a test may ask for: other programs to compare with, and every extra.
+install-extras: install
+	$(INSTALL) -e '.[dev,oracles,fast,ray,lm-eval,mo,sweeps,dashboards]'
 
 demo: install
 	$(BIN)/hm3rl search experiment=tiny

@@ -24,14 +24,20 @@ class MagnitudeSketch:
     Args:
         pieces: The entries, fp32, in pieces of any shape; every entry once.
         reserve: Asks whether that many more bytes may be kept.
+        count: Adds the counts of twice the codes to a table, instead of reading `pieces` here.
     """
 
     def __init__(
-        self, pieces: Iterable[torch.Tensor], reserve: Callable[[int], bool] = lambda _: True
+        self,
+        pieces: Iterable[torch.Tensor],
+        reserve: Callable[[int], bool] = lambda _: True,
+        count: Callable[[np.ndarray], None] | None = None,
     ) -> None:
         self._reserve = reserve
         twice = np.zeros(2 * _CODES, dtype=np.int64)
-        for piece in pieces:
+        if count is not None:
+            count(twice)
+        for piece in pieces if count is None else ():
             bits = piece.view(torch.int32).flatten() & 0x7FFFFFFF
             # The code rounded down plus the code rounded up: even where the entry is exact.
             found = _counted((bits >> 16) + (bits + 0xFFFF >> 16))

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hm3rl.errors import InputError
+from hm3rl.merging.kernels import fused
 from hm3rl.merging.operators import DROPPING, GEOMETRIC, OPERATORS, TRIMMING, TensorMerge
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.survival import Survival
@@ -119,6 +120,11 @@ def merge_tensor(
     merged = _like(stored) if out is None else out
     if not recipe.weights or name not in task_vectors.mergeable:
         return merged.copy_(stored)
+    experts = task_vectors.stored(name, recipe.experts)
+    if fused is not None and recipe.operator in fused.FUSED and fused.reads(stored, *experts):
+        settings = _of_tensor(task_vectors, recipe, name, 1)
+        fused.merge(recipe.operator, stored, experts, merged.view(-1), **settings)
+        return merged
     operator = OPERATORS[recipe.operator]
     # A random window depends on the ranks in a row.
     row = stored.shape[-1] if recipe.epsilon and stored.dim() else 1

@@ -32,6 +32,12 @@ class Survival:
         digest = hashlib.sha256(f"{seed}\0{tensor}\0{expert}".encode()).digest()
         self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
+    def draw(self, count: int) -> torch.Tensor:
+        """Draw for the next entries: those below the density survive; zeros at density 1."""
+        if self.density == 1.0:
+            return torch.zeros(count)
+        return torch.rand(count, generator=self._generator)
+
     def __call__(self, delta: torch.Tensor) -> None:
         """Drop entries of the next piece, in place.
 
@@ -43,7 +49,7 @@ class Survival:
         """
         if self.density == 1.0:
             return
-        drawn = torch.rand(delta.shape, generator=self._generator).to(delta.device)
+        drawn = self.draw(delta.numel()).to(delta.device)
         if self.epsilon == 0.0:
             delta.mul_(drawn.lt_(self.density))
             return

@@ -9,11 +9,14 @@ follows, and inner products. This is little (about 1 % of the sources) and bound
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 
+from hm3rl.merging.kernels import fused
 from hm3rl.merging.magnitudes import MagnitudeSketch
 from hm3rl.merging.profile import Place, place_of
 
@@ -127,6 +130,10 @@ class TaskVectors:
         tensors = [self._tensors[expert][name] for expert in experts]
         return TensorPieces(self.base(name), tensors, row)
 
+    def stored(self, name: str, experts: Sequence[str]) -> list[torch.Tensor]:
+        """Return one tensor of some experts as stored in the pool."""
+        return [self._tensors[expert][name] for expert in experts]
+
     def deltas(self, name: str) -> torch.Tensor:
         """Return the task vectors of one whole tensor.
 
@@ -152,10 +159,17 @@ class TaskVectors:
         sketch = self._sketches.get(key)
         pieces = self.pieces(name, [expert])
         if sketch is None:
-            sketch = MagnitudeSketch(pieces.deltas(), self._reserve)
+            sketch = MagnitudeSketch(pieces.deltas(), self._reserve, self._counter(name, expert))
             if self._reserve(sketch.nbytes):
                 self._sketches[key] = sketch
         return sketch.magnitude(rank, pieces.deltas())
+
+    def _counter(self, name: str, expert: str) -> Callable[[np.ndarray], None] | None:
+        """What counts the magnitudes of a task vector faster than torch, if anything does."""
+        base, (other,) = self.base(name), self.stored(name, [expert])
+        if fused is None or not fused.reads(base, other):
+            return None
+        return partial(fused.count_codes, base, other)
 
     def gram(self, name: str) -> torch.Tensor:
         """Return the inner products of the base's tensor and all task vectors, over all entries.
