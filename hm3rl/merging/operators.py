@@ -63,7 +63,7 @@ def linear(t: TensorMerge) -> torch.Tensor:
     """
     total = t.weights.sum()
     if t.normalise:
-        return t.base + _combined(t.deltas, t.weights / total)
+        return _combined(t.deltas, t.weights / total).add_(t.base)
     return t.base * total + _combined(t.deltas, t.weights)
 
 
@@ -293,13 +293,13 @@ def _combined(deltas: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
 def _added(t: TensorMerge, deltas: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """theta_base + scale * sum_k factors_k deltas_k, divided by the weights' sum if normalised."""
     factor = t.scale / t.weights.sum() if t.normalise else t.scale
-    return t.base + _combined(deltas, factor * factors)
+    return _combined(deltas, factor * factors).add_(t.base)
 
 
 def _agreed(t: TensorMerge, deltas: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """theta_base + scale * what agrees with the elected signs."""
     merged = _elect_and_merge(deltas, factors, t.weights, t.normalise)
-    return torch.add(t.base, merged, alpha=t.scale)
+    return torch.add(t.base, merged, alpha=t.scale, out=merged)
 
 
 def _trimmed(t: TensorMerge) -> torch.Tensor:
@@ -335,14 +335,15 @@ def _elect_and_merge(
     Returns:
         The merged task vector, shape base.shape.
     """
+    turned = bool((factors < 0).any())
     sign = _combined(deltas, factors).sign_()
     # Positive where an entry agrees; a negative weight turns its task vector round.
     agreeing = deltas.mul_(sign)
-    if bool((factors < 0).any()):
+    if turned:
         agreeing.mul_(factors.sign().reshape(-1, *([1] * sign.dim())))
     merged = _combined(agreeing.relu_(), factors.abs()).mul_(sign)
     if not normalise:
         return merged
     total = _combined(agreeing.sign_(), weights)
-    # Where no entry agrees the sum is zero and stays zero.
-    return merged.div_(total.add_(total.abs().lt_(1e-8)))
+    # Where no entry agrees the sum is zero and stays zero; weights of both signs may cancel.
+    return merged.div_(total.add_(total.abs().lt_(1e-8)) if turned else total.clamp_(min=1e-8))
