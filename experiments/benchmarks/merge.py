@@ -1,6 +1,6 @@
 """Seconds and memory to make one merged candidate runnable: ours against mergekit.
 
-python -m experiments.benchmarks.merge [--shapes smollm2-135m ...] [--json FILE]
+python -m experiments.benchmarks.merge [--shapes smollm2-135m ...] [--threads 1] [--json FILE]
 
 Ours: from a loaded pool to a runnable model in memory. *First*: nothing is known of the task
 vectors yet. *Later*: statistics of an earlier candidate are kept; weights, density and seed are
@@ -9,9 +9,10 @@ so its one measurement stands in both rows. Not counted on either side: imports,
 loading of the pool, which a search does once.
 
 Every measurement runs in a process of its own with the same settings, one after the other, and is
-kept in the working folder, so that a run that was cut off goes on. The floor of a candidate is the
-time to read base and experts and to write the result at the measured copy bandwidth; for DARE also
-the time to draw its random numbers at the measured rate, on all threads.
+kept in the working folder, so that a run that was cut off goes on. CPU seconds stand beside those
+of the clock, because other work on the machine stretches the latter. The floor of a candidate is
+the time to read base and experts and to write the result at the measured copy bandwidth; for DARE
+also the time to draw its random numbers at the measured rate, on all threads.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -52,13 +53,30 @@ def recipe(operator: str, number: int) -> MergeRecipe:
     return MergeRecipe.of(operator, weights, density=DENSITIES[number], seed=number)
 
 
-def timed(action: Callable[[], Any]) -> float:
-    """Return the seconds that an action takes; its result is freed outside of them."""
-    begun = time.perf_counter()
+class Spent(NamedTuple):
+    """What an action took.
+
+    Attributes:
+        seconds: By the clock.
+        cpu: Of the processor, all threads together.
+    """
+
+    seconds: float
+    cpu: float
+
+
+def timed(action: Callable[[], Any]) -> Spent:
+    """Time an action; its result is freed afterwards."""
+    begun, worked = time.perf_counter(), time.process_time()
     kept = action()
-    seconds = time.perf_counter() - begun
+    spent = Spent(time.perf_counter() - begun, time.process_time() - worked)
     del kept
-    return seconds
+    return spent
+
+
+def middle(runs: Sequence[Spent]) -> Spent:
+    """Return the medians of several runs."""
+    return Spent(*(statistics.median(column) for column in zip(*runs, strict=True)))
 
 
 def measure_ours(folders: dict[str, Path], operator: str) -> dict[str, Any]:
@@ -75,7 +93,7 @@ def measure_ours(folders: dict[str, Path], operator: str) -> dict[str, Any]:
             timed(lambda: merged_model(TaskVectors(pool), recipe(operator, 0)))
             for _ in range(FIRST_RUNS)
         ]
-    found: dict[str, Any] = {"first": statistics.median(first), "first_peak": memory.peak}
+    found: dict[str, Any] = {"first": middle(first), "first_peak": memory.peak}
     task_vectors = TaskVectors(pool)
     merged_model(task_vectors, recipe(operator, 0))
     with PeakMemory() as memory:
@@ -86,7 +104,7 @@ def measure_ours(folders: dict[str, Path], operator: str) -> dict[str, Any]:
     entries = sum(tensor.numel() for tensor in pool.tensors("base").values())
     return {
         **found,
-        "later": statistics.median(later),
+        "later": middle(later),
         "later_peak": memory.peak,
         "kept_bytes": task_vectors.cached_bytes,
         "entries": entries,
@@ -102,12 +120,12 @@ def floor_seconds(entries: int, operator: str) -> float:
         operator: A key of `OPERATOR_TRAITS`.
     """
     source, target = torch.ones(COPIED, dtype=torch.uint8), torch.zeros(COPIED, dtype=torch.uint8)
-    per_byte = min(timed(lambda: target.copy_(source)) for _ in range(5)) / (2 * COPIED)
+    per_byte = min(timed(lambda: target.copy_(source)).seconds for _ in range(5)) / (2 * COPIED)
     seconds = 2 * entries * (len(EXPERTS) + 2) * per_byte
     if OPERATOR_TRAITS[operator].random:
         parts = [torch.empty(1 << 16) for _ in range(256)]
         draw = min(
-            timed(lambda: in_threads(lambda t: t.uniform_(), parts, lambda t: t.numel()))
+            timed(lambda: in_threads(lambda t: t.uniform_(), parts, lambda t: t.numel())).seconds
             for _ in range(3)
         )
         seconds += draw / (256 << 16) * entries * len(EXPERTS)
@@ -138,18 +156,19 @@ def measure_mergekit(folders: dict[str, Path], operator: str, to: Path) -> dict[
             return AutoModelForCausalLM.from_pretrained(str(to), dtype=torch.bfloat16)
 
     with PeakMemory() as memory:
-        seconds = timed(candidate)
+        spent = timed(candidate)
     shutil.rmtree(to)
-    return {"seconds": seconds, "peak": memory.peak}
+    return {"spent": spent, "peak": memory.peak}
 
 
-def measure(tool: str, shape: str, operator: str, folder: Path) -> dict[str, Any]:
+def measure(tool: str, shape: str, operator: str, folder: Path, threads: int) -> dict[str, Any]:
     """Take one measurement in a process of its own, unless the folder has it."""
-    kept = folder / f"{shape}-{operator}-{tool}.json"
+    kept = folder / f"{shape}-{operator}-{tool}-{threads}.json"
     if not kept.is_file():
         part = kept.with_suffix(".part")
         command = [sys.executable, "-m", "experiments.benchmarks.merge", "--folder", str(folder)]
         command += ["--shapes", shape, "--operators", operator, "--only", tool]
+        command += ["--threads", str(threads)]
         done = subprocess.run([*command, "--json", str(part)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{kept.stem} failed:\n{done.stderr[-2000:]}")
@@ -157,18 +176,23 @@ def measure(tool: str, shape: str, operator: str, folder: Path) -> dict[str, Any
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
-def rows_of(shape: str, operator: str, folder: Path) -> list[dict[str, Any]]:
+def rows_of(shape: str, operator: str, folder: Path, threads: int) -> list[dict[str, Any]]:
     """Measure both tools; one row for the first candidate and one for later ones."""
-    ours = measure("ours", shape, operator, folder)
-    theirs = measure("mergekit", shape, operator, folder)
+    ours = measure("ours", shape, operator, folder, threads)
+    theirs = measure("mergekit", shape, operator, folder, threads)
+    seconds, cpu = theirs["spent"]
     return [
         {
             "shape": shape,
             "operator": operator,
             "candidate": candidate,
-            "seconds_ours": ours[candidate],
-            "seconds_mergekit": theirs["seconds"],
-            "ratio": theirs["seconds"] / ours[candidate],
+            "threads": threads,
+            "seconds_ours": ours[candidate][0],
+            "seconds_mergekit": seconds,
+            "ratio": seconds / ours[candidate][0],
+            "cpu_seconds_ours": ours[candidate][1],
+            "cpu_seconds_mergekit": cpu,
+            "cpu_ratio": cpu / ours[candidate][1],
             "floor_seconds": ours["floor"],
             "peak_bytes_ours": ours[f"{candidate}_peak"],
             "peak_bytes_mergekit": theirs["peak"],
@@ -180,14 +204,15 @@ def rows_of(shape: str, operator: str, folder: Path) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Write the rows as a Markdown table."""
     lines = [
-        "| shape | operator | candidate | ours, s | mergekit, s | ratio | floor, s | ours / floor "
-        "| peak ours, GB | peak mergekit, GB |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| shape | operator | candidate | ours, s | mergekit, s | ratio | CPU ratio | floor, s "
+        "| ours / floor | peak ours, GB | peak mergekit, GB |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         lines.append(
             f"| {row['shape']} | {row['operator']} | {row['candidate']} "
             f"| {row['seconds_ours']:.3f} | {row['seconds_mergekit']:.1f} | {row['ratio']:.0f} "
+            f"| {row['cpu_ratio']:.0f} "
             f"| {row['floor_seconds']:.3f} | {row['seconds_ours'] / row['floor_seconds']:.1f} "
             f"| {row['peak_bytes_ours'] / 1e9:.2f} | {row['peak_bytes_mergekit'] / 1e9:.2f} |"
         )
@@ -201,10 +226,12 @@ def main() -> None:
     )
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["smollm2-135m"])
     parser.add_argument("--operators", nargs="+", choices=OPERATORS, default=list(OPERATORS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/merge"))
     parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--only", choices=["ours", "mergekit"], help=argparse.SUPPRESS)
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     given.folder.mkdir(parents=True, exist_ok=True)
     pools = {shape: make_sources(shape, given.folder / shape) for shape in given.shapes}
     if given.only:
@@ -220,7 +247,7 @@ def main() -> None:
         row
         for shape in given.shapes
         for operator in given.operators
-        for row in rows_of(shape, operator, given.folder)
+        for row in rows_of(shape, operator, given.folder, given.threads)
     ]
     print(table(rows))
     if given.json:

@@ -27,7 +27,7 @@ def test_sources_are_bf16_siblings(folders):
 def test_ours_is_measured_for_first_and_later_candidates(operator, folders, monkeypatch):
     monkeypatch.setattr(merge, "COPIED", 1 << 20)
     found = merge.measure_ours(folders, operator)
-    assert min(found[key] for key in ("first", "later", "floor")) > 0
+    assert min(*found["first"], *found["later"], found["floor"]) > 0
     assert found["entries"] == sum(
         t.numel()
         for t in ModelPool.load(folders["base"], {"a": folders["a"]}).tensors("a").values()
@@ -43,14 +43,21 @@ def test_recipes_differ_in_everything_an_operator_listens_to():
 
 def test_rows_and_table(tmp_path, monkeypatch):
     measured = {
-        "ours": {"first": 2.0, "later": 0.5, "floor": 0.1, "first_peak": 1e9, "later_peak": 2e9},
-        "mergekit": {"seconds": 20.0, "peak": 3e9},
+        "ours": {
+            "first": [2, 2],
+            "later": [0.5, 0.8],
+            "floor": 0.1,
+            "first_peak": 1e9,
+            "later_peak": 2e9,
+        },
+        "mergekit": {"spent": [20.0, 24.0], "peak": 3e9},
     }
     monkeypatch.setattr(merge, "measure", lambda tool, *_: measured[tool])
-    rows = merge.rows_of("tiny", "ties", tmp_path)
+    rows = merge.rows_of("tiny", "ties", tmp_path, 1)
     assert [(row["candidate"], row["ratio"]) for row in rows] == [("first", 10.0), ("later", 40.0)]
-    assert "| tiny | ties | later | 0.500 | 20.0 | 40 | 0.100 | 5.0 | 2.00 | 3.00 |" in merge.table(
-        rows
+    assert (
+        "| tiny | ties | later | 0.500 | 20.0 | 40 | 30 | 0.100 | 5.0 | 2.00 | 3.00 |"
+        in merge.table(rows)
     )
 
 
