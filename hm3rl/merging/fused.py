@@ -180,7 +180,8 @@ def merge(
     count, total = len(experts), np.float32(weights.sum())
     elect = operator in ELECTING
     factors = share / kept if operator in ("dare_linear", "dare_ties") else share
-    base_factor, by = np.float32(1), np.float32(scale)
+    with np.errstate(over="ignore"):  # infinity, as in torch; the model's logits will tell
+        base_factor, by = np.float32(1), np.float32(scale)
     if operator in ("linear", "hm3_eq5"):
         by = np.float32(1)
     if operator == "linear" and not normalise:
