@@ -14,6 +14,7 @@ from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.features import Background
 from hm3rl.agents.goals import Goals
+from hm3rl.agents.isolation import Isolation
 from hm3rl.agents.knowledge import EvaluatePaths, Knowledge, LogMetrics, Outcome
 from hm3rl.agents.offline import behaviour_batch, pretrain
 from hm3rl.agents.online import OnlineLoop
@@ -22,7 +23,6 @@ from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.proposals import screened_batch
-from hm3rl.agents.randomness import OwnRandomness
 from hm3rl.agents.refine import refine_for
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
@@ -83,8 +83,8 @@ class MergeAgent:
         self.model = OutcomeModel(space, len(self.objectives), settings.outcome)
         self.seconds = 0.0
         self._timing = False
-        self._randomness = OwnRandomness(seed)
-        with self._randomness.scope():
+        self._isolation = Isolation(seed)
+        with self._isolation.scope():
             self.ppo, self._episodes = build_ppo(
                 space, len(self.objectives), settings, self._score_rollout, self._sample, seed
             )
@@ -165,7 +165,7 @@ class MergeAgent:
             return 0
         paths = [self.space.decode(row) for row in tokens]
         begin = time.perf_counter()
-        with self._randomness.outside():
+        with self._isolation.outside():
             outcomes = evaluate(paths)
         self.seconds -= time.perf_counter() - begin
         self._learn(tokens, outcomes, preferences)
@@ -194,7 +194,7 @@ class MergeAgent:
             budget: Exactly so many new paths are evaluated (fewer only if the space has no more).
             log: Receives losses.
         """
-        with self._randomness.scope(), self._timed():
+        with self._isolation.scope(), self._timed():
             spent = 0
             while spent < budget:
                 charged = self._behave(min(self.settings.batch, budget - spent), evaluate)
@@ -236,7 +236,7 @@ class MergeAgent:
             budget: Exactly so many new paths are evaluated (fewer only if the space has no more).
             log: Receives losses.
         """
-        with self._randomness.scope(), self._timed():
+        with self._isolation.scope(), self._timed():
             OnlineLoop(self).run(evaluate, budget, log)
 
     def refit(self) -> None:
@@ -270,7 +270,7 @@ class MergeAgent:
         """
         if not self.model.ready or self.settings.distil_steps == 0:
             return
-        with self._randomness.scope(), self._timed():
+        with self._isolation.scope(), self._timed():
             rows = self._imagine(self.goals.spread(LESSONS, LESSON_DIVISIONS, self.rng))
             pool = np.unique(np.concatenate([rows, self.knowledge.tokens]), axis=0)
             teacher = Replay(self.space, len(self.objectives))
@@ -290,7 +290,7 @@ class MergeAgent:
         """
         rng = np.random.default_rng(self.seed)
         goal = np.asarray(preference, dtype=np.float64)
-        with self._randomness.scope():
+        with self._isolation.scope():
             greedy = roll_out(self.policy, self.space, goal[None], 0.0, rng)
             if beam == 0 or not self.model.ready:
                 return self.space.decode(greedy[0])
@@ -304,7 +304,7 @@ class MergeAgent:
 
     def refine(self, evaluate: EvaluatePaths, budget: int, preference: np.ndarray) -> None:
         """Spend evaluations on one preference; see `refine_for`."""
-        with self._randomness.scope(), self._timed():
+        with self._isolation.scope(), self._timed():
             refine_for(self, evaluate, budget, preference)
 
     def predict(self, paths: Sequence[LayerPath]) -> tuple[np.ndarray, np.ndarray]:

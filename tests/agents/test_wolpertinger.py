@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.isolation import Isolation
 from hm3rl.agents.policy import Situation
 from hm3rl.agents.ppo import build_ppo
-from hm3rl.agents.randomness import OwnRandomness
 from hm3rl.agents.wolpertinger import Discretiser, WolpertingerPolicy
 from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.utility import Utility
@@ -22,7 +22,7 @@ OPTIONS = settings(
 
 
 def learner(space: PathSpace, **changes: object) -> tuple:
-    with OwnRandomness(0).scope():
+    with Isolation(0).scope():
         return build_ppo(
             space, K, replace(OPTIONS, **changes), scores, lambda rng: np.array([0.9, 0.1]), 0
         )
@@ -148,7 +148,7 @@ def test_rollouts_store_protos_whose_ratio_is_one_before_the_update() -> None:
         update()
 
     ppo.train = spy
-    with OwnRandomness(1).scope():
+    with Isolation(1).scope():
         ppo.learn_rollout()
     assert asked == [6]
     assert seen[0][0] < 1e-4  # ratio 1: the stored proto, not the action it was mapped to
@@ -183,7 +183,7 @@ def test_ppo_learns_with_proto_actions() -> None:
         return float(np.mean([scores([space.decode(row)])[0, 0] for row in rows]))
 
     before = mean()
-    with OwnRandomness(1).scope():
+    with Isolation(1).scope():
         for _ in range(20):
             ppo.learn_rollout()
     assert mean() > before + 0.15
