@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from hm3rl.errors import InputError
+from hm3rl.settings_baselines import EvolutionSettings
 
 
 @dataclass
@@ -162,16 +163,21 @@ class SearchSettings:
     """The searcher.
 
     Attributes:
-        name: `hm3`, `parameter_only`, `architecture_only`, `no_offline` or `random`.
+        name: `hm3`, its ablations `parameter_only`, `architecture_only` and `no_offline`, or a
+            competitor: `random`, `nsga2`, `nsga3`.
+        space: What the vectors of nsga2 and nsga3 stand for: `parameters` (merge recipes).
         parameter_share: Share of the budget for the parameter level (HM3).
         offline_share: Share of the budget for the offline phase (HM3); the rest is online.
         parameter: The parameter level.
+        evolution: nsga2 and nsga3.
     """
 
     name: str = "hm3"
+    space: str = "parameters"
     parameter_share: float = 0.4
     offline_share: float = 0.2
     parameter: ParameterSettings = field(default_factory=ParameterSettings)
+    evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
 
 
 @dataclass

@@ -37,10 +37,18 @@ from hm3rl.search.hm3 import HM3
 from hm3rl.search.parameter_only import ParameterOnly
 from hm3rl.search.random_search import RandomSearch
 from hm3rl.settings import RunSettings
+from hm3rl.settings_baselines import SPACES
 from hm3rl.tasks.base import Task
 from hm3rl.tasks.build import build_tasks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _nsga(settings: RunSettings) -> Searcher:
+    from hm3rl.search.nsga import Nsga
+
+    return Nsga(settings.search, settings.seed)
+
 
 SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
     "hm3": lambda s: HM3(s.search, s.agent, s.seed, s.planned_budget),
@@ -50,7 +58,17 @@ SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
     "no_offline": lambda s: HM3(s.search, s.agent, s.seed, s.planned_budget, offline_phase=False),
     "parameter_only": lambda s: ParameterOnly(s.search, s.seed, s.planned_budget),
     "random": lambda s: RandomSearch(s.search, s.seed, s.planned_budget),
+    "nsga2": _nsga,
+    "nsga3": _nsga,
 }
+
+PACKAGES: dict[str, tuple[str, ...]] = {"nsga2": ("pymoo",), "nsga3": ("pymoo",)}
+"""Packages of the extra `baselines` by searcher; they are imported only when it is built."""
+
+
+def missing_packages(name: str) -> list[str]:
+    """Packages that a searcher needs and that are not installed."""
+    return [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
 
 
 def register_searcher(name: str, factory: Callable[[RunSettings], Searcher]) -> None:
@@ -98,6 +116,7 @@ def _check_ranges(settings: RunSettings) -> None:
         "evaluation.program_workers": (evaluation.program_workers, 1),
         "evaluation.program_seconds": (evaluation.program_seconds, 0.01),
         "evaluation.program_memory_mb": (evaluation.program_memory_mb, 64),
+        "search.evolution.population": (settings.search.evolution.population, 4),
         "search.parameter.members": (parameter.members, 1),
         "search.parameter.operators (their number)": (len(parameter.operators), 1),
         "search.parameter.scale_max": (parameter.scale_max, parameter.scale_min),
@@ -159,6 +178,12 @@ def check_settings(settings: RunSettings) -> None:
         InputError: Names the key and the way out.
     """
     _one_of("search.name", settings.search.name, tuple(SEARCHERS))
+    if missing := missing_packages(settings.search.name):
+        raise InputError(
+            f"search.name={settings.search.name} needs {', '.join(missing)}: not installed",
+            "pip install 'hm3rl[baselines]', or choose another searcher",
+        )
+    _one_of("search.space", settings.search.space, SPACES)
     _one_of("pool.dtype", settings.pool.dtype, tuple(DTYPES))
     _one_of("pool.architecture", settings.pool.architecture, ARCHITECTURES)
     _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)

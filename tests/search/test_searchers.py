@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hm3rl.runs import RunFolder
-from hm3rl.search.build import SEARCHERS
+from hm3rl.search.build import SEARCHERS, missing_packages
 from hm3rl.search.hm3 import HM3
 from hm3rl.search.job import SearchResult
 from hm3rl.settings import AgentSettings, SearchSettings
@@ -25,6 +25,8 @@ def phases(result: SearchResult) -> Counter[str]:
 
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_every_searcher_spends_its_budget_exactly(searched: Run, name: str):
+    if missing := missing_packages(name):
+        pytest.skip(f"needs {', '.join(missing)}")
     result = searched("budget=20", f"search={name}") if name != "hm3" else searched("budget=20")
     assert result.problem.charged == 20 == len(result.problem.trace)
     assert len({point.key for point in result.problem.trace}) == 20

@@ -1,0 +1,169 @@
+"""The bridge to pymoo: any of its algorithms, over any encoding, by ask and tell.
+
+pymoo (Blank and Deb, IEEE Access 2020) does selection, variation and survival. Ours are what a
+vector means (`Encoding`) and what it may cost (`Ledger`):
+
+- A vector that decodes to a known candidate costs nothing, and genetic algorithms built by `nsga`
+  do not propose it: known candidates count as duplicates, not only those alive.
+- A generation without anything new is replaced by random vectors; when `ATTEMPTS` of them bring
+  nothing new either, the space is exhausted and the search ends.
+- Nothing depends on time: pymoo's own termination is switched off, the budget ends the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import comb
+from typing import Any
+
+import numpy as np
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.algorithms.moo.nsga3 import NSGA3
+from pymoo.core.algorithm import Algorithm
+from pymoo.core.duplicate import DuplicateElimination
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.core.termination import NoTermination
+
+from hm3rl.objectives.preferences import simplex_lattice
+from hm3rl.search.encoding import Encoding
+from hm3rl.search.ledger import Ledger
+from hm3rl.search.parameter_level import ATTEMPTS
+
+Fitness = Callable[[np.ndarray, int], np.ndarray]
+"""Scores f / z* of shape (n, K) and the generation's number to what pymoo minimises, (n, M)."""
+
+SCORES = "scores"
+"""Name under which pymoo's individuals carry their f / z*."""
+
+
+def pareto(scores: np.ndarray, generation: int) -> np.ndarray:
+    """The fitness of multi-objective algorithms: every objective on its own, negated."""
+    return -scores
+
+
+def evolve(
+    ledger: Ledger,
+    encoding: Encoding,
+    algorithm: Algorithm,
+    rng: np.random.Generator,
+    fitness: Fitness = pareto,
+) -> None:
+    """Run an algorithm until the ledger is spent or the space exhausted.
+
+    Args:
+        ledger: Scores candidates and holds the budget.
+        encoding: Decodes vectors.
+        algorithm: A fresh algorithm of pymoo; see `nsga`.
+        rng: Source of randomness; the algorithm's own seed is drawn from it.
+        fitness: What the algorithm minimises. It is computed anew for parents and offspring in each
+            generation, so it may change from one to the next.
+    """
+    width = fitness(np.zeros((1, len(ledger.problem.objectives))), 0).shape[1]
+    algorithm.setup(
+        Problem(n_var=len(encoding.lower), n_obj=width, xl=encoding.lower, xu=encoding.upper),
+        termination=NoTermination(),
+        seed=int(rng.integers(2**31)),
+    )
+    generation = 0
+    while ledger.left:
+        asked = algorithm.ask()
+        candidates = [] if asked is None else [encoding.decode(one.X) for one in asked]
+        if not any(map(ledger.is_new, candidates)):
+            asked = _immigrants(ledger, encoding, algorithm, rng)
+            candidates = [encoding.decode(one.X) for one in asked]
+            if not candidates:
+                return
+        scores = ledger.score(candidates)
+        if len(scores) < len(candidates):
+            return
+        asked.set(SCORES, scores)
+        for population in (asked, algorithm.pop):
+            if population is not None and len(population):
+                population.set("F", fitness(np.stack(population.get(SCORES)), generation))
+        algorithm.tell(infills=asked)
+        generation += 1
+
+
+def nsga(
+    name: str, ledger: Ledger, encoding: Encoding, size: int, rng: np.random.Generator, **parts: Any
+) -> Algorithm:
+    """NSGA-II (Deb et al., 2002) or NSGA-III (Deb and Jain, 2014).
+
+    Args:
+        name: `nsga2` or `nsga3`.
+        ledger: Knows which candidates have been scored.
+        encoding: Gives the first population and decodes.
+        size: Size of the population and of each generation of offspring.
+        rng: Draws the first population.
+        **parts: Operators in place of pymoo's for real numbers (simulated binary crossover,
+            polynomial mutation): `crossover`, `mutation`, `repair`, `selection`.
+
+    Returns:
+        The algorithm, for `evolve`.
+    """
+    shared: dict[str, Any] = {
+        "pop_size": size,
+        "sampling": encoding.sample(size, rng),
+        "eliminate_duplicates": KnownCandidates(ledger, encoding),
+        **parts,
+    }
+    if name == "nsga2":
+        return NSGA2(**shared)
+    return NSGA3(ref_dirs=directions(len(ledger.problem.objectives), size), **shared)
+
+
+def directions(k: int, most: int) -> np.ndarray:
+    """Das and Dennis' reference directions for NSGA-III: the finest lattice that fits.
+
+    Args:
+        k: Number of objectives.
+        most: Most directions; one for each objective there are in any case.
+
+    Returns:
+        Shape (N, k), rows on the simplex.
+    """
+    divisions = 1
+    while k > 1 and comb(divisions + k, k - 1) <= most:
+        divisions += 1
+    return simplex_lattice(k, divisions)
+
+
+class KnownCandidates(DuplicateElimination):
+    """Lets a vector pass only if it decodes to a candidate that is new to the run and the batch."""
+
+    def __init__(self, ledger: Ledger, encoding: Encoding) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self.encoding = encoding
+
+    def _do(
+        self, pop: Population, other: Population | None, is_duplicate: np.ndarray
+    ) -> np.ndarray:
+        """Mark duplicates; pymoo calls it with `other` None, then with parents, then offspring."""
+        key = self.ledger.problem.key
+        taken = {key(self.encoding.decode(one.X)) for one in other} if other is not None else set()
+        for index, one in enumerate(pop):
+            candidate = self.encoding.decode(one.X)
+            known = not self.ledger.is_new(candidate) or key(candidate) in taken
+            is_duplicate[index] = known
+            if other is None:
+                taken.add(key(candidate))
+        return is_duplicate
+
+
+def _immigrants(
+    ledger: Ledger, encoding: Encoding, algorithm: Algorithm, rng: np.random.Generator
+) -> Population:
+    """Random vectors of new candidates, at most as many as the population has members."""
+    found: dict[str, np.ndarray] = {}
+    for vector in encoding.sample(ATTEMPTS, rng):
+        candidate = encoding.decode(vector)
+        if len(found) == algorithm.pop_size:
+            break
+        if ledger.is_new(candidate):
+            found.setdefault(ledger.problem.key(candidate), vector)
+    immigrants = Population.new(X=np.array(list(found.values()))) if found else Population.empty()
+    # For algorithms where each offspring challenges one parent.
+    immigrants.set("index", rng.permutation(algorithm.pop_size)[: len(immigrants)])
+    return immigrants

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hm3rl.search.encoding import RecipeEncoding
+from hm3rl.search.ledger import Ledger
+from hm3rl.settings import ParameterSettings
+from tests.search.formula import formula_problem
+
+
+@pytest.fixture
+def encoding() -> RecipeEncoding:
+    return RecipeEncoding(("a", "b", "c"), ParameterSettings(), depth=4)
+
+
+def test_uniform_vectors_are_recipes_as_the_parameter_level_draws_them(encoding: RecipeEncoding):
+    vectors = encoding.sample(4000, np.random.default_rng(0))
+    recipes = [encoding.recipe(vector) for vector in vectors]
+    weights = np.array([[dict(r.weights).get(e, 0.0) for e in "abc"] for r in recipes])
+    assert weights.sum(1) == pytest.approx(1, abs=1e-3)
+    # Dirichlet(1, 1, 1): each weight has mean 1/3 and variance 1/18.
+    assert weights.mean(0) == pytest.approx(1 / 3, abs=0.02)
+    assert weights.var(0) == pytest.approx(1 / 18, abs=0.005)
+    scales = np.array([recipe.scale for recipe in recipes])
+    assert scales.mean() == pytest.approx(1.8, abs=0.05)
+    shares = [np.mean([r.operator == o for r in recipes]) for o in encoding.settings.operators]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.05)
+
+
+def test_the_corners_of_the_box_are_legal_recipes(encoding: RecipeEncoding):
+    low, high = encoding.recipe(encoding.lower), encoding.recipe(encoding.upper)
+    assert (low.operator, low.scale) == ("task_arithmetic", 0.6)
+    assert (high.operator, high.scale, high.density) == ("dare_ties", 3.0, 0.9)
+    assert dict(low.weights) == pytest.approx(dict.fromkeys("abc", 1 / 3), abs=1e-4)
+    one = encoding.recipe(np.array([0, 1, 0, 0, 0.5, 0.5]))
+    assert dict(one.weights) == {"a": 1.0}
+
+
+def test_a_ledger_scores_what_it_can_pay_for_and_repeats_for_nothing():
+    problem = formula_problem(budget=10)
+    encoding = RecipeEncoding(problem.pool.expert_names, ParameterSettings(), 4)
+    vectors = encoding.sample(4, np.random.default_rng(0))
+    a, b, c, d = (encoding.decode(vector) for vector in vectors)
+    ledger = Ledger(problem, 3, "test")
+    first = ledger.score([a, b, a])
+    assert first.shape == (3, 3) and (first[0] == first[2]).all() and ledger.left == 1
+    assert not ledger.is_new(a) and ledger.is_new(c)
+    again = ledger.score([b, c, a, d])
+    assert (again[0] == first[1]).all() and (again[2] == first[0]).all() and len(again) == 3
+    assert ledger.left == 0 and problem.charged == 3
+    assert ledger.score([d]).shape == (0, 3)
