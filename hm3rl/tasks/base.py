@@ -71,6 +71,8 @@ class Task(ABC):
         max_new_tokens: Decoding limit that every reference, with its end token, stays within.
         exact_implies_one: A greedy output equal to the reference scores 1.
         exact_only: Anything but the reference scores 0, so one teacher-forced pass decides.
+        judged_elsewhere: Scoring mostly waits for other processes. It is then done in a thread of
+            its own while the model goes on, one candidate after the other.
         version: Changes whenever items or scoring change; part of every cache key.
     """
 
@@ -80,6 +82,7 @@ class Task(ABC):
     max_new_tokens: int
     exact_implies_one: bool
     exact_only: bool
+    judged_elsewhere: bool = False
     version: str
 
     @abstractmethod

@@ -67,6 +67,7 @@ class CodeTask(SyntheticTask):
     max_new_tokens = 22
     exact_implies_one = True
     exact_only = False
+    judged_elsewhere = True
     version = "code-1"
 
     def __init__(

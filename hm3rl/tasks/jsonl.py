@@ -66,6 +66,7 @@ class JsonlTask(Task):
         self.metric = self._metric(rows, metric)
         self.exact_implies_one = True
         self.exact_only = self.metric == "exact_match"
+        self.judged_elsewhere = self.metric == "pass_at_1"
         self.version = "jsonl-1"
         if self.metric == "pass_at_1" and runner is not None:
             self.version += runner.limits

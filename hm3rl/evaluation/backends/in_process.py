@@ -1,11 +1,20 @@
-"""The backend that computes here: merge, assemble, answer, score, many candidates at a time."""
+"""The backend that computes here: merge, assemble, answer, score, many candidates at a time.
+
+Generated programs run in other processes. A thread hands them over, so the model goes on meanwhile:
+with the other tasks of the same candidates (those with programs come first), then with the next
+candidates. Outcomes come out in order all the same.
+"""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Collection, Generator, Hashable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Hashable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +23,7 @@ from hm3rl.errors import HM3Error, InputError
 from hm3rl.evaluation.answers import Answers, answer_together
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.ledger import Ledger
+from hm3rl.evaluation.background import Background
 from hm3rl.evaluation.harness import harness_scores
 from hm3rl.evaluation.memory import is_out_of_memory, too_little_memory
 from hm3rl.evaluation.requests import Request
@@ -22,7 +32,7 @@ from hm3rl.evaluation.stack import Stack
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.members import MemberSet
-from hm3rl.tasks.base import Split, Task
+from hm3rl.tasks.base import Item, Split, Task
 from hm3rl.tasks.harness import HarnessTask
 
 TOGETHER = 64
@@ -75,8 +85,62 @@ class _Run:
         """What came of it."""
         if self.error is not None:
             return Outcome.failure(self.job.key, self.error, seconds)
-        further = self.further if self.job.secondary else None
-        return Outcome(self.job.key, self.scores, self.nll, further, seconds, self.decoded)
+        names = self.job.items  # the order of computing is another
+        scores = {name: self.scores[name] for name in names}
+        nll = {name: self.nll[name] for name in names}
+        further = {name: self.further[name] for name in names} if self.job.secondary else None
+        return Outcome(self.job.key, scores, nll, further, seconds, self.decoded)
+
+
+class _Verdict(NamedTuple):
+    """Scores of some texts as the task gives them, and its further metrics."""
+
+    scores: list[float]
+    further: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Texts of one job that a task judges in the background.
+
+    Attributes:
+        run: The job.
+        request: The task and its items.
+        given: Numbers of the items that have a text.
+        verdict: Of those.
+    """
+
+    run: _Run
+    request: Request
+    given: list[int]
+    verdict: Future[_Verdict]
+
+
+@dataclass
+class _Group:
+    """Jobs computed together.
+
+    Attributes:
+        runs: The jobs.
+        ledger: Their seconds.
+        judged: What is still being judged.
+        refusal: Why the job after these, or all from the first on, cannot be computed, or None.
+    """
+
+    runs: list[_Run]
+    ledger: Ledger
+    judged: list[_Judged] = field(default_factory=list)
+    refusal: HM3Error | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to wait for, or nothing should be computed after it."""
+        return self.refusal is not None or all(one.verdict.done() for one in self.judged)
+
+    def cancel(self) -> None:
+        """Judge no more of it."""
+        for one in self.judged:
+            one.verdict.cancel()
 
 
 class InProcessBackend:
@@ -87,8 +151,9 @@ class InProcessBackend:
         tasks: The tasks.
         batch_size: Most items in one forward pass; halved when memory runs out.
         together: Most candidates computed together. Their outcomes come out when all of them are
-            done: so many are in flight, and lost if the process is killed. Slow candidates are
-            therefore computed in smaller groups (`IN_FLIGHT_SECONDS`), which changes no score.
+            done: so many are in flight, and lost if the process is killed (twice as many where
+            programs run longer than the model). Slow candidates are therefore computed in smaller
+            groups (`IN_FLIGHT_SECONDS`), which changes no score.
         sharing: How they share what they have in common.
 
     Raises:
@@ -115,6 +180,7 @@ class InProcessBackend:
         self.name = f"torch-{torch.device(self.pool.device).type}"
         self._requests: dict[tuple[str, Split], Request] = {}
         self._pace: float | None = None  # seconds a candidate of the last group took
+        self._background = Background()
 
     def request(self, task: Task, split: Split) -> Request:
         """The encoded items of a task, built once."""
@@ -136,8 +202,18 @@ class InProcessBackend:
 
     def score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
         """Score candidates, up to `together` at a time; see `Backend.score`."""
-        for group in self._groups(jobs):
-            yield from self._score(group)
+        begun: deque[_Group] = deque()
+        try:
+            for some in self._groups(jobs):
+                begun.append(self._compute(some))
+                while begun and (len(begun) > 1 or begun[0].settled):
+                    yield from self._finish(begun[0])
+                    begun.popleft()
+            for group in begun:
+                yield from self._finish(group)
+        finally:
+            for group in begun:
+                group.cancel()
 
     def close(self) -> None:
         """Nothing is held but memory."""
@@ -164,32 +240,57 @@ class InProcessBackend:
             return min(self.together, FIRST)
         return max(1, min(self.together, int(IN_FLIGHT_SECONDS / max(self._pace, 1e-3))))
 
-    def _score(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def _compute(self, jobs: Sequence[Job]) -> _Group:
+        """Do all that the model has to do for some jobs."""
         runs = [_Run(job, number) for number, job in enumerate(jobs)]
-        ledger = Ledger(len(runs))
-        refusal: HM3Error | None = None
-        for run in runs:
-            try:
-                with run.alone():
-                    run.stack = self._stack(run, ledger)
-            except HM3Error as error:
-                refusal, runs = error, runs[: run.number]  # those before it are scored all the same
-                break
-        for name in dict.fromkeys(name for run in runs for name in run.job.items):
-            alike: dict[Hashable, list[_Run]] = {}
+        group = _Group(runs, Ledger(len(runs)))
+        with group.ledger.running():
             for run in runs:
+                try:
+                    with run.alone():
+                        run.stack = self._stack(run, group.ledger)
+                except HM3Error as error:  # those before it are scored all the same
+                    group.refusal, group.runs = error, runs[: run.number]
+                    break
+            try:
+                self._answer_all(group)
+            except HM3Error as error:
+                group.cancel()
+                group.refusal, group.runs, group.judged = error, [], []
+        for run in runs:
+            run.stack = None  # the weights may go while programs are still running
+        self._pace = group.ledger.pace
+        return group
+
+    def _answer_all(self, group: _Group) -> None:
+        """Run the tasks, those first whose texts are judged while the model goes on."""
+        names = dict.fromkeys(name for run in group.runs for name in run.job.items)
+        for name in sorted(names, key=lambda name: not self.tasks[name].judged_elsewhere):
+            alike: dict[Hashable, list[_Run]] = {}
+            for run in group.runs:
                 job = run.job
                 if run.error is None and name in job.items:
                     key = (job.split, job.items[name], job.decode, job.secondary)
                     alike.setdefault(key, []).append(run)
-            for group in alike.values():
-                self._answer(name, group, ledger)
+            for some in alike.values():
+                self._answer(name, some, group)
+
+    def _finish(self, group: _Group) -> Iterator[Outcome]:
+        """Wait for the verdicts on a group's programs, and hand its outcomes out."""
+        ledger = group.ledger
+        with ledger.running():
+            if group.judged:
+                with ledger.part("programs", range(len(group.runs))):
+                    wait([one.verdict for one in group.judged])
+            for one in group.judged:
+                with one.run.alone():
+                    self._take(one.run, one.request, one.given, one.verdict.result())
+        self._pace = ledger.pace
         seconds = ledger.close()
-        self._pace = sum(sum(parts.values()) for parts in seconds) / len(seconds)
-        for run in runs:
+        for run in group.runs:
             yield run.outcome(seconds[run.number])
-        if refusal is not None:
-            raise refusal
+        if group.refusal is not None:
+            raise group.refusal
 
     def _stack(self, run: _Run, ledger: Ledger) -> Stack:
         candidate = run.job.candidate
@@ -199,7 +300,7 @@ class InProcessBackend:
         with ledger.part("assembly", [run.number]):
             return Stack.of_candidate(candidate, assemble(candidate, self.members))
 
-    def _answer(self, name: str, runs: Sequence[_Run], ledger: Ledger) -> None:
+    def _answer(self, name: str, runs: Sequence[_Run], group: _Group) -> None:
         """Run one task for jobs that ask for the same items of it.
 
         Of what the lm-evaluation-harness scores, only the references' likelihoods are computed
@@ -211,7 +312,7 @@ class InProcessBackend:
         if len(numbers) < len(request.items):
             request = request.part(numbers)
         by_harness = job.decode and isinstance(request.task, HarnessTask)
-        with ledger.part("model", [run.number for run in runs]):
+        with group.ledger.part("model", [run.number for run in runs]):
             found = answer_together(
                 [run.stack for run in runs if run.stack is not None],
                 request,
@@ -228,9 +329,13 @@ class InProcessBackend:
             run.nll[name] = answers.nll[list(numbers)]
             with run.alone():
                 if by_harness:
-                    run.scores[name], run.further[name] = self._by_harness(request, run, ledger), {}
-                    continue
-                run.scores[name], run.further[name] = self._judge(request, answers, run, ledger)
+                    run.scores[name] = self._by_harness(request, run, group.ledger)
+                    run.further[name] = {}
+                elif job.decode:
+                    self._judge(request, answers, run, group)
+                else:
+                    exact = np.array([ids is not None for ids in answers.tokens], np.float64)
+                    run.scores[name] = exact[list(numbers)]
 
     def _by_harness(self, request: Request, run: _Run, ledger: Ledger) -> np.ndarray:
         """Scores of the job's items of a task of the lm-evaluation-harness."""
@@ -242,18 +347,10 @@ class InProcessBackend:
             scores = harness_scores(stack.model, tokenizer, task, items, self.batch_size)
         return _directed(task, scores)
 
-    def _judge(
-        self, request: Request, answers: Answers, run: _Run, ledger: Ledger
-    ) -> tuple[np.ndarray, dict[str, float]]:
-        """Scores of the job's items, and the means of secondary metrics."""
-        task, job = request.task, run.job
-        numbers: Collection[int] = job.items[task.name]
+    def _judge(self, request: Request, answers: Answers, run: _Run, group: _Group) -> None:
+        """Let the task judge the texts of a job, here or in the background."""
+        task, numbers = request.task, run.job.items[request.task.name]
         tokens = {n: ids for n in numbers if (ids := answers.tokens[n]) is not None}
-        given = list(tokens)
-        scores = np.zeros(len(request.items))
-        if not job.decode:
-            scores[given] = 1.0  # what greedy decoding answers with the reference
-            return scores[list(numbers)], {}
         # Not batch_decode: given no rows, transformers answers with one empty text.
         texts = [
             str(
@@ -263,13 +360,27 @@ class InProcessBackend:
             )
             for ids in tokens.values()
         ]
-        asked = [request.items[number] for number in given]
-        with ledger.part("programs", [run.number]):
-            scores[given] = task.score(asked, texts)
-            extra = task.secondary(asked, texts) if job.secondary else {}
-        scores = _directed(task, scores)
-        means = {name: float(np.mean(values)) for name, values in extra.items()}
-        return scores[list(numbers)], means
+        asked = [request.items[number] for number in tokens]
+        judge = partial(_verdict, task, asked, texts, run.job.secondary)
+        if task.judged_elsewhere:
+            verdict = self._background.submit(judge)
+            group.judged.append(_Judged(run, request, list(tokens), verdict))
+            return
+        with group.ledger.part("programs", [run.number]):
+            found = judge()
+        self._take(run, request, list(tokens), found)
+
+    def _take(self, run: _Run, request: Request, given: list[int], verdict: _Verdict) -> None:
+        """Take down the scores of a job's items; what has no text scores 0."""
+        task = request.task
+        scores = np.zeros(len(request.items))
+        scores[given] = verdict.scores
+        run.scores[task.name] = _directed(task, scores)[list(run.job.items[task.name])]
+        run.further[task.name] = {key: float(np.mean(v)) for key, v in verdict.further.items()}
+
+
+def _verdict(task: Task, items: Sequence[Item], texts: Sequence[str], secondary: bool) -> _Verdict:
+    return _Verdict(task.score(items, texts), task.secondary(items, texts) if secondary else {})
 
 
 def _directed(task: Task, scores: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ class Ledger:
     """Books seconds to jobs that run together.
 
     Time spent for several jobs is divided equally among them; what no part claims is "other".
+    Only time inside of `running` counts, so that jobs whose programs are still running can be left
+    for others in between.
 
     Args:
         jobs: Number of jobs.
@@ -20,11 +22,20 @@ class Ledger:
 
     def __init__(self, jobs: int) -> None:
         self._seconds = [dict.fromkeys(PARTS, 0.0) for _ in range(jobs)]
-        self._begin = time.perf_counter()
+        self._spent = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Time a block that works for these jobs and no others."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent += time.perf_counter() - begin
 
     @contextmanager
     def part(self, name: str, jobs: Collection[int]) -> Iterator[None]:
-        """Time a block that serves the jobs of these numbers."""
+        """Time a block, within `running`, that serves the jobs of these numbers."""
         begin = time.perf_counter()
         try:
             yield
@@ -33,10 +44,14 @@ class Ledger:
             for job in jobs:
                 self._seconds[job][name] += share
 
+    @property
+    def pace(self) -> float:
+        """Seconds spent so far, per job."""
+        return self._spent / max(1, len(self._seconds))
+
     def close(self) -> list[dict[str, float]]:
-        """Divide the rest since the start among all jobs; return seconds by part of each."""
-        spent = time.perf_counter() - self._begin
+        """Divide what no part claimed among all jobs; return seconds by part of each."""
         booked = sum(sum(seconds.values()) for seconds in self._seconds)
         for seconds in self._seconds:
-            seconds["other"] += max(0.0, spent - booked) / len(self._seconds)
+            seconds["other"] += max(0.0, self._spent - booked) / len(self._seconds)
         return self._seconds

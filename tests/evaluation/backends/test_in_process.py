@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.members import MemberSet
 from hm3rl.settings import EvaluationSettings, TaskSettings
+from hm3rl.tasks.base import Item
 from hm3rl.tasks.build import build_tasks
 from tests.evaluation.conftest import WordTask, blend
 
@@ -150,9 +154,9 @@ def test_slow_candidates_are_computed_in_small_groups(
     sizes: list[int] = []
 
     class Watched(InProcessBackend):
-        def _score(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        def _compute(self, jobs: Sequence[Job]) -> Any:
             sizes.append(len(jobs))
-            return super()._score(jobs)
+            return super()._compute(jobs)
 
     quick = scored(Watched(members, tasks).score(jobs))
     assert sizes == [8, 10]
@@ -178,3 +182,137 @@ def test_options_below_one_are_refused(members: MemberSet) -> None:
     for option in ("batch_size", "together"):
         with pytest.raises(InputError, match=f"{option}=0"):
             InProcessBackend(members, [WordTask("one")], **{option: 0})
+
+
+class Elsewhere(WordTask):
+    """Judged in the background, each time only when it may."""
+
+    judged_elsewhere = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.may = threading.Semaphore(0)
+        self.breaks_at: int | None = None
+        self._judging = count()
+
+    def score(self, items: Sequence[Item], outputs: Sequence[str]) -> list[float]:
+        assert self.may.acquire(timeout=20), "nobody let it go on"
+        if next(self._judging) == self.breaks_at:
+            raise self.error
+        return super().score(items, outputs)
+
+    error: Exception = ValueError("no verdict")
+
+
+WHOLE = [Candidate.whole(name, 3) for name in "abc"]
+
+
+def whole_jobs(count: int = 3, secondary: bool = False) -> list[Job]:
+    return [Job(str(n), WHOLE[n], "search", ALL, secondary=secondary) for n in range(count)]
+
+
+def test_the_model_goes_on_while_programs_run(members: MemberSet) -> None:
+    """With other tasks, and with the next candidates; outcomes are those of waiting each time."""
+    plain = InProcessBackend(members, [WordTask("one"), WordTask("three")])
+    wanted = list(plain.score(whole_jobs(secondary=True)))
+
+    computed: list[str] = []
+    slow = Elsewhere("three")
+
+    class Watched(InProcessBackend):
+        def _compute(self, jobs: Sequence[Job]) -> Any:
+            group = super()._compute(jobs)
+            computed.extend(job.key for job in jobs)
+            if computed == ["0", "1"]:  # both groups have been through the model without a verdict
+                slow.may.release(9)
+            return group
+
+    backend = Watched(members, [WordTask("one"), slow], together=1)
+    stream = backend.score(whole_jobs(secondary=True))
+    found = [next(stream)]
+    assert computed == ["0", "1"]
+    found.extend(stream)
+    assert [one.key for one in found] == ["0", "1", "2"]
+    assert scored(found) == scored(wanted)
+    assert [list(one.scores) for one in found] == [["one", "three"]] * 3
+    assert [one.secondary for one in found] == [one.secondary for one in wanted]
+
+
+@pytest.mark.parametrize("done_before", [True, False])
+def test_only_waiting_for_programs_counts_as_their_time(
+    members: MemberSet, done_before: bool
+) -> None:
+    slow = Elsewhere("three")
+
+    class Watched(InProcessBackend):
+        def _compute(self, jobs: Sequence[Job]) -> Any:
+            group = super()._compute(jobs)
+            if done_before:
+                slow.may.release()
+                self._background.submit(lambda: None).result(20)
+            else:
+                threading.Timer(0.3, slow.may.release).start()
+            return group
+
+    backend = Watched(members, [WordTask("one"), slow])
+    begin = time.perf_counter()
+    (outcome,) = backend.score(whole_jobs(1))
+    spent = time.perf_counter() - begin
+    assert 0.5 * spent < sum(outcome.seconds.values()) <= spent
+    assert (outcome.seconds["programs"] > 0.2) is not done_before
+
+
+def test_a_verdict_that_fails_is_one_candidates_failure(members: MemberSet) -> None:
+    slow = Elsewhere("three")
+    slow.breaks_at = 1
+    slow.may.release(9)
+    outcomes = list(InProcessBackend(members, [WordTask("one"), slow]).score(whole_jobs()))
+    assert [one.error is None for one in outcomes] == [True, False, True]
+    assert "ValueError: no verdict" in str(outcomes[1].error)
+
+
+def test_a_sandbox_that_does_not_work_stops_the_search(members: MemberSet) -> None:
+    slow = Elsewhere("three")
+    slow.breaks_at, slow.error = 1, HM3Error("the sandbox does not start")
+    slow.may.release(9)
+    stream = InProcessBackend(members, [slow], together=1).score(
+        [Job(job.key, job.candidate, "search", {"three": (0, 1, 2)}) for job in whole_jobs()]
+    )
+    assert next(stream).key == "0"
+    with pytest.raises(HM3Error, match="sandbox does not start"):
+        next(stream)
+
+
+def test_a_refused_candidate_does_not_cost_those_before_it_whose_programs_still_run(
+    members: MemberSet,
+) -> None:
+    slow = Elsewhere("three")
+    impossible = Candidate(LayerPath.parse("b | a[0] + nobody[1]"))
+    jobs = [*whole_jobs(2), Job("bad", impossible, "search", ALL), *whole_jobs(1)]
+    found: list[str] = []
+    threading.Timer(0.2, slow.may.release, [2]).start()
+    with pytest.raises(InputError):
+        for outcome in InProcessBackend(members, [WordTask("one"), slow], together=1).score(jobs):
+            found.append(outcome.key)
+    assert found == ["0", "1"]
+
+
+def test_an_abandoned_call_leaves_no_programs_to_be_run(members: MemberSet) -> None:
+    slow = Elsewhere("three")
+
+    class Watched(InProcessBackend):
+        def _compute(self, jobs: Sequence[Job]) -> Any:
+            group = super()._compute(jobs)
+            if jobs[0].key == "2":
+                slow.may.release(2)  # the first two; of these, one waits and one has not begun
+            return group
+
+    backend = Watched(members, [slow], together=2)
+    candidates = [*WHOLE, STITCHED]
+    jobs = [Job(str(n), c, "search", {"three": (0, 1)}) for n, c in enumerate(candidates)]
+    stream = backend.score(jobs)
+    assert next(stream).key == "0"
+    stream.close()
+    slow.may.release(9)
+    backend._background.submit(lambda: None).result(20)
+    assert slow.calls == 3
