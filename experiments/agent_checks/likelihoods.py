@@ -1,6 +1,6 @@
 """Are scores predicted better by way of the negative log-likelihoods than directly?
 
-    python -m experiments.agent_checks.likelihoods runs/first_front/hm3-300-seed{0,1,2}
+    python -m experiments.agent_checks.likelihoods runs/fronts/hm3/budget300-seed{0,1,2}
 
 The paths that finished hm3 runs evaluated are divided at random: n to learn from, all but 120 to
 predict. `direct` is F-hat's Gaussian process of the scores. `via` predicts each task's logarithm of

@@ -1,6 +1,6 @@
 """Twenty unseen preferences: the policy's path at no evaluation, against a search made for each.
 
-    python -m experiments.agent_checks.zero_shot runs/first_front/hm3-300-seed0
+    python -m experiments.agent_checks.zero_shot runs/fronts/hm3/budget300-seed0
 
 For each finished hm3 run and each preference, scored on the test split, scalarised by f / z*:
 
@@ -17,7 +17,7 @@ that was the last step of every search. The CSV is extended after each preferenc
 there are not computed again.
 
 The committed rows are the first 11 of the 20 preferences for seed 0, made with `--distil` from a
-run of `experiments.first_front`; the other 9 and the other seeds are still to be computed.
+run of `experiments.hm3_table6`; the other 9 and the other seeds are still to be computed.
 """
 
 from __future__ import annotations

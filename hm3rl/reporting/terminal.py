@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def print_sweep(console: Console, folder: Path) -> None:
         HM3Error: No job finished.
     """
     inside = folder.iterdir() if folder.is_dir() else ()
-    jobs = sorted((path for path in inside if path.name.isdigit()), key=job_number)
+    jobs = sorted((path for path in inside if is_job(path)), key=job_order)
     finished = [path for path in jobs if RunFolder(path).summary.is_file()]
     if not finished:
         raise HM3Error(f"no job of the sweep finished; their logs: {folder}/*/run.log")
@@ -83,9 +84,15 @@ def print_sweep(console: Console, folder: Path) -> None:
     console.print(f"next: hm3rl report {folder}", markup=False, soft_wrap=True)
 
 
-def job_number(path: Path) -> int:
-    """Number of a sweep's job, from its folder."""
-    return int(path.name)
+def is_job(path: Path) -> bool:
+    """Whether a folder of a sweep is a job's: numbered, or named by `hydra.sweep.subdir`."""
+    return path.name.isdigit() or RunFolder(path).config.is_file()
+
+
+def job_order(path: Path) -> list[tuple[int, str]]:
+    """Sorts jobs by name, with numbers as numbers: 2 before 10, seed2 before seed10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def section_as_dict(section: Section) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """HM3 (Zhou et al., arXiv 2409.18893): parameter level, offline phase, online phase.
 
 The budget is split 40 % / 20 % / 40 % by default (the paper states none): paths can be no better
-than their members, and with 20 % the members seemed the limit (leads: experiments/first_front).
+than their members, and with 20 % the members seemed the limit (leads: experiments/hm3_table6).
 Its ablations are the same code with a level or a phase switched off, so that nothing else differs:
 
 - `architecture_only`: no merged members, the experts and the base only (Table 6, row without the

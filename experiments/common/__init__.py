@@ -1,0 +1,1 @@
+"""What the studies share: which searches to run, reading them, tables, figures."""

@@ -1,0 +1,152 @@
+"""A study as data: its variants, budgets and seeds, and what is written from the finished searches.
+
+The folder of a study holds `study.py` with one `STUDY`; `experiments.run` runs it. Each search is
+one job of `hm3rl search -m experiment=...`, in a folder of its own:
+`ROOT/<runs>/<variant>/budget<B>-seed<S>`. Studies that name the same `runs` share their searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+ZOO_TASKS = ("translation", "math", "code")
+SHRUNK_ITEMS = 24
+SHRUNK_SEEDS = 2
+SHRUNK_BUDGETS = {30: 12, 100: 14, 300: 18, 1000: 22}
+"""Budgets of a shrunk run by those of the study; enough for every phase of every method."""
+
+SHRUNK_WORDS = (
+    "agent.pretrain_steps=30",
+    "agent.distil_steps=30",
+    "agent.replay_steps=2",
+    "agent.screening.proposals=120",
+    "agent.imagined=8",
+    "agent.outcome.fit_steps=8",
+    "search.parameter.members=2",
+)
+"""What shortens a search besides few items: little training, few members."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a study: a method, or a method with something changed.
+
+    Attributes:
+        words: Hydra overrides that make it.
+        seeds: Number of seeds by budget; seeds count from 0.
+        prefixes: Budgets read off the longest search instead of being run: only for methods whose
+            decisions do not depend on the budget, so that a search is a prefix of any longer one.
+        tasks: Its tasks.
+    """
+
+    words: tuple[str, ...]
+    seeds: Mapping[int, int]
+    prefixes: tuple[int, ...] = ()
+    tasks: tuple[str, ...] = ZOO_TASKS
+
+    def shrunk(self) -> Variant:
+        """The same in seconds: few items, little training, small budgets, two seeds."""
+        items = tuple(
+            f"tasks.{task}.{split}_items={SHRUNK_ITEMS}"
+            for task in self.tasks
+            for split in ("search", "test")
+        )
+        return replace(
+            self,
+            words=(*self.words, *items, *SHRUNK_WORDS),
+            seeds={SHRUNK_BUDGETS[b]: min(count, SHRUNK_SEEDS) for b, count in self.seeds.items()},
+            prefixes=tuple(SHRUNK_BUDGETS[budget] for budget in self.prefixes),
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a study's `write` gets.
+
+    Attributes:
+        root: Folder of all runs.
+        results: Folder that receives tables and figures.
+        shrunk: Whether this is a shrunk run; what is measured beyond the searches then shrinks too.
+    """
+
+    root: Path
+    results: Path
+    shrunk: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and the searches that answer it.
+
+    Attributes:
+        name: Name, of its folder too.
+        variants: Rows by name.
+        write: Writes tables and figures from the finished searches; `write(study, context)`.
+        runs: Study whose experiment file and run folders this one shares; empty: its own.
+    """
+
+    name: str
+    variants: Mapping[str, Variant]
+    write: Callable[[Study, Context], None] = field(repr=False)
+    runs: str = ""
+
+    @property
+    def experiment(self) -> str:
+        """File of `configs/experiment` all of its searches start from."""
+        return self.runs or self.name
+
+    def shrunk(self) -> Study:
+        """The study in a form that takes a minute."""
+        return replace(
+            self, variants={name: variant.shrunk() for name, variant in self.variants.items()}
+        )
+
+    def limited(
+        self, variants: Sequence[str] = (), seeds: Sequence[int] = (), budgets: Sequence[int] = ()
+    ) -> list[Job]:
+        """The searches it needs.
+
+        Args:
+            variants: Only these; empty: all.
+            seeds: These instead of the study's own.
+            budgets: These instead of the study's own.
+
+        Returns:
+            One job for each variant, budget and seed.
+        """
+        return [
+            Job(self.experiment, name, budget, seed, variant.words)
+            for name, variant in self.variants.items()
+            if not variants or name in variants
+            for budget in (budgets or variant.seeds)
+            for seed in (seeds or range(variant.seeds.get(budget, 0)))
+        ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One search.
+
+    Attributes:
+        experiment: Experiment file, and folder under the root.
+        variant: Row.
+        budget: Evaluations.
+        seed: Seed.
+        words: Hydra overrides of the row.
+    """
+
+    experiment: str
+    variant: str
+    budget: int
+    seed: int
+    words: tuple[str, ...]
+
+    def sweep(self, root: Path) -> Path:
+        """Folder of the sweep it belongs to."""
+        return root / self.experiment / self.variant
+
+    def folder(self, root: Path) -> Path:
+        """Its run folder."""
+        return self.sweep(root) / f"budget{self.budget}-seed{self.seed}"

@@ -1,0 +1,134 @@
+"""Finished searches, read from their folders without loading a model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.common.plan import Study
+from experiments.common.prefix import hypervolume_on_test
+from hm3rl.objectives.preferences import simplex_lattice
+from hm3rl.objectives.statistics import anytime_expected_utility
+
+LATTICE = 10
+"""Divisions of the simplex lattice over whose preferences the expected utility (EUM) is a mean."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished search at one budget, possibly smaller than the one it ran with.
+
+    Attributes:
+        variant: Row of the study.
+        seed: Seed.
+        budget: Evaluations that count here.
+        folder: Run folder.
+    """
+
+    variant: str
+    seed: int
+    budget: int
+    folder: Path
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Contents of summary.json, of the whole search."""
+        found: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return found
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether the search went on after this budget."""
+        return bool(self.budget < self.summary["budget"])
+
+    def hypervolume(self, split: str) -> float:
+        """Normalised hypervolume after `budget` evaluations.
+
+        Args:
+            split: "search" or "test"; the front is chosen on the search split either way. At a
+                prefix of a search, the front of that moment is scored on the test split once.
+        """
+        if not self.is_prefix:
+            return float(self.summary["hypervolume"][split])
+        if split == "search":
+            return float(self.hypervolume_curve[-1])
+        return hypervolume_on_test(self.folder, self.budget)
+
+    @cached_property
+    def _rows(self) -> list[dict[str, str]]:
+        with (self.folder / "evaluations.csv").open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    @cached_property
+    def hypervolume_curve(self) -> np.ndarray:
+        """Search hypervolume after 1 ... budget evaluations charged, shape (budget,)."""
+        start = float(self.summary["hypervolume"]["sources_search"])
+        charged = [float(row["charged"]) for row in self._rows]
+        return _steps(
+            charged, [float(row["hypervolume"]) for row in self._rows], self.budget, start
+        )
+
+    @cached_property
+    def utility_curve(self) -> np.ndarray:
+        """Expected utility (weighted sum of f / z*, search split), shape (budget,)."""
+        objectives = self.summary["objectives"]
+        full = [row for row in self._rows if row.get("fidelity", "full") == "full"]
+        points = np.array([[float(row[name]) for name in objectives] for row in full])
+        points = points / np.array(self.summary["z_star"]["search"])
+        sources = np.array([row["phase"] == "sources" for row in full])
+        preferences = simplex_lattice(len(objectives), LATTICE)
+        curve = anytime_expected_utility(points[~sources], preferences, points[sources])
+        start = float((points[sources] @ preferences.T).max(axis=0).mean())
+        charged = [float(row["charged"]) for row in full if row["phase"] != "sources"]
+        return _steps(charged, curve, self.budget, start)
+
+
+def _steps(
+    charged: Sequence[float], values: Sequence[float] | np.ndarray, budget: int, start: float
+) -> np.ndarray:
+    """The last value at or before each whole number of evaluations, shape (budget,)."""
+    place = np.searchsorted(charged, np.arange(1, budget + 1) + 1e-9, side="right")
+    return np.array([start, *values])[place]
+
+
+def records(study: Study, root: Path) -> list[Record]:
+    """The finished searches of a study, prefixes included; by budget, then in the study's order.
+
+    A study that owns its runs finds those at budgets and seeds beyond its plan, too.
+
+    Args:
+        study: The study.
+        root: Folder of all runs.
+    """
+    found: dict[tuple[int, int, int], Record] = {}
+    for place, (name, variant) in enumerate(study.variants.items()):
+        for file in (root / study.experiment / name).glob("budget*-seed*/summary.json"):
+            numbers = re.fullmatch(r"budget(\d+)-seed(\d+)", file.parent.name)
+            if numbers is None:
+                continue
+            budget, seed = int(numbers[1]), int(numbers[2])
+            if not study.runs or budget in variant.seeds:
+                found[budget, place, seed] = Record(name, seed, budget, file.parent)
+        longest = max(variant.seeds)
+        for budget in variant.prefixes:
+            for seed in range(variant.seeds[longest]):
+                record = found.get((longest, place, seed))
+                if record is not None:
+                    prefix = Record(name, seed, budget, record.folder)
+                    found.setdefault((budget, place, seed), prefix)
+    return [found[key] for key in sorted(found)]
+
+
+def select(
+    rows: Sequence[Record], variant: str | None = None, budget: int | None = None
+) -> list[Record]:
+    """Those of one variant, one budget, or both."""
+    return [row for row in rows if variant in (None, row.variant) and budget in (None, row.budget)]

@@ -1,0 +1,43 @@
+"""What most studies write: every run's hypervolume, a table of methods, curves, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.common.figures import draw_curves
+from experiments.common.plan import Context, Study
+from experiments.common.records import Record, records, select
+from experiments.common.tables import write_hypervolumes, write_seconds, write_table
+
+HYPERVOLUME = "hypervolume of f / z*, reference 0 (search split)"
+
+
+def longest(rows: Sequence[Record], variant: str) -> list[Record]:
+    """The records of a variant at its largest budget."""
+    own = select(rows, variant)
+    return select(own, budget=max(row.budget for row in own))
+
+
+def write_methods(study: Study, context: Context) -> list[Record]:
+    """Write hypervolume.csv, table.md, seconds.csv and hypervolume.png.
+
+    The study's first variant is the one the others are compared with.
+
+    Returns:
+        The records.
+    """
+    rows = records(study, context.root)
+    write_hypervolumes(rows, context.results)
+    write_seconds(rows, context.results)
+    write_table(rows, next(iter(study.variants)), context.results)
+    curves = {
+        name: [row.hypervolume_curve for row in longest(rows, name)]
+        for name in dict.fromkeys(row.variant for row in rows)
+    }
+    draw_curves(curves, HYPERVOLUME, context.results / "hypervolume.png")
+    return rows
+
+
+def write_methods_only(study: Study, context: Context) -> None:
+    """`write_methods` for studies that write nothing else."""
+    write_methods(study, context)

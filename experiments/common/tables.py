@@ -1,0 +1,103 @@
+"""Tables of a study: one CSV file with every run, one Markdown table with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.common.records import Record, select
+from hm3rl.objectives.statistics import (
+    Interval,
+    improvement_interval,
+    interquartile_interval,
+    mean_interval,
+)
+from hm3rl.runs import write_csv, write_text
+
+COLUMNS = ("method", "seed", "budget", "split", "hypervolume")
+SECONDS = ("search", "model", "programs", "agent", "merging", "other", "other_ms_per_evaluation")
+SPLITS = ("test", "search")
+
+CAPTION = """Normalised hypervolume (f / z\\*, z\\* = best expert on each task of the same split;
+reference 0), the experts' own points included. Interquartile mean over seeds with its 95 %
+bootstrap interval. P: probability that a run of `{first}` beats a run of the method with the same
+seed, test split, with its bootstrap interval; then their mean difference with the 95 % interval of
+Student's t. Prefix: budgets read off longer searches whose decisions do not depend on the budget.
+"""
+
+
+def written(found: Interval, digits: int = 4) -> str:
+    """A statistic and its interval: `0.7487 [0.7412, 0.7561]`."""
+    if np.isnan(found.low):
+        return f"{found.value:.{digits}f}"
+    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def volumes(rows: Sequence[Record], split: str) -> np.ndarray:
+    """Hypervolumes of records, shape (runs,)."""
+    return np.array([row.hypervolume(split) for row in rows])
+
+
+def write_hypervolumes(rows: Sequence[Record], results: Path) -> None:
+    """Write hypervolume.csv: method, seed, budget, split, hypervolume."""
+    results.mkdir(parents=True, exist_ok=True)
+    cells = [
+        [row.variant, row.seed, row.budget, split, f"{row.hypervolume(split):.6f}"]
+        for row in rows
+        for split in SPLITS
+    ]
+    write_csv(results / "hypervolume.csv", COLUMNS, cells)
+
+
+def write_seconds(rows: Sequence[Record], results: Path) -> None:
+    """Write seconds.csv: where the time of each search went; resumed ones only know a last life."""
+    cells = [
+        [row.variant, row.seed, row.budget, *(row.summary["seconds"].get(k, "") for k in SECONDS)]
+        for row in rows
+        if not row.is_prefix and not row.summary.get("resumed")
+    ]
+    write_csv(results / "seconds.csv", ("method", "seed", "budget", *SECONDS), cells)
+
+
+def method_table(rows: Sequence[Record], first: str) -> list[str]:
+    """Lines of the Markdown table: each method at each budget, compared with the first.
+
+    Args:
+        rows: Records of the study.
+        first: Variant the others are compared with, where both have a seed.
+    """
+    lines = [
+        f"| method | budget | seeds | test | search | P({first} better) | {first} minus it, test |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for budget in sorted({row.budget for row in rows}):
+        own = {row.seed: row.hypervolume("test") for row in select(rows, first, budget)}
+        for variant in dict.fromkeys(row.variant for row in select(rows, budget=budget)):
+            some = select(rows, variant, budget)
+            cells = [written(interquartile_interval([volumes(some, split)])) for split in SPLITS]
+            pairs = [(own[r.seed], r.hypervolume("test")) for r in some if r.seed in own]
+            cells += _compared(pairs) if variant != first else ["", ""]
+            name = variant + (" (prefix)" if some[0].is_prefix else "")
+            lines.append(f"| {name} | {budget} | {len(some)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _compared(pairs: Sequence[tuple[float, float]]) -> list[str]:
+    """Probability of improvement and mean difference of runs paired by seed."""
+    if not pairs:
+        return ["", ""]
+    ours, theirs = np.array(pairs).T
+    gap = mean_interval(ours - theirs)
+    half = "" if math.isnan(gap.high) else f" ± {gap.high - gap.value:.4f}"
+    probability = improvement_interval(ours, theirs, paired=True)
+    return [written(probability, 2), f"{gap.value:+.4f}{half}"]
+
+
+def write_table(rows: Sequence[Record], first: str, results: Path) -> None:
+    """Write table.md, and print it."""
+    text = CAPTION.format(first=first) + "\n" + "\n".join(method_table(rows, first)) + "\n"
+    write_text(results / "table.md", text)
+    print(text)

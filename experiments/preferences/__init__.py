@@ -1,0 +1,1 @@
+"""Preferences no training saw."""

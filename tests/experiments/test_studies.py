@@ -1,0 +1,174 @@
+"""Studies: what is run, what is read from it, and that every study runs in a shrunk form."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments import run as command_line
+from experiments.common import figures
+from experiments.common.plan import Context, Study, Variant
+from experiments.common.prefix import hypervolume_on_test
+from experiments.common.records import records
+from experiments.common.report import write_methods_only
+from experiments.common.runner import Command, commands, run
+from experiments.common.tables import method_table
+from hm3rl.objectives.archive import Archive
+from hm3rl.search.finished import FinishedRun
+from hm3rl.search.job import SearchResult
+from hm3rl.settings import config_folder
+
+STUDIES = [command_line.load(name) for name in command_line.NAMES]
+
+
+def small_study(**variants: Variant) -> Study:
+    return Study("small", variants, write_methods_only)
+
+
+def pretend(folder: Path, volumes: list[float], test: float = 0.5, budget: int = 4) -> None:
+    """A finished run of one objective whose k-th evaluation is the k-th score."""
+    folder.mkdir(parents=True)
+    summary = {
+        "budget": budget,
+        "objectives": ["math"],
+        "hypervolume": {"search": max(volumes), "test": test, "sources_search": 0.1},
+        "z_star": {"search": [0.5], "test": [0.5]},
+        "seconds": {"search": 1.0},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    rows = ["charged,phase,key,math,hypervolume,fidelity", "0,sources,s,0.05,0.1,full"]
+    best = 0.1
+    for number, score in enumerate(volumes, start=1):
+        best = max(best, score)
+        rows.append(f"{number},online,k{number},{score / 2},{best},full")
+    (folder / "evaluations.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_finished_searches_are_skipped_and_killed_ones_continued(tmp_path: Path):
+    jobs = small_study(a=Variant(("search=random",), {10: 2, 20: 2})).limited()
+    assert [(job.budget, job.seed) for job in jobs] == [(10, 0), (10, 1), (20, 0), (20, 1)]
+    pretend(jobs[0].folder(tmp_path), [0.2])
+    killed = jobs[1].folder(tmp_path)
+    killed.mkdir(parents=True)
+    (killed / "config.yaml").touch()
+    first, second = commands(jobs, tmp_path)
+    assert first.words == (f"resume={killed}",)
+    assert {"-m", "experiment=small", "search=random", "budget=20", "seed=0,1"} <= set(second.words)
+    assert second.folders == (jobs[2].folder(tmp_path), jobs[3].folder(tmp_path))
+    assert len(commands(jobs, tmp_path, together=False)) == 3
+
+
+def test_budgets_with_other_seeds_are_other_sweeps(tmp_path: Path):
+    jobs = small_study(a=Variant((), {10: 2, 20: 2, 30: 1})).limited()
+    swept = [
+        {word for word in command.words if word.startswith(("budget", "seed"))}
+        for command in commands(jobs, tmp_path)
+    ]
+    assert swept == [{"budget=10,20", "seed=0,1"}, {"budget=30", "seed=0"}]
+
+
+def test_a_failed_search_is_reported_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    broken = Command("broken", ("--nonsense",), ())
+    unfinished = Command("unfinished", ("--help",), (tmp_path / "nowhere",))
+    fine = Command("fine", ("--help",), ())
+    failures = run([broken, unfinished, fine], workers=1)
+    assert failures[0].startswith("broken: exit code 2") and "--nonsense" in failures[0]
+    assert "nowhere" in failures[1] and len(failures) == 2
+    assert "fine: " in capsys.readouterr().out
+
+
+def test_an_unknown_row_is_named():
+    with pytest.raises(SystemExit, match="no such row: magic"):
+        command_line.main(["fronts", "--methods", "magic", "--show"])
+
+
+def test_curves_hold_their_last_value_and_prefixes_end_earlier(tmp_path: Path):
+    study = small_study(a=Variant((), {4: 1}, prefixes=(2,)))
+    (job,) = study.limited()
+    pretend(job.folder(tmp_path), [0.2, 0.1, 0.6])
+    prefix, whole = records(study, tmp_path)
+    assert (prefix.budget, whole.budget) == (2, 4)
+    assert prefix.is_prefix and not whole.is_prefix
+    assert whole.hypervolume_curve == pytest.approx([0.2, 0.2, 0.6, 0.6])
+    # One objective: its only preference is 1, and utilities are scores / z*.
+    assert whole.utility_curve == pytest.approx([0.2, 0.2, 0.6, 0.6])
+    assert prefix.hypervolume("search") == pytest.approx(0.2)
+
+
+def test_a_study_that_owns_its_runs_finds_further_budgets(tmp_path: Path):
+    study = small_study(a=Variant((), {4: 1}))
+    pretend(tmp_path / "small" / "a" / "budget9-seed3", [0.2], budget=9)
+    pretend(tmp_path / "small" / "a" / "budget4-seed0", [0.2])
+    assert [(row.budget, row.seed) for row in records(study, tmp_path)] == [(4, 0), (9, 3)]
+    guest = Study("guest", study.variants, write_methods_only, runs="small")
+    assert [(row.budget, row.seed) for row in records(guest, tmp_path)] == [(4, 0)]
+
+
+def test_the_table_pairs_runs_by_seed(tmp_path: Path):
+    study = small_study(ours=Variant((), {4: 3}), theirs=Variant((), {4: 2}))
+    for job in study.limited():
+        # Seed 2 of ours has no partner and must not count.
+        test = {"ours": [0.5, 0.7, 0.0], "theirs": [0.4, 0.7]}[job.variant][job.seed]
+        pretend(job.folder(tmp_path), [0.2], test=test)
+    *_, line = method_table(records(study, tmp_path), "ours")
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:3] == ["theirs", "4", "2"]
+    assert cells[5].startswith("0.75 [") and cells[6].startswith("+0.0500 ±")
+
+
+def test_the_test_score_of_a_prefix_is_that_of_the_front_of_then(
+    finished: FinishedRun, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder.path, folder)
+    whole = hypervolume_on_test(folder, finished.summary["budget"])
+    assert whole == pytest.approx(finished.summary["hypervolume"]["test"])
+    none = hypervolume_on_test(folder, 0)
+    # The base's point may add to the experts' own, nothing else is known then.
+    sources = Archive(finished.objectives, finished.summary["z_star"]["test"])
+    for name, scores in finished.summary["sources"].items():
+        sources.add(name, scores["test"])
+    assert sources.hypervolume() <= none <= whole
+    assert json.loads((folder / "prefix-0.json").read_text())["hypervolume_test"] == none
+
+
+@pytest.mark.parametrize("name", ["fronts", "hm3_table6", "preferences"])
+def test_a_study_writes_its_files_from_finished_searches(
+    name: str, searched: Callable[..., SearchResult], tmp_path: Path
+):
+    study = command_line.load(name).shrunk()
+    source = searched("budget=20").folder.path
+    shutil.copytree(source, tmp_path / "fronts" / "hm3" / "budget18-seed0")
+    study.write(study, Context(tmp_path, tmp_path, shrunk=True))
+    expected = {"preferences": "preferences.csv"}.get(name, "hypervolume.csv")
+    with (tmp_path / expected).open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["seed"] for row in rows} == {"0"}
+    assert list(tmp_path.glob("*.png")) and list(tmp_path.glob("*.md"))
+
+
+def test_forty_lines_of_a_figure_differ():
+    looks = [figures.style(number) for number in range(40)]
+    assert len({(look["color"], str(look["linestyle"])) for look in looks}) == 40
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_every_study_is_a_hydra_experiment_with_a_readme_that_names_its_command(study: Study):
+    assert (config_folder() / "experiment" / f"{study.experiment}.yaml").is_file()
+    readme = (command_line.HERE / study.name / "README.md").read_text()
+    assert f"python -m experiments.run {study.name}" in readme
+
+
+@pytest.mark.slow
+def test_all_studies_run_shrunk(tmp_path: Path):
+    command_line.main(["all", "--shrink", "--root", str(tmp_path)])
+    for study in STUDIES:
+        made = {file.suffix for file in (tmp_path / "results" / study.name).iterdir()}
+        assert {".csv", ".png", ".md"} <= made, study.name
