@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from hm3rl.errors import InputError
-from hm3rl.settings_baselines import EvolutionSettings
+from hm3rl.settings_baselines import CmaEsSettings, EvolutionSettings
 
 
 @dataclass
@@ -164,12 +164,13 @@ class SearchSettings:
 
     Attributes:
         name: `hm3`, its ablations `parameter_only`, `architecture_only` and `no_offline`, or a
-            competitor: `random`, `nsga2`, `nsga3`.
+            competitor: `random`, `grid`, `nsga2`, `nsga3`, `de`, `cmaes`.
         space: What the vectors of nsga2 and nsga3 stand for: `parameters` (merge recipes).
         parameter_share: Share of the budget for the parameter level (HM3).
         offline_share: Share of the budget for the offline phase (HM3); the rest is online.
         parameter: The parameter level.
-        evolution: nsga2 and nsga3.
+        evolution: nsga2, nsga3 and de.
+        cmaes: cmaes.
     """
 
     name: str = "hm3"
@@ -178,6 +179,7 @@ class SearchSettings:
     offline_share: float = 0.2
     parameter: ParameterSettings = field(default_factory=ParameterSettings)
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
+    cmaes: CmaEsSettings = field(default_factory=CmaEsSettings)
 
 
 @dataclass

@@ -10,10 +10,24 @@ SPACES = ("parameters",)
 
 @dataclass
 class EvolutionSettings:
-    """Evolutionary algorithms: nsga2 and nsga3.
+    """Evolutionary algorithms: nsga2, nsga3 and de.
 
     Attributes:
         population: Size of the population; NSGA-III takes as many reference directions as fit.
     """
 
     population: int = 20
+
+
+@dataclass
+class CmaEsSettings:
+    """CMA-ES in the space of parameters: cmaes.
+
+    Attributes:
+        groups: Groups of neighbouring layers with weights and densities of their own; 1 is the
+            whole model, as many as there are layers is the paper's.
+        generations: Generations under one preference, before the next one's turn.
+    """
+
+    groups: int = 2
+    generations: int = 2

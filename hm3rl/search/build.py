@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,10 +45,15 @@ from hm3rl.tasks.build import build_tasks
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def _nsga(settings: RunSettings) -> Searcher:
-    from hm3rl.search.nsga import Nsga
+def _competitor(module: str, name: str) -> Callable[[RunSettings], Searcher]:
+    """A searcher whose module is imported when it is chosen, since it may need an extra."""
 
-    return Nsga(settings.search, settings.seed)
+    def make(settings: RunSettings) -> Searcher:
+        searcher = getattr(import_module(f"hm3rl.search.{module}"), name)
+        made: Searcher = searcher(settings.search, settings.seed, settings.planned_budget)
+        return made
+
+    return make
 
 
 SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
@@ -58,11 +64,19 @@ SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
     "no_offline": lambda s: HM3(s.search, s.agent, s.seed, s.planned_budget, offline_phase=False),
     "parameter_only": lambda s: ParameterOnly(s.search, s.seed, s.planned_budget),
     "random": lambda s: RandomSearch(s.search, s.seed, s.planned_budget),
-    "nsga2": _nsga,
-    "nsga3": _nsga,
+    "nsga2": _competitor("nsga", "Nsga"),
+    "nsga3": _competitor("nsga", "Nsga"),
+    "de": _competitor("differential_evolution", "DifferentialEvolution"),
+    "cmaes": _competitor("cmaes", "CmaEs"),
+    "grid": _competitor("grid", "Grid"),
 }
 
-PACKAGES: dict[str, tuple[str, ...]] = {"nsga2": ("pymoo",), "nsga3": ("pymoo",)}
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "nsga2": ("pymoo",),
+    "nsga3": ("pymoo",),
+    "de": ("pymoo",),
+    "cmaes": ("cma",),
+}
 """Packages of the extra `baselines` by searcher; they are imported only when it is built."""
 
 
@@ -117,6 +131,8 @@ def _check_ranges(settings: RunSettings) -> None:
         "evaluation.program_seconds": (evaluation.program_seconds, 0.01),
         "evaluation.program_memory_mb": (evaluation.program_memory_mb, 64),
         "search.evolution.population": (settings.search.evolution.population, 4),
+        "search.cmaes.groups": (settings.search.cmaes.groups, 1),
+        "search.cmaes.generations": (settings.search.cmaes.generations, 1),
         "search.parameter.members": (parameter.members, 1),
         "search.parameter.operators (their number)": (len(parameter.operators), 1),
         "search.parameter.scale_max": (parameter.scale_max, parameter.scale_min),

@@ -5,8 +5,8 @@ vector means (`Encoding`) and what it may cost (`Ledger`):
 
 - A vector that decodes to a known candidate costs nothing, and genetic algorithms built by `nsga`
   do not propose it: known candidates count as duplicates, not only those alive.
-- A generation without anything new is replaced by random vectors; when `ATTEMPTS` of them bring
-  nothing new either, the space is exhausted and the search ends.
+- A generation without anything new is replaced by random vectors; when they bring nothing new
+  either, the space is exhausted and the search ends.
 - Nothing depends on time: pymoo's own termination is switched off, the budget ends the search.
 """
 
@@ -28,16 +28,16 @@ from pymoo.core.termination import NoTermination
 from hm3rl.objectives.preferences import simplex_lattice
 from hm3rl.search.encoding import Encoding
 from hm3rl.search.ledger import Ledger
-from hm3rl.search.parameter_level import ATTEMPTS
 
-Fitness = Callable[[np.ndarray, int], np.ndarray]
-"""Scores f / z* of shape (n, K) and the generation's number to what pymoo minimises, (n, M)."""
+Fitness = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Scores f / z* of shape (n, K), and for each the place in the population that it holds or contests
+(where the algorithm knows places), shape (n,), to what pymoo minimises, shape (n, M)."""
 
-SCORES = "scores"
-"""Name under which pymoo's individuals carry their f / z*."""
+PLACE = "index"
+"""Name under which offspring that challenge one parent carry its place (pymoo's own)."""
 
 
-def pareto(scores: np.ndarray, generation: int) -> np.ndarray:
+def pareto(scores: np.ndarray, places: np.ndarray) -> np.ndarray:
     """The fitness of multi-objective algorithms: every objective on its own, negated."""
     return -scores
 
@@ -56,33 +56,31 @@ def evolve(
         encoding: Decodes vectors.
         algorithm: A fresh algorithm of pymoo; see `nsga`.
         rng: Source of randomness; the algorithm's own seed is drawn from it.
-        fitness: What the algorithm minimises. It is computed anew for parents and offspring in each
-            generation, so it may change from one to the next.
+        fitness: What the algorithm minimises.
     """
-    width = fitness(np.zeros((1, len(ledger.problem.objectives))), 0).shape[1]
+    width = fitness(np.zeros((1, len(ledger.problem.objectives))), np.zeros(1, int)).shape[1]
     algorithm.setup(
         Problem(n_var=len(encoding.lower), n_obj=width, xl=encoding.lower, xu=encoding.upper),
         termination=NoTermination(),
         seed=int(rng.integers(2**31)),
     )
-    generation = 0
     while ledger.left:
         asked = algorithm.ask()
         candidates = [] if asked is None else [encoding.decode(one.X) for one in asked]
         if not any(map(ledger.is_new, candidates)):
-            asked = _immigrants(ledger, encoding, algorithm, rng)
-            candidates = [encoding.decode(one.X) for one in asked]
-            if not candidates:
+            vectors = ledger.fresh(encoding, algorithm.pop_size, rng)
+            if not len(vectors):
                 return
+            asked = Population.new(X=vectors)
+            asked.set(PLACE, rng.permutation(algorithm.pop_size)[: len(asked)])
+            candidates = [encoding.decode(vector) for vector in vectors]
         scores = ledger.score(candidates)
         if len(scores) < len(candidates):
             return
-        asked.set(SCORES, scores)
-        for population in (asked, algorithm.pop):
-            if population is not None and len(population):
-                population.set("F", fitness(np.stack(population.get(SCORES)), generation))
+        places = asked.get(PLACE)
+        known = all(place is not None for place in places)
+        asked.set("F", fitness(scores, places.astype(int) if known else np.arange(len(asked))))
         algorithm.tell(infills=asked)
-        generation += 1
 
 
 def nsga(
@@ -150,20 +148,3 @@ class KnownCandidates(DuplicateElimination):
             if other is None:
                 taken.add(key(candidate))
         return is_duplicate
-
-
-def _immigrants(
-    ledger: Ledger, encoding: Encoding, algorithm: Algorithm, rng: np.random.Generator
-) -> Population:
-    """Random vectors of new candidates, at most as many as the population has members."""
-    found: dict[str, np.ndarray] = {}
-    for vector in encoding.sample(ATTEMPTS, rng):
-        candidate = encoding.decode(vector)
-        if len(found) == algorithm.pop_size:
-            break
-        if ledger.is_new(candidate):
-            found.setdefault(ledger.problem.key(candidate), vector)
-    immigrants = Population.new(X=np.array(list(found.values()))) if found else Population.empty()
-    # For algorithms where each offspring challenges one parent.
-    immigrants.set("index", rng.permutation(algorithm.pop_size)[: len(immigrants)])
-    return immigrants

@@ -8,6 +8,8 @@ import numpy as np
 
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.paths.candidate import Candidate
+from hm3rl.search.encoding import Encoding
+from hm3rl.search.parameter_level import ATTEMPTS
 
 
 class Ledger:
@@ -32,6 +34,28 @@ class Ledger:
     def is_new(self, candidate: Candidate) -> bool:
         """Whether scoring a candidate would cost anything."""
         return not self.problem.seen(candidate)
+
+    def fresh(self, encoding: Encoding, most: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw vectors of candidates that are new, for optimisers that have run dry.
+
+        Args:
+            encoding: Draws and decodes.
+            most: How many at most.
+            rng: Source of randomness.
+
+        Returns:
+            Shape (n, D), of different candidates; n is 0 if `ATTEMPTS` draws bring nothing new: the
+            space counts as exhausted.
+        """
+        found: dict[str, np.ndarray] = {}
+        vectors = encoding.sample(ATTEMPTS, rng)
+        for vector in vectors:
+            if len(found) == most:
+                break
+            candidate = encoding.decode(vector)
+            if self.is_new(candidate):
+                found.setdefault(self.problem.key(candidate), vector)
+        return np.array(list(found.values())).reshape(len(found), vectors.shape[1])
 
     def score(self, candidates: Sequence[Candidate]) -> np.ndarray:
         """Score candidates in order, as many as the budget allows.

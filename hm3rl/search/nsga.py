@@ -26,11 +26,12 @@ class Nsga:
     Args:
         settings: The searcher's settings; `name` says which of the two algorithms.
         seed: Seed of the search.
+        planned: Not used: decisions do not depend on the budget.
     """
 
     phases = 1
 
-    def __init__(self, settings: SearchSettings, seed: int) -> None:
+    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
         self.name = settings.name
         self.settings = settings
         self.seed = seed

@@ -17,7 +17,7 @@ from hm3rl.search.compose import compose_settings
 from tests.search import test_resume
 from tests.search.formula import decisions, formula_problem
 
-NAMES = ("nsga2", "nsga3")
+NAMES = ("nsga2", "nsga3", "de", "cmaes", "grid")
 
 
 def searcher(name: str, *overrides: str, seed: int = 0) -> Searcher:
@@ -68,7 +68,7 @@ def test_a_space_without_a_working_candidate_ends_too(name: str):
     assert problem.charged == 60 == problem.failed
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "de"])
 def test_it_beats_random_recipes(name: str):
     def reached(method: str) -> float:
         found = []
@@ -85,7 +85,7 @@ RECIPES = ("search.parameter.operators=[ties]", "search.parameter.warm_up=1")
 """With nothing but a warm-up `parameter_only` is random search over recipes."""
 
 
-@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "de", "grid"])
 def test_a_small_space_is_exhausted_and_left(name: str):
     words = ["search.parameter.operators=[task_arithmetic,ties,linear]"]
     words += [f"search.parameter.scale_{end}=1" for end in ("min", "max")]
