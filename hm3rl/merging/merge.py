@@ -16,7 +16,7 @@ from hm3rl.merging.survival import Survival
 from hm3rl.merging.task_vectors import TaskVectors, band
 from hm3rl.merging.threads import in_threads
 from hm3rl.models.pool import ModelPool
-from hm3rl.models.shallow import deep_shallow_copy, named_tensors
+from hm3rl.models.shallow import deep_shallow_copy
 
 
 @torch.no_grad()
@@ -82,7 +82,8 @@ def check_recipe(task_vectors: TaskVectors, recipe: MergeRecipe) -> None:
             divides by their sum have none at some place.
     """
     check_experts(task_vectors, recipe)
-    for name in task_vectors.mergeable:
+    places = task_vectors.mergeable if recipe.varies else task_vectors.mergeable[:1]
+    for name in places:
         recipe.check_sum(recipe.weights_at(task_vectors.place(name)), f"at {name} the")
 
 
@@ -182,7 +183,7 @@ def merged_model(task_vectors: TaskVectors, recipe: MergeRecipe) -> PreTrainedMo
     assert isinstance(pool, ModelPool), "only a resident pool has models"
     base = pool.model(pool.base_name)
     state = merge_state(task_vectors, recipe)
-    return deep_shallow_copy(base, {id(t): state[n] for n, t in named_tensors(base).items()})
+    return deep_shallow_copy(base, {id(task_vectors.base(n)): t for n, t in state.items()})
 
 
 @torch.no_grad()

@@ -110,10 +110,11 @@ class TaskVectors:
         self._sketches: dict[tuple[str, str], MagnitudeSketch] = {}
         self._grams: dict[str, torch.Tensor] = {}
         self._lock = threading.Lock()
+        self._places = {name: place_of(name, pool.num_layers) for name in self.names}
 
     def place(self, name: str) -> Place:
         """Return where a tensor stands in the model."""
-        return place_of(name, self.pool.num_layers)
+        return self._places[name]
 
     def base(self, name: str) -> torch.Tensor:
         """Return the base's tensor as stored in the pool."""
@@ -157,12 +158,16 @@ class TaskVectors:
         """
         key = (name, expert)
         sketch = self._sketches.get(key)
-        pieces = self.pieces(name, [expert])
         if sketch is None:
-            sketch = MagnitudeSketch(pieces.deltas(), self._reserve, self._counter(name, expert))
+            deltas = self._deltas(name, expert)
+            sketch = MagnitudeSketch(deltas, self._reserve, self._counter(name, expert))
             if self._reserve(sketch.nbytes):
                 self._sketches[key] = sketch
-        return sketch.magnitude(rank, pieces.deltas())
+        return sketch.magnitude(rank, self._deltas(name, expert))
+
+    def _deltas(self, name: str, expert: str) -> Iterator[torch.Tensor]:
+        """Yield a task vector's tensor piece by piece; nothing is read or allocated before that."""
+        yield from self.pieces(name, [expert]).deltas()
 
     def _counter(self, name: str, expert: str) -> Callable[[np.ndarray], None] | None:
         """What counts the magnitudes of a task vector faster than torch, if anything does."""

@@ -52,7 +52,6 @@ class MemberSet:
         """What other modules compute once from this set and keep for as long as it lives."""
         self._recipes: dict[str, MergeRecipe] = {}
         self._models: OrderedDict[str, PreTrainedModel] = OrderedDict()
-        self._sizes: dict[str, int] = {}
 
     @cached_property
     def task_vectors(self) -> TaskVectors:
@@ -130,7 +129,6 @@ class MemberSet:
             return self._models[name]
         model = merged_model(self.task_vectors, self._recipes[name])
         self._models[name] = model
-        self._sizes[name] = sum(parameter.nbytes for parameter in model.parameters())
         self._shrink()
         return model
 
@@ -244,6 +242,11 @@ class MemberSet:
         return np.array(row, np.float32)
 
     @cached_property
+    def _merged_bytes(self) -> int:
+        """Memory of one merged member's weights: as many as the base's."""
+        return sum(p.nbytes for p in self.pool.model(self.pool.base_name).parameters())
+
+    @cached_property
     def _usual(self) -> frozenset[str]:
         return frozenset((self.pool.base_name, *self.pool.mergeable))
 
@@ -252,6 +255,5 @@ class MemberSet:
         return name in self._usual or name in self._recipes
 
     def _shrink(self) -> None:
-        while len(self._models) > 1 and sum(self._sizes.values()) > self.cache_bytes:
-            dropped, _ = self._models.popitem(last=False)
-            del self._sizes[dropped]
+        while len(self._models) > 1 and len(self._models) * self._merged_bytes > self.cache_bytes:
+            self._models.popitem(last=False)

@@ -328,9 +328,9 @@ def seconds(
 ) -> dict[str, Any]:
     """Where the time of the search went.
 
-    `model` and `programs` are the evaluator's own clocks; `agent` is the agent's own time, the
-    evaluations it asked for excepted; `other` is the rest (merging and assembly are part of it),
-    stated also for each evaluation.
+    `model` and `programs` are the evaluator's own clocks, the latter of the time in which it could
+    only wait for programs; `agent` is the agent's own time, the evaluations it asked for excepted;
+    `other` is the rest (merging and assembly are part of it), stated also for each evaluation.
     """
     agent = searcher.agent.seconds if searcher.agent is not None else 0.0
     model, programs = spent.get("model", 0.0), spent.get("programs", 0.0)

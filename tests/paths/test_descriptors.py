@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.models.pool import ModelPool
+from hm3rl.paths import descriptors
 from hm3rl.paths.descriptors import GROUPS, layer_descriptors
 from hm3rl.paths.members import MemberSet
 
@@ -65,3 +67,13 @@ def test_members_added_later_do_not_change_the_others(tiny_pool, members):
     np.testing.assert_array_equal(
         layer_descriptors(fresh, ["a"]), layer_descriptors(members, ["a"])
     )
+
+
+def test_nothing_kept_of_the_experts_gives_the_same(
+    tiny_pool: ModelPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tiny_pool.names
+    kept = layer_descriptors(MemberSet(tiny_pool, include_base=True), names)
+    monkeypatch.setattr(descriptors, "KEPT_BYTES", 0)
+    assert np.array_equal(layer_descriptors(MemberSet(tiny_pool, include_base=True), names), kept)
+    assert kept.any()

@@ -12,7 +12,8 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.tasks.base import Split
 
 PARTS = ("merging", "assembly", "model", "programs", "other")
-"""Where an evaluation's seconds go; `programs` is the tasks' scoring of texts and programs."""
+"""Where an evaluation's seconds go. `programs` is the tasks' scoring of texts, and of programs the
+time in which the model had nothing to do but wait for them."""
 
 
 @dataclass(frozen=True)

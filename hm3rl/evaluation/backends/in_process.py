@@ -44,6 +44,9 @@ FIRST = 8
 IN_FLIGHT_SECONDS = 60.0
 """So many candidates are computed together as are expected to be done by then."""
 
+TEXTS = 1 << 16
+"""Texts of answers that are remembered."""
+
 
 @dataclass
 class _Run:
@@ -181,6 +184,7 @@ class InProcessBackend:
         self._requests: dict[tuple[str, Split], Request] = {}
         self._pace: float | None = None  # seconds a candidate of the last group took
         self._background = Background()
+        self._texts: dict[tuple[int, ...], str] = {}
 
     def request(self, task: Task, split: Split) -> Request:
         """The encoded items of a task, built once."""
@@ -347,19 +351,26 @@ class InProcessBackend:
             scores = harness_scores(stack.model, tokenizer, task, items, self.batch_size)
         return _directed(task, scores)
 
+    def _text(self, ids: tuple[int, ...]) -> str:
+        """The text of an answer; most candidates give many of the same answers."""
+        text = self._texts.get(ids)
+        if text is None:
+            if len(self._texts) >= TEXTS:
+                self._texts.clear()
+            # Not batch_decode: given no rows, transformers answers with one empty text.
+            text = str(
+                self.pool.tokenizer.decode(
+                    list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+            )
+            self._texts[ids] = text
+        return text
+
     def _judge(self, request: Request, answers: Answers, run: _Run, group: _Group) -> None:
         """Let the task judge the texts of a job, here or in the background."""
         task, numbers = request.task, run.job.items[request.task.name]
         tokens = {n: ids for n in numbers if (ids := answers.tokens[n]) is not None}
-        # Not batch_decode: given no rows, transformers answers with one empty text.
-        texts = [
-            str(
-                self.pool.tokenizer.decode(
-                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-            )
-            for ids in tokens.values()
-        ]
+        texts = [self._text(tuple(ids)) for ids in tokens.values()]
         asked = [request.items[number] for number in tokens]
         judge = partial(_verdict, task, asked, texts, run.job.secondary)
         if task.judged_elsewhere:
