@@ -25,7 +25,8 @@ def test_the_default_is_hm3_on_the_zoo():
 def test_an_experiment_file_lists_only_what_differs():
     tiny = to_dict(compose_settings(["experiment=tiny"]))
     default = to_dict(compose_settings([]))
-    assert {key for key in tiny if tiny[key] != default[key]} == {"name", "budget", "export"}
+    differs = {key for key in tiny if tiny[key] != default[key]}
+    assert differs == {"name", "budget", "threads", "export"}
 
 
 def test_the_command_line_beats_the_experiment_file():
