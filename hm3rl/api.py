@@ -77,7 +77,9 @@ def _search_path(config_dir: str | Path | None) -> list[str]:
         return []
     folder = Path(config_dir).resolve()
     if not folder.is_dir():
-        raise InputError(f"no such config folder: {config_dir}", "give a folder `hm3rl init` made")
+        raise InputError(
+            f"no such config folder: {config_dir}", "name the folder that `hm3rl init` wrote to"
+        )
     return [f"hydra.searchpath=[file://{folder}]"]
 
 
@@ -118,7 +120,7 @@ def search_with(
     def loggers(folder: RunFolder, run: RunSettings) -> Sequence[RunLogger]:
         listeners: list[RunLogger] = [CsvLogger(folder, list(run.tasks))]
         if console is not None and run.logging.progress:
-            listeners.append(ProgressLogger(run.budget, console))
+            listeners.append(ProgressLogger(run.budget, console, folder.path))
         if run.logging.wandb != "disabled":
             listeners.append(WandbLogger(folder, run.logging, run.name, run.search.name))
         return listeners

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,10 +18,12 @@ class ProgressLogger:
     Args:
         budget: Evaluations of the whole run.
         console: Where to write; the bar is drawn only if it is a terminal.
+        folder: Folder of the run, named at the start and to whoever has to go on with it.
     """
 
-    def __init__(self, budget: int, console: Console) -> None:
+    def __init__(self, budget: int, console: Console, folder: Path) -> None:
         self._console = console
+        self._folder = folder
         self._phase = "start"
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -37,7 +40,8 @@ class ProgressLogger:
             self._bar.start()
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Nothing to show yet."""
+        """Say where everything is written."""
+        self._console.print(f"run: {self._folder}", markup=False, soft_wrap=True)
 
     def phase(self, name: str, budget: int) -> None:
         """Show the phase's name."""
@@ -59,6 +63,9 @@ class ProgressLogger:
         """Not shown."""
 
     def finish(self, status: str) -> None:
-        """Take the bar away."""
+        """Take the bar away; say how to go on with a run that has not finished."""
         if self._bar is not None:
             self._bar.stop()
+        if status != "finished":
+            resume = f"hm3rl search resume={self._folder}"
+            self._console.print(f"{status}; go on with: {resume}", markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from yaml import YAMLError
 from hm3rl.errors import InputError
 from hm3rl.plugins import absolute, load_plugins
 from hm3rl.runs import RunFolder
+from hm3rl.search.explain import explain, unknown_key
 from hm3rl.settings import RunSettings, config_folder, register
 
 
@@ -22,9 +24,10 @@ def to_settings(config: DictConfig) -> RunSettings:
     """Turn a composed configuration into dataclasses, and load its plugins.
 
     Raises:
-        InputError: A mandatory value is missing, a value does not fit its type, or a plugin cannot
-            be imported.
+        InputError: A mandatory value is missing, a value does not fit its type, `+key=` added a key
+            that nothing reads, or a plugin cannot be imported.
     """
+    _refuse_extra(config)
     try:
         settings = cast(RunSettings, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
@@ -35,6 +38,18 @@ def to_settings(config: DictConfig) -> RunSettings:
     settings.plugins = absolute(settings.plugins)
     load_plugins(settings.plugins)
     return settings
+
+
+def _refuse_extra(config: DictConfig, above: str = "") -> None:
+    """Refuse keys that `+key=` added beside those of the dataclasses: nothing would read them."""
+    known = OmegaConf.get_type(config)
+    names = [entry.name for entry in fields(known)] if is_dataclass(known) else None
+    for key in map(str, config):
+        if names is not None and key not in names and not (key == "hydra" and not above):
+            raise unknown_key(f"{above}{key}", names)
+        value = None if OmegaConf.is_missing(config, key) else config._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_none():
+            _refuse_extra(value, f"{above}{key}.")
 
 
 def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> RunSettings:
@@ -57,21 +72,9 @@ def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Ru
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(where)):
             config = compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(
-            f"the configuration does not compose: {_reason(error)}",
-            "check the key's spelling; the keys stand in hm3rl/settings.py, the groups in configs/",
-        ) from None
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise explain(error) from None
     return to_settings(config)
-
-
-def _reason(error: BaseException) -> str:
-    """The message that names the key: Hydra wraps it, so the innermost cause comes first."""
-    causes = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    lines = [line.strip() for line in str(causes[-1]).splitlines() if line.strip()]
-    return "; ".join(lines[:3])
 
 
 def settings_of_run(folder: RunFolder) -> RunSettings:

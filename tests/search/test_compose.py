@@ -33,21 +33,6 @@ def test_the_command_line_beats_the_experiment_file():
     assert compose_settings(["experiment=tiny", "budget=7"]).budget == 7
 
 
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        ("budgt=3", "budgt"),
-        ("agent.entropi=1", "agent.entropi"),
-        ("budget=many", "many"),
-        ("search=hm4", "search/hm4"),
-        ("experiment=nope", "experiment/nope"),
-    ],
-)
-def test_a_typo_is_named_with_its_key(override: str, named: str):
-    with pytest.raises(InputError, match=named):
-        compose_settings([override])
-
-
 def test_own_config_files_are_found_on_the_search_path(tmp_path: Path):
     (tmp_path / "experiment").mkdir()
     write_text(
