@@ -22,6 +22,7 @@ from hm3rl.errors import HM3Error, InputError
 
 app = typer.Typer(
     help="Multi-objective model merging: a front of merged models, one for every preference.",
+    epilog="Try it: hm3rl search experiment=tiny",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -103,6 +104,7 @@ def check(
         from hm3rl import api
         from hm3rl.reporting.checks import check_report
         from hm3rl.reporting.recipe_check import recipe_report
+        from hm3rl.reporting.terminal import print_facts
 
         if recipe is not None and overrides:
             raise InputError(
@@ -115,8 +117,7 @@ def check(
         if as_json:
             typer.echo(json.dumps(report, indent=2))
         else:
-            for name, value in report.items():
-                out.print(f"{name:<22} {value}", markup=False)
+            print_facts(out, report)
 
 
 @app.command()
@@ -297,7 +298,9 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of sweeps")],
     to: Annotated[
         Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
-        typer.Option("--to", help="File to write [default: report.html in the run folder]"),
+        typer.Option(
+            "--to", help="File to write", show_default="report.html in the run's or sweep's folder"
+        ),
     ] = None,
 ) -> None:
     """One HTML page about one or several runs; it works from disk, without a network."""
@@ -348,10 +351,13 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Folder for the config, made if missing")],
     base: Annotated[str, typer.Option("--base", help="Folder of the base model")],
     expert: Annotated[list[str], typer.Option("--expert", help="NAME=FOLDER, repeated")],
-    task: Annotated[list[str], typer.Option("--task", help="NAME=FILE.jsonl[:metric], repeated")],
+    task: Annotated[
+        list[str],
+        typer.Option("--task", help="NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK, repeated"),
+    ],
     name: Annotated[str, typer.Option(help="Name of the experiment")] = "mine",
 ) -> None:
-    """Write a config for one's own models and data (JSONL: prompt, reference)."""
+    """Write a config for your own models and data: start here."""
     with exit_codes():
         from hm3rl.search.init import write_config
 

@@ -136,7 +136,17 @@ def test_init_writes_a_config_that_check_accepts(tmp_path: Path):
     )
     assert made.exit_code == 0, made.output
     words = ("--config-dir", tmp_path / "conf", "experiment=mine", "pool.dtype=float32")
-    assert call("check", *words).exit_code == 0
+    shown = call("check", *words)
+    assert shown.exit_code == 0
+    # Facts longer than a line go on under their own beginning, not under their name.
+    lines = shown.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len({len(re.match(r"(\w+ ?)*\s+", line)[0]) for line in lines if line[:1] != " "}) == 1
+    assert "a score of 0.5 is known to ±" in shown.stdout
+
+
+def test_the_help_of_report_says_where_it_writes():
+    assert "report.html" in call("report", "--help").output
 
 
 @pytest.fixture

@@ -57,7 +57,8 @@ def find_weights(label: str, folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(
             f"{label}: there is no folder {folder}",
-            "give a folder with config.json and safetensors, or zoo:NAME for a packaged model",
+            "give a folder with config.json and safetensors (a model of the hub: "
+            "hf download USER/NAME --local-dir FOLDER), or zoo:NAME for a packaged model",
         )
     if is_adapter(folder):
         if any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):

@@ -114,6 +114,11 @@ def peak_memory(pool: ModelPool, merged: int) -> dict[str, int]:
     }
 
 
+def _items(count: int) -> str:
+    """Search items, and the standard error of a share of one half among so many."""
+    return f"{count} search items, a score of 0.5 is known to ±{0.5 / math.sqrt(count):.2f}"
+
+
 def check_report(settings: RunSettings) -> dict[str, Any]:
     """Load and compare the sources, encode the items, count what a search would do.
 
@@ -167,7 +172,7 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
         f"stem {limits.stem}",
         "parameters": f"{parameters:,} in each source",
         "precision": f"{settings.pool.dtype} on {settings.pool.device}",
-        "tasks": ", ".join(f"{t.name} ({len(t.items('search'))} search items)" for t in tasks),
+        "tasks": ", ".join(f"{t.name} ({_items(len(t.items('search')))})" for t in tasks),
         **{
             f"{task.name} {subject}": note
             for task in tasks

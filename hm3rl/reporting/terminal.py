@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hm3rl.errors import HM3Error
 from hm3rl.evaluation.result import Evaluation
@@ -20,6 +21,14 @@ from hm3rl.runs import RunFolder
 from hm3rl.search.finished import FinishedRun
 from hm3rl.search.job import SearchResult
 from hm3rl.search.pick import Choice
+
+
+def print_facts(console: Console, facts: Mapping[str, object]) -> None:
+    """Facts by name; long ones go on under their own beginning."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(Text(name), Text(str(value)))
+    console.print(table)
 
 
 def print_search(console: Console, result: SearchResult) -> None:

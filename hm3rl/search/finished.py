@@ -68,7 +68,7 @@ class FinishedRun:
         if len(hits) == 1:
             return hits[0]
         raise InputError(
-            f"{'several models' if hits else 'no model'} of this run answer to {text!r}",
+            f"{'several models' if hits else 'no model'} of this run: {text!r}",
             f"use a name of {self.folder.front}, for example {next(iter(named), 'M00')}",
         )
 

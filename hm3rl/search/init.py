@@ -18,8 +18,14 @@ LONGEST_ANSWER = 64
 METRICS = ("exact_match", "chrf", "pass_at_1")
 
 
+FORMS = {"--expert": "NAME=FOLDER", "--task": "NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK"}
+"""How the words of an option are written."""
+
+DOWNLOAD = "give a checkpoint folder; a model of the hub: hf download USER/NAME --local-dir FOLDER"
+
+
 def split_pairs(words: Sequence[str], what: str) -> dict[str, str]:
-    """Read `NAME=VALUE` words.
+    """Read `NAME=VALUE` words of an option of `FORMS`.
 
     Raises:
         InputError: A word without a name or a value, or a name given twice.
@@ -28,7 +34,7 @@ def split_pairs(words: Sequence[str], what: str) -> dict[str, str]:
     for word in words:
         name, _, value = word.partition("=")
         if not name or not value:
-            raise InputError(f"cannot read {what} {word!r}", f"write {what} NAME=VALUE")
+            raise InputError(f"cannot read {what} {word!r}", f"write {what} {FORMS[what]}")
         if name in pairs:
             raise InputError(f"{what} {name} is given twice", "give every name once")
         pairs[name] = value
@@ -50,6 +56,35 @@ def _answer_tokens(base: str) -> int:
         raise InputError(f"--base: {file} cannot be read", "give a checkpoint folder") from None
 
 
+def _task(name: str, value: str, answer: int) -> dict[str, object]:
+    """The entry of one `--task NAME=VALUE`; `answer` is the longest one, in tokens.
+
+    Raises:
+        InputError: No such file, or an unknown metric.
+    """
+    kind, colon, rest = value.partition(":")
+    if kind == "lm_eval" and rest:
+        # Without network or the extra nothing can be looked up here; `hm3rl check` does.
+        return {"kind": "lm_eval", "lm_eval": rest}
+    path, colon, metric = value.rpartition(":")
+    if not colon or metric not in METRICS:
+        if colon and not Path(value).is_file():
+            raise InputError(f"unknown metric {metric!r}", f"one of {', '.join(METRICS)}")
+        path, metric = value, "exact_match"
+    if not Path(path).is_file():
+        raise InputError(
+            f"--task {name}: no such file: {path}",
+            "give a JSONL file, or lm_eval:TASK for a task of the lm-evaluation-harness",
+        )
+    return {
+        "kind": "jsonl",
+        "path": str(Path(path).resolve()),
+        "metric": metric,
+        "max_new_tokens": answer,
+        "chat_template": False,
+    }
+
+
 def write_config(
     directory: Path, name: str, base: str, experts: Sequence[str], tasks: Sequence[str]
 ) -> Path:
@@ -60,7 +95,7 @@ def write_config(
         name: Name of the experiment.
         base: Folder of the base model.
         experts: `NAME=FOLDER` for each expert.
-        tasks: `NAME=FILE.jsonl` or `NAME=FILE.jsonl:metric` for each task.
+        tasks: `NAME=FILE.jsonl`, `NAME=FILE.jsonl:metric` or `NAME=lm_eval:TASK` for each task.
 
     Returns:
         The file written.
@@ -71,24 +106,12 @@ def write_config(
     folders = split_pairs(experts, "--expert")
     for label, folder in {"--base": base, **folders}.items():
         if not folder.startswith("zoo:") and not Path(folder).is_dir():
-            raise InputError(f"{label}: no such folder: {folder}", "give a checkpoint folder")
+            what = label if label == "--base" else f"--expert {label}"
+            raise InputError(f"{what}: no such folder: {folder}", DOWNLOAD)
     answer = _answer_tokens(base)
     entries: dict[str, dict[str, object]] = {}
     for task, value in split_pairs(tasks, "--task").items():
-        path, colon, metric = value.rpartition(":")
-        if not colon or metric not in METRICS:
-            if colon and not Path(value).is_file():
-                raise InputError(f"unknown metric {metric!r}", f"one of {', '.join(METRICS)}")
-            path, metric = value, "exact_match"
-        if not Path(path).is_file():
-            raise InputError(f"--task {task}: no such file: {path}", "give a JSONL file")
-        entries[task] = {
-            "kind": "jsonl",
-            "path": str(Path(path).resolve()),
-            "metric": metric,
-            "max_new_tokens": answer,
-            "chat_template": False,
-        }
+        entries[task] = _task(task, value, answer)
     if not folders or not entries:
         raise InputError("no expert or no task given", "give --expert and --task at least once")
     target = directory / "experiment" / f"{name}.yaml"

@@ -34,6 +34,19 @@ def test_the_written_config_composes(tmp_path: Path, data: Path):
     assert settings.tasks["qa"].max_new_tokens == positions["max_position_embeddings"] // 2
 
 
+def test_a_task_of_the_harness_is_named_by_its_name(tmp_path: Path, data: Path):
+    tasks = [f"qa={data}", "arc=lm_eval:arc_easy", "own=lm_eval:./own.yaml"]
+    write_config(tmp_path / "conf", "mine", "zoo:base", ["m=zoo:math"], tasks)
+    settings = compose_settings(
+        [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "experiment=mine"]
+    )
+    assert [(t.kind, t.lm_eval) for t in settings.tasks.values()] == [
+        ("jsonl", ""),
+        ("lm_eval", "arc_easy"),
+        ("lm_eval", "./own.yaml"),
+    ]
+
+
 def test_an_existing_config_is_not_overwritten(tmp_path: Path, data: Path):
     arguments = (tmp_path, "mine", "zoo:base", ["m=zoo:math"], [f"qa={data}"])
     write_config(*arguments)
@@ -46,7 +59,9 @@ def test_an_existing_config_is_not_overwritten(tmp_path: Path, data: Path):
     [
         ("nowhere", ["m=zoo:math"], ["qa=DATA"], "nowhere"),
         ("zoo:base", ["m=gone"], ["qa=DATA"], "gone"),
-        ("zoo:base", ["zoo:math"], ["qa=DATA"], "zoo:math"),
+        ("Qwen/Qwen3-0.6B", ["m=zoo:math"], ["qa=DATA"], "hf download"),
+        ("zoo:base", ["zoo:math"], ["qa=DATA"], "zoo:math.*\n.*NAME=FOLDER"),
+        ("zoo:base", ["m=zoo:math"], ["gsm8k"], "gsm8k.*\n.*NAME=lm_eval:TASK"),
         ("zoo:base", ["m=zoo:math"], ["qa=absent.jsonl"], "absent.jsonl"),
         ("zoo:base", ["m=zoo:math"], ["qa=DATA:bleu"], "bleu"),
         ("zoo:base", ["m=zoo:math", "m=zoo:code"], ["qa=DATA"], "twice"),
