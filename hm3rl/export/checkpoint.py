@@ -30,7 +30,13 @@ from hm3rl.export.card import (
 from hm3rl.export.fold import FoldCheck, fold_checked
 from hm3rl.export.record import write_record
 from hm3rl.export.reload import ReloadCheck, check_reload
-from hm3rl.export.weights import DEFAULT_SHARD_BYTES, stored_tensors, write_weights
+from hm3rl.export.streamed import WholeMerge
+from hm3rl.export.weights import (
+    DEFAULT_SHARD_BYTES,
+    TOKENIZER_FILES,
+    stored_tensors,
+    write_weights,
+)
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
 from hm3rl.models.zoo import ZOO_PREFIX
@@ -46,16 +52,6 @@ if TYPE_CHECKING:
 
 Card = Callable[[str, ReloadCheck, "Evaluation | None"], str]
 Rescore = Callable[[Path], "Evaluation"]
-
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "chat_template*",
-)
-"""What makes up a tokenizer, copied byte by byte from its donor."""
 
 MERGEKIT_FILE = "mergekit_config.yml"
 
@@ -105,6 +101,7 @@ def export_candidate(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     dtype: torch.dtype | None = None,
     rescore: Rescore | None = None,
+    merge: WholeMerge | None = None,
 ) -> ExportReport:
     """Write a candidate and check it by reloading.
 
@@ -121,6 +118,8 @@ def export_candidate(
             `evaluation` are not this model's: `rescore` replaces them, or the card says none. The
             same holds for a candidate whose alignment is folded into the weights.
         rescore: Scores the written folder, once it has passed its check.
+        merge: The candidate as a merge that is written without being made in memory first, in the
+            pool's precision.
 
     Returns:
         What was written.
@@ -133,7 +132,7 @@ def export_candidate(
     """
     pool = members.pool
     check_expressible(candidate, members)
-    model = assemble(candidate, members)
+    model = assemble(candidate, members) if merge is None else merge.base
     fold: FoldCheck | None = None
     if candidate.alignment != NO_ALIGNMENT:
         model, fold = fold_checked(model)
@@ -186,6 +185,7 @@ def export_candidate(
         evaluation=evaluation,
         rescore=rescore,
         shard_bytes=shard_bytes,
+        merge=merge,
     )
 
 
@@ -201,11 +201,12 @@ def write_checkpoint(
     evaluation: Evaluation | None = None,
     rescore: Rescore | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    merge: WholeMerge | None = None,
 ) -> ExportReport:
     """Write any model made of a pool's weights as a plain checkpoint and check it by reloading.
 
     Args:
-        model: The model in memory.
+        model: The model in memory; of a `merge`, one of the same form.
         pool: Its sources, one of which lends the tokenizer.
         to: Folder to write; must not exist.
         key: What identifies the model, for the report.
@@ -215,6 +216,7 @@ def write_checkpoint(
         evaluation: Scores for the card.
         rescore: Scores the written folder, once it has passed its check; replaces `evaluation`.
         shard_bytes: Largest file of weights.
+        merge: Where the weights come from, if the model is not in memory.
 
     Returns:
         What was written.
@@ -230,7 +232,10 @@ def write_checkpoint(
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     partial.mkdir(parents=True)
     try:
-        size = write_weights(model, partial, shard_bytes)
+        if merge is None:
+            size = write_weights(model, partial, shard_bytes)
+        else:
+            size, model = merge.write(partial, shard_bytes)
         _write_config(model, pool, partial)
         for name, text in documents.items():
             (partial / name).write_text(text, encoding="utf-8")

@@ -22,7 +22,9 @@ from hm3rl.export.checkpoint import (
 )
 from hm3rl.export.reload import ReloadCheck
 from hm3rl.export.sources import find_source, stored_dtype, widest
+from hm3rl.export.streamed import WholeMerge
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
+from hm3rl.merging.merge import merged_model
 from hm3rl.models.hashing import short_hash
 from hm3rl.models.loading import is_adapter
 from hm3rl.models.pool import BASE, ModelPool
@@ -252,18 +254,34 @@ def merge_file(
         raise InputError(f"{to} exists already", "merge to another folder, or remove this one")
     recipe = read_recipe(file)
     pool = load_sources(recipe, vocabulary)
+    written = dtype or recipe.precisions()[1]
     if recipe.candidate is not None:
+        members = MemberSet(pool)
         return export_candidate(
             recipe.candidate,
-            MemberSet(pool),
+            members,
             to,
             command=command,
             shard_bytes=shard_bytes,
-            dtype=dtype or recipe.precisions()[1],
+            dtype=written,
+            merge=_whole_merge(recipe.candidate, members) if written == pool.dtype else None,
         ), pool.notes
     assert recipe.mergekit is not None
-    built = build_mergekit(recipe.mergekit, pool)
+    built = build_mergekit(recipe.mergekit, pool, merge_single=written != pool.dtype)
     return _write_mergekit(recipe, built, pool, to, dtype, shard_bytes, command)
+
+
+def _whole_merge(candidate: Candidate, members: MemberSet) -> WholeMerge | None:
+    """The candidate as a merge that need not be made in memory; None if it is more than that."""
+    pool = members.pool
+    if len(candidate.recipes) != 1:
+        return None
+    (recipe,) = candidate.recipes
+    if candidate != Candidate.whole(recipe, pool.num_layers):
+        return None
+    members.add(recipe)
+    merge = WholeMerge(members.task_vectors, recipe, pool.model(pool.base_name))
+    return merge if merge.possible else None
 
 
 def _write_mergekit(
@@ -278,6 +296,11 @@ def _write_mergekit(
     read = recipe.mergekit
     assert read is not None
     model, written = built.model, dtype or recipe.precisions()[1]
+    merge: WholeMerge | None = None
+    if built.task_vectors is not None and built.slices[0].recipe is not None:
+        merge = WholeMerge(built.task_vectors, built.slices[0].recipe, model)
+        if not merge.possible:
+            model, merge = merged_model(merge.task_vectors, merge.recipe), None
     if written != pool.dtype:
         model = in_precision(model, written)
     notes = (*read.notes, *built.notes, *pool.notes)
@@ -332,5 +355,6 @@ def _write_mergekit(
         card=card,
         mergekit=mergekit,
         shard_bytes=shard_bytes,
+        merge=merge,
     )
     return report, notes

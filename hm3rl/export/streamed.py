@@ -2,26 +2,39 @@
 
 Tensors are merged shard by shard and written at once. What is in memory: one shard of the result,
 the kept statistics of the task vectors (bounded), and a few megabytes of work for each thread; the
-sources are mapped, not read into memory. The result is not reloaded and run, as other exports are:
-it may not fit either. Instead every written tensor is checked for finite values.
+sources are mapped, not read into memory. Every tensor is checked for finite values.
+
+`WholeMerge` does this for `hm3rl merge` with the sources of a pool, and hands back the result as a
+model whose weights are mapped from the files, once they are known to be what was merged.
+`merge_streamed` needs no pool; its result is not reloaded and run, as other exports are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
+from safetensors import safe_open
+from transformers import PreTrainedModel
 
-from hm3rl.errors import InputError
-from hm3rl.export.checkpoint import TOKENIZER_FILES
-from hm3rl.export.weights import DEFAULT_SHARD_BYTES, split_shards, write_shards
+from hm3rl.errors import InputError, IntegrityError
+from hm3rl.export.weights import (
+    DEFAULT_SHARD_BYTES,
+    TOKENIZER_FILES,
+    split_shards,
+    stored_tensors,
+    write_shards,
+)
 from hm3rl.merging.merge import check_recipe, merge_tensors
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.task_vectors import DEFAULT_LIMIT, TaskVectors
+from hm3rl.models.shallow import deep_shallow_copy
 from hm3rl.models.streaming import StreamedSources
 from hm3rl.paths.candidate import Candidate
 
@@ -78,30 +91,120 @@ def merge_streamed(
                 f"{free / 2**30:.2f} GiB free",
                 "free some space or merge to another disk",
             )
-
-        # One buffer for all shards: memory freed and taken anew would pile up as fragments.
-        largest = max(sum(sizes[n] + ALIGNED for n in s) for s in split_shards(sizes, shard_bytes))
-        buffer = torch.empty(largest, dtype=torch.uint8)
-
-        def produce(names: Sequence[str]) -> Mapping[str, torch.Tensor]:
-            room = _carve(buffer, {name: task_vectors.base(name) for name in names})
-            merged = merge_tensors(task_vectors, recipe, names, room)
-            for name, tensor in merged.items():
-                # In pieces, because isfinite takes several times its argument's memory.
-                if not all(bool(torch.isfinite(t).all()) for t in tensor.view(-1).split(PIECE)):
-                    raise InputError(
-                        f"the merged tensor {name} holds NaN or infinite weights",
-                        "a source's tensor does, or the recipe's weights are too large",
-                    )
-            return merged
-
-        total = write_shards(sizes, produce, partial, shard_bytes)
+        total = _write_merge(task_vectors, recipe, sizes, partial, shard_bytes)
         _write_rest(sources, recipe, partial)
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return total
+
+
+@dataclass(frozen=True)
+class WholeMerge:
+    """A merge of whole models that is written before it is a model.
+
+    Attributes:
+        task_vectors: Of the sources.
+        recipe: What to do; it fits the sources.
+        base: The base's model, whose form the result has.
+    """
+
+    task_vectors: TaskVectors
+    recipe: MergeRecipe
+    base: PreTrainedModel
+
+    @property
+    def possible(self) -> bool:
+        """Whether the stored tensors are those that are merged; shared ones may be stored twice."""
+        return stored_tensors(self.base).keys() == set(self.task_vectors.names)
+
+    @torch.no_grad()
+    def write(self, folder: Path, shard_bytes: int) -> tuple[int, PreTrainedModel]:
+        """Write the weights, and map them.
+
+        Args:
+            folder: Where to write.
+            shard_bytes: Largest file of weights, and the memory this takes.
+
+        Returns:
+            Bytes of all tensors together, and the model.
+
+        Raises:
+            InputError: The recipe does not fit the sources, or a merged tensor is not finite.
+            IntegrityError: A file does not hold what was merged.
+        """
+        check_recipe(self.task_vectors, self.recipe)
+        sizes = {name: self.task_vectors.base(name).nbytes for name in self.task_vectors.names}
+        digests: dict[str, bytes] = {}
+        total = _write_merge(
+            self.task_vectors,
+            self.recipe,
+            sizes,
+            folder,
+            shard_bytes,
+            lambda name, tensor: digests.update({name: _digest(tensor)}),
+        )
+        written: dict[int, torch.Tensor] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(str(file), framework="pt") as handle:
+                for name in handle.keys():
+                    tensor = handle.get_tensor(name)
+                    if _digest(tensor) != digests.pop(name):
+                        raise IntegrityError(f"{file} does not hold the {name} that was merged")
+                    written[id(self.task_vectors.base(name))] = tensor
+        if digests:
+            raise IntegrityError(f"{folder} lacks {next(iter(digests))}, which was merged")
+        return total, deep_shallow_copy(self.base, written)
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).digest()
+
+
+def _write_merge(
+    task_vectors: TaskVectors,
+    recipe: MergeRecipe,
+    sizes: Mapping[str, int],
+    folder: Path,
+    shard_bytes: int,
+    merged_one: Callable[[str, torch.Tensor], None] | None = None,
+) -> int:
+    """Merge and write shard by shard.
+
+    Args:
+        task_vectors: Of the sources.
+        recipe: What to do; it fits the sources.
+        sizes: Bytes of each tensor, by name.
+        folder: Where to write.
+        shard_bytes: Largest file.
+        merged_one: Hears of every merged tensor.
+
+    Returns:
+        Bytes of all tensors together.
+
+    Raises:
+        InputError: A merged tensor is not finite.
+    """
+    # One buffer for all shards: memory freed and taken anew would pile up as fragments.
+    largest = max(sum(sizes[n] + ALIGNED for n in s) for s in split_shards(sizes, shard_bytes))
+    buffer = torch.empty(largest, dtype=torch.uint8)
+
+    def produce(names: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        room = _carve(buffer, {name: task_vectors.base(name) for name in names})
+        merged = merge_tensors(task_vectors, recipe, names, room)
+        for name, tensor in merged.items():
+            # In pieces, because isfinite takes several times its argument's memory.
+            if not all(bool(torch.isfinite(t).all()) for t in tensor.view(-1).split(PIECE)):
+                raise InputError(
+                    f"the merged tensor {name} holds NaN or infinite weights",
+                    "a source's tensor does, or the recipe's weights are too large",
+                )
+            if merged_one is not None:
+                merged_one(name, tensor)
+        return merged
+
+    return write_shards(sizes, produce, folder, shard_bytes)
 
 
 def _carve(buffer: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -20,6 +20,16 @@ from hm3rl.models.loading import INDEX_FILE, SINGLE_FILE
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
 
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+)
+"""What makes up a tokenizer, copied byte by byte from its donor."""
+
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 

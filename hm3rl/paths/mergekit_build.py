@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import InputError
 from hm3rl.merging.merge import merged_model
+from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.task_vectors import TaskVectors
 from hm3rl.models.compatibility import describe, differences
 from hm3rl.models.pool import ModelPool
@@ -35,22 +36,26 @@ class BuiltMerge:
     """A model made from a configuration.
 
     Attributes:
-        model: The model; it may share weights with the pool's sources.
+        model: The model; it may share weights with the pool's sources. Of what remains to be
+            merged, the base.
         slices: What was done for each output slice.
         notes: Where the model differs from mergekit's, each said once.
+        task_vectors: Of the sources of the one slice, if it remains to be merged.
     """
 
     model: PreTrainedModel
     slices: tuple[SliceMerge, ...]
     notes: tuple[str, ...]
+    task_vectors: TaskVectors | None = None
 
 
-def build_mergekit(file: MergekitFile, pool: ModelPool) -> BuiltMerge:
+def build_mergekit(file: MergekitFile, pool: ModelPool, merge_single: bool = True) -> BuiltMerge:
     """Build a model.
 
     Args:
         file: The configuration.
         pool: Its sources, under the names that `file.sources` gives them.
+        merge_single: Whether to merge where there is but one slice, too.
 
     Returns:
         The model and what it is made of.
@@ -67,6 +72,9 @@ def build_mergekit(file: MergekitFile, pool: ModelPool) -> BuiltMerge:
     check_expressible(Candidate(LayerPath(tuple(layers), slices[0].base)), members)
     notes = dict.fromkeys(note for part in slices for note in part.notes)
     check_slices(slices, {name: members.config(name) for name in file.sources})
+    if len(slices) == 1 and slices[0].recipe is not None and not merge_single:
+        base, vectors = _to_merge(slices[0], slices[0].recipe, members, notes)
+        return BuiltMerge(base, tuple(slices), tuple(notes), vectors)
     parts = [_merge(part, members, notes) for part in slices]
     model = parts[0] if len(parts) == 1 else _stack(parts, pool)
     return BuiltMerge(model, tuple(slices), tuple(notes))
@@ -102,15 +110,22 @@ def check_slices(slices: Sequence[SliceMerge], configs: Mapping[str, PretrainedC
 
 def _merge(part: SliceMerge, members: MemberSet, notes: dict[str, None]) -> PreTrainedModel:
     """Merge the sources of one slice into a model as deep as the slice; adds to the notes."""
+    if part.recipe is None:
+        return _cut(members, part.base, part.layers)
+    return merged_model(_to_merge(part, part.recipe, members, notes)[1], part.recipe)
+
+
+def _to_merge(
+    part: SliceMerge, recipe: MergeRecipe, members: MemberSet, notes: dict[str, None]
+) -> tuple[PreTrainedModel, TaskVectors]:
+    """The base of a slice and the task vectors to merge into it; adds to the notes."""
     cut = {name: _cut(members, name, span) for name, span in part.spans.items()}
     base = cut[part.base]
-    if part.recipe is None:
-        return base
-    models = [cut[name] for name in part.recipe.experts]
-    notes.update(dict.fromkeys(_zero_notes(part.recipe.operator, models)))
-    pool = _with_models(members.pool, {members.pool.base_name: base, **cut}, part.recipe.experts)
+    models = [cut[name] for name in recipe.experts]
+    notes.update(dict.fromkeys(_zero_notes(recipe.operator, models)))
+    pool = _with_models(members.pool, {members.pool.base_name: base, **cut}, recipe.experts)
     # Every tensor is merged once: nothing is worth keeping.
-    return merged_model(TaskVectors(pool, limit_bytes=0), part.recipe)
+    return base, TaskVectors(pool, limit_bytes=0)
 
 
 _OF_ZEROS = {

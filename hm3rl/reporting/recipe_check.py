@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,18 @@ import torch
 
 from hm3rl.errors import InputError
 from hm3rl.export.merge import RecipeFile, read_recipe
-from hm3rl.export.sources import StoredTensor, stored_tensors
+from hm3rl.export.sources import StoredTensor, stored_dtype, stored_tensors
+from hm3rl.export.weights import DEFAULT_SHARD_BYTES
 from hm3rl.models.compatibility import check_configs, check_mergeable
 from hm3rl.models.loading import is_adapter, load_config
 from hm3rl.models.pool import BASE
 from hm3rl.models.vocabulary import plan_vocabulary
+from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.expressible import check_one_config
 from hm3rl.paths.families import layer_prefix
 from hm3rl.paths.layer_path import LayerPath, LayerRef
 from hm3rl.paths.mergekit_build import check_slices
-from hm3rl.paths.mergekit_recipe import slice_merges
+from hm3rl.paths.mergekit_recipe import SliceMerge, slice_merges
 from hm3rl.reporting.checks import GIB, against, free_disk, memory_of
 
 
@@ -93,32 +95,54 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
     check_slices(slices, configs)
     precision, written = recipe.precisions()
     count = _result_elements(layers, headers, configs, base)
-    sources = sum(_elements(headers[name].values()) for name in folders) * precision.itemsize
+    read = sum(_elements(headers[name].values()) for name in folders) * precision.itemsize
+    # Files in the precision of the merge are mapped: their pages are the system's to drop.
+    held = [
+        name
+        for name, folder in folders.items()
+        if plan.notes or name in adapters or _converted(folder, precision)
+    ]
+    sources = sum(_elements(headers[name].values()) for name in held) * precision.itemsize
     members = count if recipe.mergekit else len(widths) * _elements(headers[base].values())
     merging = members * precision.itemsize if widths else 0
+    if _is_whole_merge(recipe, slices, depths[base]) and written == precision:
+        merging = min(merging, DEFAULT_SHARD_BYTES)  # written shard by shard
     largest = max(tensor.elements for tensor in headers[base].values())
     # One tensor at a time: base and task vectors in fp32, and the result.
     working = 4 * largest * (max(widths, default=0) + 1)
-    again = count * written.itemsize
+    again = count * written.itemsize if written != precision else 0
     peak = sources + merging + working + again
     disk = count * written.itemsize
     root, free = free_disk(to or Path())
     rate = copy_rate()
-    moved = sources + 3 * disk
+    moved = read + 3 * disk
     return {
         "compatible": f"yes: {', '.join(_shown(recipe))}",
         "layers": len(layers),
         "parameters": f"{count:,}",
         "precision": f"merged in {_name(precision)}, written in {_name(written)}",
-        "memory": f"{peak / GIB:.2f} GiB at most (sources {sources / GIB:.2f}, merged "
-        f"{merging / GIB:.2f}, one tensor's task vectors {working / GIB:.2f}, the reloaded model "
-        f"{again / GIB:.2f}); {against(peak, memory_of('cpu'), 'the machine has')}",
+        "memory": f"{peak / GIB:.2f} GiB at most beside mapped files (sources {sources / GIB:.2f}, "
+        f"merged {merging / GIB:.2f}, one tensor's task vectors {working / GIB:.2f}, in another "
+        f"precision {again / GIB:.2f}); {against(peak, memory_of('cpu'), 'the machine has')}",
         "disk": f"{disk / GIB:.3f} GiB; {against(disk, free, f'free in {root}:')}",
         "time": f"at least {moved / rate:.2g} s: {moved / GIB:.2f} GiB read, merged, written and "
         f"read again at {rate / 1e9:.1f} GB/s, the rate of a copy in memory measured here; disks "
         "are slower, and the reload check runs the model",
         **{f"note {number}": note for number, note in enumerate(notes, start=1)},
     }
+
+
+def _converted(folder: Path, precision: torch.dtype) -> bool:
+    """Whether loading a checkpoint changes its precision, which takes memory of its own."""
+    return stored_dtype(folder) != precision
+
+
+def _is_whole_merge(recipe: RecipeFile, slices: Sequence[SliceMerge], depth: int) -> bool:
+    """Whether all there is to do is one merge, whose result is written as it is made."""
+    if recipe.candidate is None:
+        return len(slices) == 1 and slices[0].recipe is not None
+    recipes = recipe.candidate.recipes
+    return len(recipes) == 1 and recipe.candidate == Candidate.whole(recipes[0], depth)
 
 
 def _result_elements(
