@@ -12,9 +12,13 @@ METHODS: dict[str, tuple[str, ...]] = {
     "architecture_only": ("search=architecture_only",),
     "no_offline": ("search=no_offline",),
     "random": ("search=random",),
+    "grid": ("search=grid",),
+    "nsga2": ("search=nsga2",),
+    "de": ("search=de",),
+    "cmaes": ("search=cmaes",),
 }
 
-UNPLANNED: frozenset[str] = frozenset()
+UNPLANNED = frozenset({"nsga2", "de", "cmaes"})
 """Methods whose decisions do not depend on the budget: the first 100 evaluations of a search of 300
 are a search of 100. All others divide the budget among phases, and are run at each budget."""
 

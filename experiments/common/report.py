@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from experiments.common.figures import draw_curves
 from experiments.common.plan import Context, Study
 from experiments.common.records import Record, records, select
-from experiments.common.tables import write_hypervolumes, write_seconds, write_table
+from experiments.common.tables import Reference, write_hypervolumes, write_seconds, write_table
 
 HYPERVOLUME = "hypervolume of f / z*, reference 0 (search split)"
 
@@ -18,18 +18,24 @@ def longest(rows: Sequence[Record], variant: str) -> list[Record]:
     return select(own, budget=max(row.budget for row in own))
 
 
-def write_methods(study: Study, context: Context) -> list[Record]:
+def write_methods(
+    study: Study, context: Context, reference: Reference | None = None
+) -> list[Record]:
     """Write hypervolume.csv, table.md, seconds.csv and hypervolume.png.
 
-    The study's first variant is the one the others are compared with.
+    Args:
+        study: The study.
+        context: Where runs are and results go.
+        reference: Whom each variant is compared with; None: all with the study's first.
 
     Returns:
         The records.
     """
     rows = records(study, context.root)
+    first = next(iter(study.variants))
     write_hypervolumes(rows, context.results)
     write_seconds(rows, context.results)
-    write_table(rows, next(iter(study.variants)), context.results)
+    write_table(rows, reference or (lambda variant: first), context.results)
     curves = {
         name: [row.hypervolume_curve for row in longest(rows, name)]
         for name in dict.fromkeys(row.variant for row in rows)

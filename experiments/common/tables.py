@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,13 @@ SPLITS = ("test", "search")
 
 CAPTION = """Normalised hypervolume (f / z\\*, z\\* = best expert on each task of the same split;
 reference 0), the experts' own points included. Interquartile mean over seeds with its 95 %
-bootstrap interval. P: probability that a run of `{first}` beats a run of the method with the same
+bootstrap interval. P: probability that a run of {first} beats a run of the method with the same
 seed, test split, with its bootstrap interval; then their mean difference with the 95 % interval of
 Student's t. Prefix: budgets read off longer searches whose decisions do not depend on the budget.
 """
+
+Reference = Callable[[str], str]
+"""The variant that a variant is compared with."""
 
 
 def written(found: Interval, digits: int = 4) -> str:
@@ -62,24 +65,28 @@ def write_seconds(rows: Sequence[Record], results: Path) -> None:
     write_csv(results / "seconds.csv", ("method", "seed", "budget", *SECONDS), cells)
 
 
-def method_table(rows: Sequence[Record], first: str) -> list[str]:
-    """Lines of the Markdown table: each method at each budget, compared with the first.
+def method_table(rows: Sequence[Record], reference: Reference) -> list[str]:
+    """Lines of the Markdown table: each method at each budget, compared with its reference.
 
     Args:
         rows: Records of the study.
-        first: Variant the others are compared with, where both have a seed.
+        reference: Whom each variant is compared with, where both have a seed.
     """
+    first = " or ".join(dict.fromkeys(f"`{reference(row.variant)}`" for row in rows))
     lines = [
-        f"| method | budget | seeds | test | search | P({first} better) | {first} minus it, test |",
+        *CAPTION.format(first=first).splitlines(),
+        "",
+        "| method | budget | seeds | test | search | P | difference |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for budget in sorted({row.budget for row in rows}):
-        own = {row.seed: row.hypervolume("test") for row in select(rows, first, budget)}
         for variant in dict.fromkeys(row.variant for row in select(rows, budget=budget)):
             some = select(rows, variant, budget)
             cells = [written(interquartile_interval([volumes(some, split)])) for split in SPLITS]
+            other = reference(variant)
+            own = {row.seed: row.hypervolume("test") for row in select(rows, other, budget)}
             pairs = [(own[r.seed], r.hypervolume("test")) for r in some if r.seed in own]
-            cells += _compared(pairs) if variant != first else ["", ""]
+            cells += _compared(pairs) if variant != other else ["", ""]
             name = variant + (" (prefix)" if some[0].is_prefix else "")
             lines.append(f"| {name} | {budget} | {len(some)} | {' | '.join(cells)} |")
     return lines
@@ -96,8 +103,8 @@ def _compared(pairs: Sequence[tuple[float, float]]) -> list[str]:
     return [written(probability, 2), f"{gap.value:+.4f}{half}"]
 
 
-def write_table(rows: Sequence[Record], first: str, results: Path) -> None:
+def write_table(rows: Sequence[Record], reference: Reference, results: Path) -> None:
     """Write table.md, and print it."""
-    text = CAPTION.format(first=first) + "\n" + "\n".join(method_table(rows, first)) + "\n"
+    text = "\n".join(method_table(rows, reference)) + "\n"
     write_text(results / "table.md", text)
     print(text)

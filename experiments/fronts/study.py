@@ -14,6 +14,8 @@ STUDY = Study(
         "hm3": method("hm3", LONG),
         "parameter_only": method("parameter_only", LONG),
         "random": method("random", LONG),
+        "nsga2": method("nsga2", LONG),
+        "cmaes": method("cmaes", LONG),
     },
     write=write_methods_only,
 )

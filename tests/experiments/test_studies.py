@@ -12,18 +12,25 @@ import pytest
 
 from experiments import run as command_line
 from experiments.common import figures
+from experiments.common.methods import METHODS, UNPLANNED
 from experiments.common.plan import Context, Study, Variant
 from experiments.common.prefix import hypervolume_on_test
 from experiments.common.records import records
 from experiments.common.report import write_methods_only
 from experiments.common.runner import Command, commands, run
 from experiments.common.tables import method_table
+from hm3rl import api
 from hm3rl.objectives.archive import Archive
+from hm3rl.search.build import check_settings
+from hm3rl.search.compose import compose_settings
 from hm3rl.search.finished import FinishedRun
 from hm3rl.search.job import SearchResult
 from hm3rl.settings import config_folder
+from tests.small_search import FEW_ITEMS
 
 STUDIES = [command_line.load(name) for name in command_line.NAMES]
+
+SMALL_POPULATIONS = ["search.evolution.population=4"]
 
 
 def small_study(**variants: Variant) -> Study:
@@ -117,7 +124,7 @@ def test_the_table_pairs_runs_by_seed(tmp_path: Path):
         # Seed 2 of ours has no partner and must not count.
         test = {"ours": [0.5, 0.7, 0.0], "theirs": [0.4, 0.7]}[job.variant][job.seed]
         pretend(job.folder(tmp_path), [0.2], test=test)
-    *_, line = method_table(records(study, tmp_path), "ours")
+    *_, line = method_table(records(study, tmp_path), lambda variant: "ours")
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:3] == ["theirs", "4", "2"]
     assert cells[5].startswith("0.75 [") and cells[6].startswith("+0.0500 ±")
@@ -139,19 +146,53 @@ def test_the_test_score_of_a_prefix_is_that_of_the_front_of_then(
     assert json.loads((folder / "prefix-0.json").read_text())["hypervolume_test"] == none
 
 
-@pytest.mark.parametrize("name", ["fronts", "hm3_table6", "preferences"])
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_a_study_writes_its_files_from_finished_searches(
-    name: str, searched: Callable[..., SearchResult], tmp_path: Path
+    study: Study, searched: Callable[..., SearchResult], tmp_path: Path
 ):
-    study = command_line.load(name).shrunk()
-    source = searched("budget=20").folder.path
-    shutil.copytree(source, tmp_path / "fronts" / "hm3" / "budget18-seed0")
-    study.write(study, Context(tmp_path, tmp_path, shrunk=True))
-    expected = {"preferences": "preferences.csv"}.get(name, "hypervolume.csv")
-    with (tmp_path / expected).open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert {row["seed"] for row in rows} == {"0"}
-    assert list(tmp_path.glob("*.png")) and list(tmp_path.glob("*.md"))
+    shrunk = study.shrunk()
+    source = searched("budget=20").folder
+    summary = json.loads(source.summary.read_text())
+    for job in shrunk.limited(seeds=[0]):
+        shutil.copytree(source.path, job.folder(tmp_path))
+        own = json.dumps(summary | {"budget": job.budget})
+        (job.folder(tmp_path) / "summary.json").write_text(own)
+    results = tmp_path / "results"
+    results.mkdir()
+    shrunk.write(shrunk, Context(tmp_path, results, shrunk=True))
+    assert {".csv", ".md", ".png"} <= {file.suffix for file in results.iterdir()}
+    for file in results.glob("*.csv"):
+        with file.open() as stream:
+            header, *rows = csv.reader(stream)
+        assert rows and all(len(row) == len(header) for row in rows)
+
+
+def test_every_row_of_every_study_composes():
+    rows = {
+        (study.experiment, variant.words): variant
+        for study in STUDIES
+        for variant in study.variants.values()
+    }
+    for (experiment, _), variant in rows.items():
+        settings = compose_settings([f"experiment={experiment}", *variant.shrunk().words])
+        assert tuple(settings.tasks) == variant.tasks
+        assert settings.threads == 1
+        check_settings(settings)
+
+
+@pytest.mark.slow
+def test_the_first_evaluations_of_a_method_that_does_not_plan_are_those_of_a_longer_search(
+    tmp_path: Path,
+):
+    for name in sorted(UNPLANNED):
+        keys = {}
+        for budget in (9, 14):
+            words = [*METHODS[name], *FEW_ITEMS, *SMALL_POPULATIONS, f"budget={budget}"]
+            folder = tmp_path / f"{name}{budget}"
+            api.search(*words, f"output={folder}")
+            with (folder / "evaluations.csv").open() as stream:
+                keys[budget] = [r["key"] for r in csv.DictReader(stream) if r["charged"] != "0"]
+        assert keys[9] == keys[14][:9], name
 
 
 def test_forty_lines_of_a_figure_differ():

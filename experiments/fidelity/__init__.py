@@ -1,0 +1,1 @@
+"""How well few items rank candidates."""

@@ -1,0 +1,1 @@
+"""Evaluations needed for what another method has."""

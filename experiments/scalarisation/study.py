@@ -1,0 +1,22 @@
+"""The scalarisation of the agent, crossed with the screening that uses it; see README.md."""
+
+from __future__ import annotations
+
+from experiments.common.plan import Study, Variant
+from experiments.common.report import write_methods_only
+
+TCHEBYCHEFF = ("agent.scalarisation=tchebycheff", "agent.critic=scalar")
+UTILITY = ("agent.screening.acquisition=utility",)
+SEEDS = {300: 5}
+
+STUDY = Study(
+    name="scalarisation",
+    variants={
+        "weighted_sum": Variant((), SEEDS),
+        "scalar_critic": Variant(("agent.critic=scalar",), SEEDS),
+        "tchebycheff": Variant(TCHEBYCHEFF, SEEDS),
+        "weighted_sum_utility": Variant(UTILITY, SEEDS),
+        "tchebycheff_utility": Variant((*TCHEBYCHEFF, *UTILITY), SEEDS),
+    },
+    write=write_methods_only,
+)
