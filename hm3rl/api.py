@@ -28,6 +28,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from hm3rl.errors import InputError
+from hm3rl.evaluation.costs import build_costs
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import EvaluationStore
@@ -41,7 +42,7 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
 from hm3rl.reporting.csv_logger import CsvLogger
 from hm3rl.reporting.figures import plot_front, plot_hypervolume, read_evaluations
-from hm3rl.reporting.leaderboard import write_leaderboard
+from hm3rl.reporting.leaderboard import definition, write_leaderboard
 from hm3rl.reporting.progress import ProgressLogger
 from hm3rl.reporting.report import has_plotly, write_report
 from hm3rl.runs import RunFolder
@@ -149,7 +150,9 @@ def write_pictures(run: FinishedRun) -> None:
     rows = read_evaluations(run.folder.evaluations)
     sources = {name: scores["search"] for name, scores in run.summary["sources"].items()}
     front = [row["key"] for row in run.front_rows()]
-    plot_front(rows, run.objectives, front, sources, run.folder.path / "pareto.png")
+    minimised = run.summary.get("minimised", {})
+    labels = {name: definition(name, minimised) for name in minimised}
+    plot_front(rows, run.objectives, front, sources, run.folder.path / "pareto.png", labels)
     plot_hypervolume(
         rows,
         run.folder.path / "hypervolume.png",
@@ -302,6 +305,7 @@ def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") ->
         tasks,
         EvaluationStore(chosen.evaluation.store or ":memory:"),
         batch_size=chosen.evaluation.batch_size,
+        costs=build_costs(chosen.tasks, pool.num_layers),
     )
     candidate = Candidate.whole("model", pool.num_layers)
     return evaluator.evaluate([candidate], split=split, secondary=True)[0]

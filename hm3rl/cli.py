@@ -151,14 +151,14 @@ def front(run: Run, as_json: Json = False) -> None:
     """The front of a run as a table, search and test split, ± standard error."""
     with exit_codes():
         from hm3rl import api
-        from hm3rl.reporting.leaderboard import rich_table
+        from hm3rl.reporting.terminal import front_table
 
         opened = api.open_run(run)
         rows = opened.front_rows()
         if as_json:
             typer.echo(json.dumps({"summary": opened.summary, "front": rows}, indent=2))
         else:
-            out.print(rich_table(rows, opened.objectives, opened.summary["sources"]))
+            out.print(front_table(opened))
 
 
 @app.command()

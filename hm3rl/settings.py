@@ -46,7 +46,8 @@ class TaskSettings:
     """One task, that is one objective.
 
     Attributes:
-        kind: `translation`, `math` or `code` (the tiny zoo's own), `jsonl` or `lm_eval`.
+        kind: `translation`, `math`, `code`, `sorting` or `reversal` (the tiny zoo's own), `jsonl`,
+            `lm_eval`, or `path_length`: no task, but an objective to be minimised.
         path: File with one JSON object a line (prompt, reference, optionally tests), for `jsonl`.
         lm_eval: Name of a task of the lm-evaluation-harness, or path of a YAML task, for `lm_eval`.
         metric: `exact_match` (if empty), `chrf` or `pass_at_1`, for `jsonl`; a metric of the task,
@@ -55,6 +56,7 @@ class TaskSettings:
         chat_template: Whether prompts go through the tokenizer's chat template, for `jsonl`.
         search_items: Items of the search split that are used; 0 takes the task's own number.
         test_items: Items of the test split that are used; 0 takes the task's own number.
+        worst: For `path_length`, layers at which a path is worth nothing; 0: twice the sources'.
     """
 
     kind: str = MISSING
@@ -65,6 +67,7 @@ class TaskSettings:
     chat_template: bool = False
     search_items: int = 0
     test_items: int = 0
+    worst: float = 0.0
 
 
 @dataclass

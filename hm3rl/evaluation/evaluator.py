@@ -12,6 +12,7 @@ from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.base import Backend
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.conditions import scored_suite
+from hm3rl.evaluation.costs import Minimised, PathLength, minimised, objectives, with_costs
 from hm3rl.evaluation.fidelity import Fidelity
 from hm3rl.evaluation.result import FULL, Evaluation
 from hm3rl.evaluation.round import Round, Scored, Totals
@@ -27,10 +28,11 @@ class Evaluator:
 
     Args:
         members: The sources and merged members that candidates are made of.
-        tasks: The tasks, in the order of all score vectors.
+        tasks: The tasks, in the order of all score vectors (costs take their places among them).
         store: Where evaluations are kept.
         batch_size: Most items in one forward pass, for the backend in this process.
         backend: What computes; None: this process.
+        costs: Objectives beside the tasks that need no model, by ascending place.
 
     Raises:
         InputError: The tasks cannot be scored.
@@ -43,10 +45,12 @@ class Evaluator:
         store: EvaluationStore,
         batch_size: int = 256,
         backend: Backend | None = None,
+        costs: Sequence[PathLength] = (),
     ) -> None:
         self.members = members
         self.pool = members.pool
         self.tasks = check_tasks(tasks)
+        self.costs = tuple(costs)
         self.store = store
         if backend is None:
             backend = InProcessBackend(members, self.tasks, batch_size)
@@ -57,8 +61,13 @@ class Evaluator:
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """Names of the tasks."""
-        return tuple(task.name for task in self.tasks)
+        """Names of the tasks and costs, in the order of all score vectors."""
+        return objectives(self.tasks, self.costs)
+
+    @property
+    def minimised(self) -> dict[str, Minimised]:
+        """The objectives to be minimised, and how their utilities read as costs."""
+        return minimised(self.tasks, self.costs)
 
     def key(self, candidate: Candidate) -> str:
         """Content hash of a candidate."""
@@ -137,7 +146,8 @@ class Evaluator:
         current = Round(
             self.store, self.backend, self.totals, condition, self.items(split, asked), secondary
         )
-        yield from current.stream(keys, candidates)
+        for candidate, one in zip(candidates, current.stream(keys, candidates), strict=True):
+            yield Scored(with_costs(one.evaluation, candidate, self.costs), one.cached)
 
     def close(self) -> None:
         """Give back what the backend holds (processes); the store stays open."""

@@ -87,7 +87,10 @@ class ByHypervolume:
         points = []
         for key in front:
             scores = problem.evaluation(key).per_item
-            means = [scores[task][list(asked[task])].mean() for task in problem.objectives]
+            means = [
+                scores[name][list(asked[name])].mean() if name in asked else scores[name].mean()
+                for name in problem.objectives
+            ]
             points.append(np.array(means) / problem.z_star)
         left = list(range(len(vectors)))
         order: list[int] = []

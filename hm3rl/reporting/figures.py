@@ -37,6 +37,7 @@ def plot_front(
     front_keys: Sequence[str],
     sources: Mapping[str, Sequence[float]],
     target: Path,
+    labels: Mapping[str, str] | None = None,
 ) -> None:
     """All candidates of a run in every pair of objectives, the front and the sources marked.
 
@@ -46,7 +47,9 @@ def plot_front(
         front_keys: Keys of the non-dominated candidates.
         sources: Raw scores of each expert, by name.
         target: PNG file to write.
+        labels: Other labels for the axes of some objectives.
     """
+    names = [(labels or {}).get(name, name) for name in objectives]
     pairs = list(combinations(range(len(objectives)), 2)) or [(0, 0)]
     columns = min(3, len(pairs))
     lines = -(-len(pairs) // columns)
@@ -68,8 +71,8 @@ def plot_front(
                 ha="right" if left else "left",
                 fontsize=8,
             )
-        axis.set_xlabel(f"{objectives[i]} (search split)")
-        axis.set_ylabel(objectives[j])
+        axis.set_xlabel(f"{names[i]} (search split)")
+        axis.set_ylabel(names[j])
         axis.set_xlim(-0.03, 1.05)
         axis.set_ylim(-0.03, 1.08)
     for axis in list(grid.flat)[len(pairs) :]:

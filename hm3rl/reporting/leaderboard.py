@@ -9,16 +9,43 @@ from rich.table import Table
 
 from hm3rl.runs import RunFolder, write_text
 
+Minimised = Mapping[str, Mapping[str, Any]]
+"""`minimised` of summary.json: the worst cost and its unit, by objective to be minimised."""
 
-def short_score(score: str, error: str) -> str:
+
+def short_score(score: float, error: float) -> str:
     """A score and its standard error in eight columns: `0.66±.03`."""
-    return f"{float(score):.2f}±" + f"{float(error):.2f}".removeprefix("0")
+    return f"{score:.2f}±" + f"{error:.2f}".removeprefix("0")
+
+
+def heading(name: str, minimised: Minimised) -> str:
+    """An objective as a column is headed; `↓` marks one to be minimised."""
+    return f"{name} ↓" if name in minimised else name
+
+
+def cost_or_score(name: str, utility: float, minimised: Minimised) -> float:
+    """What a reader is shown: the score, or the cost behind the utility 1 - cost / worst."""
+    return minimised[name]["worst"] * (1.0 - utility) if name in minimised else utility
+
+
+def cost_or_error(name: str, error: float, minimised: Minimised) -> float:
+    """The standard error of what is shown."""
+    return minimised[name]["worst"] * error if name in minimised else error
+
+
+def definition(name: str, minimised: Minimised) -> str:
+    """An objective as its utility is defined: `length: 1 - layers / 16`, or just its name."""
+    if name not in minimised:
+        return name
+    unit, worst = minimised[name]["unit"], minimised[name]["worst"]
+    return f"{name}: 1 - {unit or 'error'}" + (f" / {worst:g}" if worst != 1 else "")
 
 
 def rich_table(
     rows: Sequence[Mapping[str, str]],
     objectives: Sequence[str],
     sources: Mapping[str, Mapping[str, Sequence[float]]],
+    minimised: Minimised | None = None,
 ) -> Table:
     """The front on both splits, scores ± standard error, the experts below for comparison.
 
@@ -26,27 +53,46 @@ def rich_table(
         rows: Rows of front.csv.
         objectives: The tasks.
         sources: Scores of each expert by split ("search", "test").
+        minimised: Objectives to be minimised, shown as costs.
 
     Returns:
-        A table that fits 80 columns with up to three tasks.
+        A table that fits 80 columns with up to five objectives; with more than three, standard
+        errors are left to leaderboard.md and long names are folded.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("model", no_wrap=True)
+    turned = minimised or {}
+    narrow = len(objectives) > 3
     for split in ("search", "test"):
         for task in objectives:
-            table.add_column(f"{split}\n{task}", justify="right", no_wrap=True)
+            name = f"{split}\n{heading(task, turned)}"
+            table.add_column(name, justify="right", no_wrap=not narrow, overflow="fold")
     for row in rows:
         cells = [row["name"] + ("" if row["on_test_front"] == "1" else " ·")]
         for split in ("search", "test"):
-            cells += [short_score(row[f"{split}_{t}"], row[f"{split}_{t}_se"]) for t in objectives]
+            shown = [_shown(row, split, task, turned) for task in objectives]
+            cells += [
+                f"{score:.2f}" if narrow else short_score(score, error) for score, error in shown
+            ]
         table.add_row(*cells)
     table.add_section()
     for name, splits in sources.items():
         cells = [name]
         for split in ("search", "test"):
-            cells += [f"{value:.2f}" for value in splits[split]]
+            cells += [
+                f"{cost_or_score(task, value, turned):.2f}"
+                for task, value in zip(objectives, splits[split], strict=True)
+            ]
         table.add_row(*cells, style="dim")
     return table
+
+
+def _shown(
+    row: Mapping[str, str], split: str, task: str, minimised: Minimised
+) -> tuple[float, float]:
+    """A score or cost of a row of front.csv and its standard error."""
+    value, error = float(row[f"{split}_{task}"]), float(row[f"{split}_{task}_se"])
+    return cost_or_score(task, value, minimised), cost_or_error(task, error, minimised)
 
 
 def write_leaderboard(
@@ -65,6 +111,7 @@ def write_leaderboard(
     """
     tasks = list(summary["objectives"])
     volumes = summary["hypervolume"]
+    minimised: Minimised = summary.get("minimised", {})
     lines = [
         f"# {summary['name']}: {summary['searcher']}, seed {summary['seed']}",
         "",
@@ -74,21 +121,29 @@ def write_leaderboard(
         f"the experts alone {volumes['sources_search']:.4f} (search).",
         "The front was chosen on the search split; `·` marks models that another one dominates on "
         "the test split. ± is one standard error.",
+        *(
+            f"`↓` is minimised and shown as it is; its utility is {definition(name, minimised)}."
+            for name in minimised
+        ),
         "",
         "| model | "
-        + " | ".join(f"{s} {t}" for s in ("search", "test") for t in tasks)
+        + " | ".join(f"{s} {heading(t, minimised)}" for s in ("search", "test") for t in tasks)
         + " | path |",
         "|---|" + "---:|" * (2 * len(tasks)) + "---|",
     ]
     for row in rows:
         cells = [
-            f"{float(row[f'{s}_{t}']):.3f} ± {float(row[f'{s}_{t}_se']):.3f}"
+            "{:.3f} ± {:.3f}".format(*_shown(row, s, t, minimised))
             for s in ("search", "test")
             for t in tasks
         ]
         mark = "" if row["on_test_front"] == "1" else " ·"
         lines.append(f"| {row['name']}{mark} | " + " | ".join(cells) + f" | `{row['path']}` |")
     for name, splits in sources.items():
-        cells = [f"{value:.3f}" for s in ("search", "test") for value in splits[s]]
+        cells = [
+            f"{cost_or_score(task, value, minimised):.3f}"
+            for s in ("search", "test")
+            for task, value in zip(tasks, splits[s], strict=True)
+        ]
         lines.append(f"| *{name}* | " + " | ".join(cells) + " | expert |")
     write_text(folder.leaderboard, "\n".join(lines) + "\n")

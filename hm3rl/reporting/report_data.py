@@ -11,6 +11,7 @@ from typing import Any
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.reporting.leaderboard import definition
 from hm3rl.runs import RunFolder
 
 ERROR_CHARACTERS = 4000
@@ -85,7 +86,7 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         for line in archive
         for name, recipe in line["candidate"]["recipes"].items()
     }
-    volumes = summary["hypervolume"]
+    volumes, minimised = summary["hypervolume"], summary.get("minimised", {})
     return {
         "folder": str(folder.path),
         "name": summary["name"],
@@ -96,6 +97,7 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "objectives": objectives,
         "hypervolume": {k: volumes[k] for k in ("search", "test", "sources_search")},
         "z_star": summary["z_star"],
+        "utilities": [definition(name, minimised) for name in minimised],
         "sources": summary["sources"],
         "seconds": summary["seconds"],
         "command": environment["command"],
@@ -110,12 +112,21 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
 def recipe_text(recipe: Mapping[str, Any]) -> str:
     """A merge recipe in one line: the operator, the weights, then whatever else was set."""
     parts = [str(recipe["operator"])]
-    parts += [f"{expert} {weight:.2f}" for expert, weight in recipe["weights"].items()]
+    parts += [f"{expert} {_anchors(weight)}" for expert, weight in recipe["weights"].items()]
     for name, value in recipe.items():
         if name in ("operator", "weights") or not value or (name, value) == ("density", 1.0):
             continue
-        parts.append(f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}")
+        parts.append(f"{name} {_anchors(value)}")
     return ", ".join(parts)
+
+
+def _anchors(value: Any) -> str:
+    """A number, or one that varies: its anchors over the depth, by block where they differ."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {_anchors(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "/".join(_anchors(part) for part in value)
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

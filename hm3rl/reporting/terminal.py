@@ -36,7 +36,7 @@ def print_search(console: Console, result: SearchResult) -> None:
     run = FinishedRun(result.folder.path)
     summary = run.summary
     volumes, spent = summary["hypervolume"], summary["seconds"]
-    console.print(rich_table(run.front_rows(), run.objectives, summary["sources"]))
+    console.print(front_table(run))
     console.print(
         f"\nhypervolume of f / z*, reference 0: {volumes['search']:.3f} search, "
         f"{volumes['test']:.3f} test; the experts alone {volumes['sources_search']:.3f}\n"
@@ -57,6 +57,12 @@ def print_search(console: Console, result: SearchResult) -> None:
     console.print(
         f"next: hm3rl pick {path} --prefer {first} --export my-model", markup=False, soft_wrap=True
     )
+
+
+def front_table(run: FinishedRun) -> Table:
+    """The front of a run as a table; see `rich_table`."""
+    minimised = run.summary.get("minimised", {})
+    return rich_table(run.front_rows(), run.objectives, run.summary["sources"], minimised)
 
 
 def print_sweep(console: Console, folder: Path) -> None:

@@ -19,6 +19,7 @@ from hm3rl.agents.options import check_options
 from hm3rl.agents.transfer import agent_file
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.in_process import InProcessBackend
+from hm3rl.evaluation.costs import build_costs
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.sharing import JOINS, Sharing
@@ -40,7 +41,7 @@ from hm3rl.search.random_search import RandomSearch
 from hm3rl.settings import RunSettings
 from hm3rl.settings_baselines import SPACES
 from hm3rl.tasks.base import Task
-from hm3rl.tasks.build import build_tasks
+from hm3rl.tasks.build import PATH_LENGTH, build_tasks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -165,6 +166,12 @@ def path_limits(settings: RunSettings, members: MemberSet) -> PathLimits:
             f"paths.min_length={low} and paths.max_length={high} with same-depth paths, which have "
             f"{depth} layers",
             "use paths=any, or leave the lengths at 0",
+        )
+    counted = [name for name, task in settings.tasks.items() if task.kind == PATH_LENGTH]
+    if counted and low == high:
+        raise InputError(
+            f"the objective {counted[0]} minimises path length, and all paths have {low} layers",
+            "use paths=any with paths.min_length below paths.max_length, or drop the objective",
         )
     if low > high:
         raise InputError(
@@ -305,8 +312,9 @@ def build_evaluator(
 ) -> Evaluator:
     """The evaluator of a configuration, with the backend it asks for."""
     local = _scoring_backend(settings, members, tasks)
+    costs = build_costs(settings.tasks, members.pool.num_layers)
     if settings.evaluation.backend == "in_process":
-        return Evaluator(members, tasks, store, backend=local)
+        return Evaluator(members, tasks, store, backend=local, costs=costs)
     # Imported here: a second that a run without Ray need not pay.
     from hm3rl.evaluation.backends.ray_pool import RayBackend
 
@@ -317,7 +325,7 @@ def build_evaluator(
         settings.threads,
         settings.evaluation.ray_address,
     )
-    return Evaluator(members, tasks, store, backend=pool)
+    return Evaluator(members, tasks, store, backend=pool, costs=costs)
 
 
 def load_scoring_backend(settings: RunSettings) -> InProcessBackend:

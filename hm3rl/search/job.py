@@ -314,6 +314,11 @@ def summarise(
             "normalisation": "f / z*, z* = best source expert on each task, same split",
             "reference": 0.0,
         },
+        # Their scores are utilities, 1 - cost / worst (hm3rl.evaluation.costs).
+        "minimised": {
+            name: {"worst": found.worst, "unit": found.unit}
+            for name, found in problem.evaluator.minimised.items()
+        },
         "z_star": {
             "search": [float(z) for z in problem.z_star],
             "test": [float(z) for z in test.z_star],

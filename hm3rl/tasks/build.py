@@ -15,10 +15,14 @@ from hm3rl.tasks.harness import HarnessTask
 from hm3rl.tasks.jsonl import JsonlTask
 from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.sandbox import SandboxPool
+from hm3rl.tasks.sequences import ReversalTask, SortingTask
 from hm3rl.tasks.suite import check_tasks
 from hm3rl.tasks.translation import TranslationTask
 
 JSONL_MAX_NEW_TOKENS = 64
+
+PATH_LENGTH = "path_length"
+"""Kind of an objective that is no task: no model is run for it (`hm3rl.evaluation.costs`)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ TASK_KINDS: dict[str, TaskFactory] = {
     "translation": _zoo(lambda settings, _: TranslationTask(**_sizes(settings))),
     "math": _zoo(lambda settings, _: MathTask(**_sizes(settings))),
     "code": _zoo(lambda settings, tools: CodeTask(tools.runner, **_sizes(settings))),
+    "sorting": _zoo(lambda settings, _: SortingTask(**_sizes(settings))),
+    "reversal": _zoo(lambda settings, _: ReversalTask(**_sizes(settings))),
     "jsonl": _jsonl,
     "lm_eval": _harness,
 }
@@ -122,7 +128,7 @@ def build_tasks(
         tokenizer: The models' tokenizer, for chat templates.
 
     Returns:
-        The tasks, in that order.
+        The tasks, in that order, without objectives of the kind `PATH_LENGTH`.
 
     Raises:
         InputError: Unknown kind, bad file, or too few items.
@@ -133,10 +139,12 @@ def build_tasks(
     tools = TaskTools(tokenizer, runner)
     built: list[Task] = []
     for name, settings in tasks.items():
+        if settings.kind == PATH_LENGTH:
+            continue
         if settings.kind not in TASK_KINDS:
             raise InputError(
                 f"tasks.{name}.kind: unknown kind of task {settings.kind!r}",
-                f"one of {', '.join(TASK_KINDS)}",
+                f"one of {', '.join((*TASK_KINDS, PATH_LENGTH))}",
             )
         for key in ("max_new_tokens", "search_items", "test_items"):
             if getattr(settings, key) < 0:

@@ -36,6 +36,12 @@ def test_a_recipe_is_told_by_what_was_set():
     assert text == "ties, math 0.25, code 0.75, density 0.40, scale 1.50"
 
 
+def test_weights_that_vary_over_the_depth_are_shown_by_their_anchors():
+    weights = {"math": [0.1, 0.25], "code": {"attention": [0.5], "mlp": [1.0, 0.0]}}
+    text = recipe_text({"operator": "dare_ties", "weights": weights, "seed": 3})
+    assert text == "dare_ties, math 0.10/0.25, code attention 0.50 mlp 1.00/0.00, seed 3"
+
+
 def test_a_folder_of_runs_gives_its_finished_runs(tmp_path: Path, finished: FinishedRun):
     for name in ("b", "a"):
         shutil.copytree(finished.folder.path, tmp_path / "sweep" / name)

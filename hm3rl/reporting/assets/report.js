@@ -245,7 +245,8 @@ function drawRuns() {
   byId("run-table").replaceChildren(head, make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((t) => make("td", { textContent: t }))))));
   const best = tasks.map((t, k) => `${t} ${fixed(runs[0].z_star.search[k])}`).join(", ");
   byId("run-note").textContent = "HV: hypervolume of f / z* with reference 0; z* is the best expert on each task of the same split " +
-    `(search split of ${label(runs[0])}: ${best}). The front is chosen on the search split and scored again on the test split.`;
+    `(search split of ${label(runs[0])}: ${best}). The front is chosen on the search split and scored again on the test split.` +
+    (runs[0].utilities.length ? ` Minimised objectives are shown as utilities: ${runs[0].utilities.join(", ")}.` : "");
   byId("title").textContent = runs.length === 1 ? `${runs[0].name}: ${runs[0].searcher}, seed ${runs[0].seed}` : `${runs.length} runs compared`;
   byId("subtitle").textContent = runs.length === 1
     ? `${runs[0].charged} evaluations, hypervolume ${fixed(runs[0].hypervolume.search)} on the search split and ${fixed(runs[0].hypervolume.test)} on the test split`
