@@ -34,7 +34,6 @@ import select
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -45,12 +44,15 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from hm3rl.errors import HM3Error
+from hm3rl.tasks.scratch import ScratchFolder
 
 Tests = tuple[tuple[str, str], ...]
 
 WORKER = Path(__file__).with_name("sandbox_worker.py")
 MECHANISMS = ("namespaces", "landlock", "seccomp")
 """What is asked of the kernel."""
+PREFIX = "hm3rl-programs-"
+"""Names of the workers' folders begin with it."""
 NOT_LOCKED = 3
 """A worker ends with this status if it could not lock up a program."""
 DEFAULT_SECONDS, DEFAULT_MEMORY_MB = 1.0, 512
@@ -166,7 +168,7 @@ class _Worker:
         return said.decode(errors="replace").strip()
 
 
-def _close(workers: list[_Worker], folder: tempfile.TemporaryDirectory[str]) -> None:
+def _close(workers: list[_Worker], folder: ScratchFolder) -> None:
     while workers:
         workers.pop().kill()
     folder.cleanup()
@@ -210,7 +212,7 @@ class SandboxPool:
         self._idle: SimpleQueue[_Worker | None] = SimpleQueue()
         for _ in range(workers):
             self._idle.put(None)
-        self._folder = tempfile.TemporaryDirectory(prefix="hm3rl-sandbox-")
+        self._folder = ScratchFolder(PREFIX)
         self._alive: list[_Worker] = []
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, _close, self._alive, self._folder)

@@ -126,8 +126,9 @@ def test_hm3rl_merge_holds_neither_its_sources_nor_its_result(tiny_pool_dir, tmp
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     written = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors"))
     assert written > 50 * 2**20
-    # A shard, the statistics and work of the merge, and the pass of the reload check.
-    assert int(done.stdout.splitlines()[-1]) < 0.8 * written
+    # A shard, the statistics and work of the merge, and the pass of the reload check: 40 MiB here,
+    # 86 where the result is held.
+    assert int(done.stdout.splitlines()[-1]) < 1.2 * written
     assert verify_record(tmp_path / "out")["dtype"] == "bfloat16"
 
 
