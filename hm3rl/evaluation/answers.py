@@ -102,6 +102,10 @@ class _Part:
     batch: Batch
     todo: list[int]
 
+    def size(self) -> float:
+        """Tokens of the batch, padding included."""
+        return self.batch.input_ids.numel()
+
     def halves(self) -> tuple[_Part, _Part]:
         """Split the batch; see `Batch.halves`."""
         first, second = self.batch.halves()
@@ -138,7 +142,8 @@ class _Answering:
         """Answer everything."""
         for batch in self.request.batches:
             todo = [number for number in range(len(self.stacks)) if number not in self.failures]
-            in_memory(self._pass, _Part(batch, todo), _Part.halves)
+            part = _Part(batch, todo)
+            in_memory(self._pass, part, _Part.halves, _Part.size, self.sharing.too_long_a_pass)
         self._flush()
         for number, item in sorted(self._alone):
             in_memory(self._answer_alone, (number, item), _indivisible)
@@ -235,7 +240,7 @@ class _Answering:
         rows = [some for some in self._waiting if some.stack not in self.failures]
         self._waiting.clear()
         if rows:
-            in_memory(self._decode, rows, _halves)
+            in_memory(self._decode, rows, _halves, _decoded, self.sharing.too_much_decoding)
         self._shared_bytes.clear()
         self._own_bytes = 0.0
 
@@ -274,6 +279,11 @@ class _Answering:
                 raise
             self.failures[number] = traceback.format_exc()
         self.sharing.work.alone += 1
+
+
+def _decoded(rows: list[Waiting]) -> float:
+    """Tokens whose states decoding starts from."""
+    return float(sum(int(some.lengths.sum()) for some in rows))
 
 
 def _halves(rows: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:

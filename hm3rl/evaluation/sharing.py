@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hm3rl.errors import InputError
-from hm3rl.evaluation.memory import is_out_of_memory
+from hm3rl.evaluation.memory import TooMuch, is_out_of_memory
 from hm3rl.evaluation.requests import Batch, batch_tokens
 from hm3rl.evaluation.stack import Call, Kept, Kind, Stack, States, listen_to_all
 from hm3rl.evaluation.trie import Node, trie
@@ -64,11 +64,15 @@ class Sharing:
         join: "never", "exact", or "always": quicker on a GPU, whose kernels depend on sizes;
             scores are the same, likelihoods up to the numerical error.
         work: What has been computed so far.
+        too_long_a_pass: Tokens of a batch that did not fit into memory; such are halved at once.
+        too_much_decoding: The same of tokens that decoding started from.
     """
 
     activation_bytes: int = 2**28
     join: str = "exact"
     work: Work = field(default_factory=Work)
+    too_long_a_pass: TooMuch = field(default_factory=TooMuch)
+    too_much_decoding: TooMuch = field(default_factory=TooMuch)
     _same: dict[Hashable, bool] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
