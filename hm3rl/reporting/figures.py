@@ -70,6 +70,9 @@ def plot_front(
                 xytext=(-6 if left else 6, 6),
                 ha="right" if left else "left",
                 fontsize=8,
+                # A name may lie over a crowd of points.
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
+                zorder=5,
             )
         axis.set_xlabel(f"{names[i]} (search split)")
         axis.set_ylabel(names[j])

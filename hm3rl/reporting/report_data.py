@@ -116,7 +116,7 @@ def recipe_text(recipe: Mapping[str, Any]) -> str:
     for name, value in recipe.items():
         if name in ("operator", "weights") or not value or (name, value) == ("density", 1.0):
             continue
-        parts.append(f"{name} {_anchors(value)}")
+        parts.append(name if value is True else f"{name} {_anchors(value)}")
     return ", ".join(parts)
 
 

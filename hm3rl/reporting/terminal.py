@@ -38,8 +38,8 @@ def print_search(console: Console, result: SearchResult) -> None:
     volumes, spent = summary["hypervolume"], summary["seconds"]
     console.print(front_table(run))
     console.print(
-        f"\nhypervolume of f / z*, reference 0: {volumes['search']:.3f} search, "
-        f"{volumes['test']:.3f} test; the experts alone {volumes['sources_search']:.3f}\n"
+        f"\nhypervolume (f / z*, reference 0): {volumes['search']:.3f} search, "
+        f"{volumes['test']:.3f} test; experts {volumes['sources_search']:.3f}\n"
         f"{summary['charged']} evaluations in {spent['search']:.0f} s (models "
         f"{spent['model']:.0f} s, programs {spent['programs']:.0f} s, agent "
         f"{spent['agent']:.0f} s); {summary['failed']} failed\n",

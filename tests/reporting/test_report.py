@@ -32,6 +32,7 @@ def test_the_data_are_those_of_the_run_folder(finished: FinishedRun):
 
 def test_a_recipe_is_told_by_what_was_set():
     recipe = {"operator": "ties", "weights": {"math": 0.25, "code": 0.75}, "density": 0.4}
+    assert recipe_text(recipe | {"normalise": True}).endswith(", normalise")
     text = recipe_text(recipe | {"scale": 1.5, "seed": 0, "normalise": False})
     assert text == "ties, math 0.25, code 0.75, density 0.40, scale 1.50"
 
