@@ -16,6 +16,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 PHASE_STYLE = {
     "parameter": ("#0072b2", "s"),
@@ -71,7 +72,7 @@ def plot_front(
                 ha="right" if left else "left",
                 fontsize=8,
                 # A name may lie over a crowd of points.
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 zorder=5,
             )
         axis.set_xlabel(f"{names[i]} (search split)")
