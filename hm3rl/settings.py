@@ -13,7 +13,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from hm3rl.errors import InputError
-from hm3rl.settings_baselines import CmaEsSettings, EvolutionSettings
+from hm3rl.settings_baselines import (
+    CmaEsSettings,
+    DepthWiseSettings,
+    EvolutionSettings,
+    RMMSettings,
+)
 
 
 @dataclass
@@ -167,22 +172,30 @@ class SearchSettings:
 
     Attributes:
         name: `hm3`, its ablations `parameter_only`, `architecture_only` and `no_offline`, or a
-            competitor: `random`, `grid`, `nsga2`, `nsga3`, `de`, `cmaes`.
+            competitor: `random`, `grid`, `nsga2`, `nsga3`, `de`, `cmaes`, `rmm`,
+            `depth_wise`.
         space: What the vectors of nsga2 and nsga3 stand for: `parameters` (merge recipes).
-        parameter_share: Share of the budget for the parameter level (HM3).
+        levels: What competitors over paths stitch: `both` (HM3's parameter level comes first, with
+            its share, and the best merged models join the experts) or `paths` (sources alone).
+        parameter_share: Share of the budget for the parameter level (HM3, levels=both).
         offline_share: Share of the budget for the offline phase (HM3); the rest is online.
         parameter: The parameter level.
         evolution: nsga2, nsga3 and de.
         cmaes: cmaes.
+        rmm: rmm.
+        depth_wise: depth_wise.
     """
 
     name: str = "hm3"
     space: str = "parameters"
+    levels: str = "both"
     parameter_share: float = 0.4
     offline_share: float = 0.2
     parameter: ParameterSettings = field(default_factory=ParameterSettings)
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
     cmaes: CmaEsSettings = field(default_factory=CmaEsSettings)
+    rmm: RMMSettings = field(default_factory=RMMSettings)
+    depth_wise: DepthWiseSettings = field(default_factory=DepthWiseSettings)
 
 
 @dataclass

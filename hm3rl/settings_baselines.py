@@ -31,3 +31,56 @@ class CmaEsSettings:
 
     groups: int = 2
     generations: int = 2
+
+
+LEVELS = ("both", "paths")
+"""Values of `search.levels`: what a competitor over paths may stitch."""
+
+
+@dataclass
+class RMMSettings:
+    """Reinforced model merging: PPO on a cursor's moves.
+
+    Attributes:
+        preferences: 0: one agent that is shown a preference drawn for each episode; 1: equal
+            weights, the paper's mean; N > 1: N agents in turn, each for a preference of its own.
+        episodes: Episodes side by side, from which one update learns.
+        epochs: PPO epochs for one update.
+        learning_rate: PPO's step size.
+        clip_range: PPO's clip.
+        entropy: PPO's entropy bonus.
+        gamma: Discount for each step of the cursor.
+        hidden: Width of both layers of actor and critic.
+    """
+
+    preferences: int = 0
+    episodes: int = 4
+    epochs: int = 40
+    learning_rate: float = 3e-4
+    clip_range: float = 0.2
+    entropy: float = 1e-4
+    gamma: float = 0.99
+    hidden: int = 64
+
+
+@dataclass
+class DepthWiseSettings:
+    """Depth-wise integration: brackets of successive halving proposed by a random forest.
+
+    Attributes:
+        starters: Candidates that enter a bracket.
+        eta: One of so many goes on from a rung, and is asked so many times the items.
+        rungs: Fidelities of a bracket, the last of which is all items.
+        warm_up: Candidates scored before the forest proposes; until then all are random.
+        random_share: Share of random candidates afterwards (SMAC's for several fidelities).
+        proposals: Candidates among which the forest chooses a bracket's, half random, half local.
+        elites: Best candidates under each preference around which the local ones are sought.
+    """
+
+    starters: int = 9
+    eta: int = 3
+    rungs: int = 3
+    warm_up: int = 10
+    random_share: float = 0.2
+    proposals: int = 400
+    elites: int = 3

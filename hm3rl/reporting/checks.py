@@ -16,11 +16,11 @@ from hm3rl.merging.task_vectors import DEFAULT_LIMIT
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths.members import DEFAULT_CACHE_BYTES
 from hm3rl.search.build import (
-    STITCHING,
     build_members,
     check_settings,
     load_pool,
     path_limits,
+    stitches,
 )
 from hm3rl.settings import RunSettings
 from hm3rl.tasks.base import Split
@@ -137,7 +137,7 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     """
     check_settings(settings)
     pool = load_pool(settings)
-    if settings.search.name not in STITCHING:
+    if not stitches(settings):
         pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
     members = build_members(settings, pool, tasks)

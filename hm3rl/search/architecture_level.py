@@ -20,24 +20,29 @@ from hm3rl.paths.layer_path import LayerPath
 DESCRIPTOR_SEED = 0
 
 
-def path_space(problem: MergeProblem, names: Sequence[str]) -> PathSpace:
+def path_space(problem: MergeProblem, names: Sequence[str], describe: bool = True) -> PathSpace:
     """Describe to the agent what it may choose from.
 
     Args:
         problem: Its members include `names`.
         names: Members offered, in a fixed order.
+        describe: Whether layers get descriptors; a method without networks that read them saves
+            the time, and the merging of members whose weights are not in memory.
 
     Returns:
         Members, legal successions, the context features of each member and the descriptor of each
         layer.
     """
     members = problem.members
+    deepest = max(members.num_layers(name) for name in names)
     return PathSpace(
         members=tuple(names),
         num_layers=tuple(members.num_layers(name) for name in names),
         limits=problem.limits,
         context=np.stack([members.recipe_features(name) for name in names]),
-        descriptors=layer_descriptors(members, names, seed=DESCRIPTOR_SEED),
+        descriptors=layer_descriptors(members, names, seed=DESCRIPTOR_SEED)
+        if describe
+        else np.zeros((len(names), deepest, 0), np.float32),
         can_follow=np.array([[members.can_follow(a, b) for b in names] for a in names]),
     )
 

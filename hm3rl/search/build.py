@@ -39,7 +39,7 @@ from hm3rl.search.hm3 import HM3
 from hm3rl.search.parameter_only import ParameterOnly
 from hm3rl.search.random_search import RandomSearch
 from hm3rl.settings import RunSettings
-from hm3rl.settings_baselines import SPACES
+from hm3rl.settings_baselines import LEVELS, SPACES
 from hm3rl.tasks.base import Task
 from hm3rl.tasks.build import PATH_LENGTH, build_tasks
 
@@ -70,6 +70,8 @@ SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
     "de": _competitor("differential_evolution", "DifferentialEvolution"),
     "cmaes": _competitor("cmaes", "CmaEs"),
     "grid": _competitor("grid", "Grid"),
+    "rmm": _competitor("rmm", "RMM"),
+    "depth_wise": _competitor("depth_wise", "DepthWise"),
 }
 
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -77,6 +79,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "nsga3": ("pymoo",),
     "de": ("pymoo",),
     "cmaes": ("cma",),
+    "depth_wise": ("sklearn",),
 }
 """Packages of the extra `baselines` by searcher; they are imported only when it is built."""
 
@@ -101,8 +104,21 @@ def register_searcher(name: str, factory: Callable[[RunSettings], Searcher]) -> 
     SEARCHERS[name] = factory
 
 
-STITCHING = ("architecture_only",)
-"""Searchers without a parameter level: only they take experts that cannot be merged."""
+STITCHING = ("depth_wise",)
+"""Competitors that merge nothing with `search.levels=paths`."""
+
+
+def stitches(settings: RunSettings) -> bool:
+    """Whether a search merges nothing: only then may experts be of kinds that cannot be merged."""
+    name, levels = settings.search.name, settings.search.levels
+    return name == "architecture_only" or (name in STITCHING and levels == "paths")
+
+
+def offers_base(settings: RunSettings) -> bool:
+    """Whether paths may use the base's layers."""
+    return settings.search.name != "rmm" and (
+        settings.search.name == "architecture_only" or settings.search.levels == "paths"
+    )
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -117,6 +133,7 @@ def _check_ranges(settings: RunSettings) -> None:
         InputError: Names the key, its value and its range.
     """
     parameter, evaluation = settings.search.parameter, settings.evaluation
+    rmm, depth_wise = settings.search.rmm, settings.search.depth_wise
     at_least: dict[str, tuple[float, float]] = {
         "seed": (settings.seed, 0),
         "threads": (settings.threads, 0),
@@ -134,6 +151,16 @@ def _check_ranges(settings: RunSettings) -> None:
         "search.evolution.population": (settings.search.evolution.population, 4),
         "search.cmaes.groups": (settings.search.cmaes.groups, 1),
         "search.cmaes.generations": (settings.search.cmaes.generations, 1),
+        "search.rmm.preferences": (rmm.preferences, 0),
+        "search.rmm.episodes": (rmm.episodes, 1),
+        "search.rmm.epochs": (rmm.epochs, 1),
+        "search.rmm.hidden": (rmm.hidden, 1),
+        "search.depth_wise.starters": (depth_wise.starters, 1),
+        "search.depth_wise.eta": (depth_wise.eta, 2),
+        "search.depth_wise.rungs": (depth_wise.rungs, 1),
+        "search.depth_wise.warm_up": (depth_wise.warm_up, 2),
+        "search.depth_wise.proposals": (depth_wise.proposals, 1),
+        "search.depth_wise.elites": (depth_wise.elites, 1),
         "search.parameter.members": (parameter.members, 1),
         "search.parameter.operators (their number)": (len(parameter.operators), 1),
         "search.parameter.scale_max": (parameter.scale_max, parameter.scale_min),
@@ -143,6 +170,8 @@ def _check_ranges(settings: RunSettings) -> None:
     at_most = {
         "search.parameter.density_max": (parameter.density_max, 1.0),
         "search.parameter.warm_up": (parameter.warm_up, 1.0),
+        "search.rmm.gamma": (rmm.gamma, 1.0),
+        "search.depth_wise.random_share": (depth_wise.random_share, 1.0),
     }
     for key, (value, bound) in at_least.items():
         if not value >= bound:
@@ -178,7 +207,7 @@ def path_limits(settings: RunSettings, members: MemberSet) -> PathLimits:
             f"paths.min_length={low} is above paths.max_length={high}", "give min_length <= max"
         )
     offered = list(pool.expert_names)
-    if settings.search.name == "architecture_only":
+    if offers_base(settings):
         offered.append(pool.base_name)
     if paths.stem != "free" and paths.stem not in offered:
         raise InputError(
@@ -207,6 +236,7 @@ def check_settings(settings: RunSettings) -> None:
             "pip install 'hm3rl[baselines]', or choose another searcher",
         )
     _one_of("search.space", settings.search.space, SPACES)
+    _one_of("search.levels", settings.search.levels, LEVELS)
     _one_of("pool.dtype", settings.pool.dtype, tuple(DTYPES))
     _one_of("pool.architecture", settings.pool.architecture, ARCHITECTURES)
     _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)
@@ -360,7 +390,7 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
     """
     check_settings(settings)
     pool = load_pool(settings)
-    if settings.search.name not in STITCHING:
+    if not stitches(settings):
         pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
     members = build_members(settings, pool, tasks)

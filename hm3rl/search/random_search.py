@@ -15,7 +15,8 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.search.architecture_level import path_scorer, path_space
-from hm3rl.search.parameter_level import ATTEMPTS, BATCH, search_recipes, select_members
+from hm3rl.search.levels import offer_members, phases
+from hm3rl.search.parameter_level import ATTEMPTS, BATCH
 from hm3rl.settings import SearchSettings
 
 
@@ -29,30 +30,23 @@ class RandomSearch:
     """
 
     name = "random"
-    phases = 2
 
     def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
         self.settings = settings
         self.seed = seed
         self.planned = planned
+        self.phases = phases(settings)
         self.agent: MergeAgent | SeparateAgents | None = None
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        planned = min(self.planned or budget, budget)
-        parameter = min(max(round(planned * self.settings.parameter_share), 1), budget - 1)
-        problem.logger.phase("parameter", parameter)
-        recipes = search_recipes(
-            problem, parameter, self.settings.parameter, rng, "parameter", vary=False
-        )
-        chosen = select_members(problem, recipes, self.settings.parameter.members)
-        merged = [problem.members.add(recipe) for recipe in chosen]
-        space = path_space(problem, [*problem.pool.expert_names, *merged])
-        problem.logger.phase("random paths", budget - parameter)
+        names, left = offer_members(problem, self.settings, budget, self.planned, rng, vary=False)
+        space = path_space(problem, names, describe=False)
+        problem.logger.phase("random paths", left)
         score = path_scorer(problem, "random paths")
         known: set[LayerPath] = set()
-        spent = parameter
+        spent = budget - left
         while spent < budget:
             batch: list[LayerPath] = []
             for _ in range(ATTEMPTS):

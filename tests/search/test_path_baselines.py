@@ -1,0 +1,143 @@
+"""What every competitor over paths keeps to, on problems whose scores are a formula."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hm3rl import api
+from hm3rl.errors import InputError
+from hm3rl.paths.limits import PathLimits
+from hm3rl.search.build import SEARCHERS, check_settings, missing_packages
+from hm3rl.search.compose import compose_settings
+from tests.search import test_resume
+from tests.search.formula import decisions
+from tests.search.formula_paths import ANY, DEPTH, path_problem
+
+NAMES = ("rmm", "depth_wise")
+SAME = PathLimits(DEPTH, DEPTH, actions="same_depth")
+BOUNDS = {"same_depth": SAME, "any": ANY}
+
+
+def words(name: str) -> list[str]:
+    """Overrides that select a searcher of `NAMES`."""
+    return [f"search={name}", "search.rmm.epochs=4", "search.depth_wise.proposals=60"]
+
+
+def searcher(name: str, *overrides: str, seed: int = 0):
+    if missing := missing_packages(name):
+        pytest.skip(f"needs {', '.join(missing)}")
+    settings = compose_settings([*words(name), f"seed={seed}", "budget=40", *overrides])
+    check_settings(settings)
+    return SEARCHERS[settings.search.name](settings)
+
+
+@pytest.mark.parametrize("limits", BOUNDS)
+@pytest.mark.parametrize("levels", ["both", "paths"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_budget_is_spent_on_legal_paths(name: str, levels: str, limits: str):
+    problem = path_problem(3, budget=40, limits=BOUNDS[limits])
+    searcher(name, f"search.levels={levels}").search(problem, 30)
+    # What is left of halving is less than the price of one more candidate.
+    assert 29 < problem.charged <= 30
+    # Full evaluations are of distinct candidates; that they are legal the problem itself checks.
+    assert len(problem.archive) - 4 <= 30
+    merged = any(problem.candidate(key).recipes for key in problem.archive.keys)
+    assert merged == (levels == "both" or name == "rmm")
+
+
+@pytest.mark.parametrize("k", [2, 5])
+@pytest.mark.parametrize("name", NAMES)
+def test_any_number_of_objectives_will_do(name: str, k: int):
+    problem = path_problem(k, budget=30)
+    searcher(name).search(problem, 30)
+    assert 29 < problem.charged <= 30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decisions_depend_on_the_seed_alone(name: str):
+    problems = [path_problem(limits=ANY) for _ in range(3)]
+    for problem, seed in zip(problems, (0, 0, 1), strict=True):
+        np.random.seed(problems.index(problem))  # what others draw must not matter
+        searcher(name, seed=seed).search(problem, 30)
+    first, again, other = map(decisions, problems)
+    assert first == again != other
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_candidates_that_fail_are_paid_for_and_do_not_stop_the_search(name: str):
+    def fails(candidate) -> bool:
+        return len(candidate.path.seams) % 2 == 1
+
+    problem = path_problem(fails=fails)
+    searcher(name).search(problem, 40)
+    assert 39 < problem.charged <= 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_small_space_is_exhausted_and_left(name: str):
+    # Two members and a fixed stem: 16 paths, 15 of them new.
+    limits = PathLimits(DEPTH, DEPTH, stem="e0", actions="same_depth")
+    problem = path_problem(1, budget=60, limits=limits)
+    one = ["search.levels=paths", "search.parameter.operators=[task_arithmetic]"]
+    searcher(name, *one).search(problem, 60)
+    # rmm's second member is a merge, whose own path is as new as any other.
+    assert problem.charged == 15
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_beats_random_paths(name: str):
+    def reached(method: str) -> float:
+        found = []
+        for seed in range(2):
+            problem = path_problem(3, budget=80)
+            searcher(method, "search.levels=paths", "search.rmm.epochs=20", seed=seed).search(
+                problem, 80
+            )
+            found.append(problem.archive.hypervolume())
+        return float(np.mean(found))
+
+    assert reached(name) > reached("random")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_ends_as_one_that_went_through(searched, name: str, tmp_path: Path):
+    searcher(name)
+    one = [*words(name), "search.levels=paths"]
+    begun, whole = searched("budget=6", *one), searched("budget=10", *one)
+    run = tmp_path / "run"
+    shutil.copytree(begun.folder.path, run)
+    resumed = api.search(f"resume={run}", "budget=10")
+    assert resumed.summary["resumed"] and resumed.problem.evaluator.totals.hits >= 6
+    assert test_resume.decisions(run) == test_resume.decisions(whole.folder.path)
+
+
+@pytest.mark.parametrize("preferences", [1, 3])
+def test_rmm_trains_one_agent_for_each_preference_if_asked(preferences: int):
+    problem = path_problem(budget=30)
+    searcher("rmm", f"search.rmm.preferences={preferences}").search(problem, 30)
+    assert problem.charged == 30
+
+
+def test_experts_that_cannot_be_merged_may_be_stitched_only():
+    from hm3rl.search.build import stitches
+
+    assert stitches(compose_settings(["search=depth_wise", "search.levels=paths"]))
+    assert not stitches(compose_settings(["search=depth_wise"]))
+    assert not stitches(compose_settings(["search=rmm", "search.levels=paths"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("search.levels=some", "some"),
+        ("search.rmm.episodes=0", "episodes=0"),
+        ("search.depth_wise.eta=1", "eta=1"),
+    ],
+)
+def test_bad_settings_are_named(override: str, named: str):
+    with pytest.raises(InputError, match=named):
+        check_settings(compose_settings([override]))
