@@ -15,6 +15,7 @@ from omegaconf import MISSING
 from hm3rl.errors import InputError
 from hm3rl.settings_baselines import (
     CmaEsSettings,
+    DataFlowSettings,
     DepthWiseSettings,
     EvolutionSettings,
     RMMSettings,
@@ -172,9 +173,10 @@ class SearchSettings:
 
     Attributes:
         name: `hm3`, its ablations `parameter_only`, `architecture_only` and `no_offline`, or a
-            competitor: `random`, `grid`, `nsga2`, `nsga3`, `de`, `cmaes`, `rmm`,
-            `depth_wise`.
-        space: What the vectors of nsga2 and nsga3 stand for: `parameters` (merge recipes).
+            competitor: `random`, `grid`, `nsga2`, `nsga3`, `de`, `cmaes`, `cmaes_dfs`,
+            `rmm`, `depth_wise`.
+        space: What the vectors of nsga2 and nsga3 stand for: `parameters` (merge recipes)
+            or `paths`.
         levels: What competitors over paths stitch: `both` (HM3's parameter level comes first, with
             its share, and the best merged models join the experts) or `paths` (sources alone).
         parameter_share: Share of the budget for the parameter level (HM3, levels=both).
@@ -182,6 +184,7 @@ class SearchSettings:
         parameter: The parameter level.
         evolution: nsga2, nsga3 and de.
         cmaes: cmaes.
+        data_flow: cmaes_dfs.
         rmm: rmm.
         depth_wise: depth_wise.
     """
@@ -194,6 +197,7 @@ class SearchSettings:
     parameter: ParameterSettings = field(default_factory=ParameterSettings)
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
     cmaes: CmaEsSettings = field(default_factory=CmaEsSettings)
+    data_flow: DataFlowSettings = field(default_factory=DataFlowSettings)
     rmm: RMMSettings = field(default_factory=RMMSettings)
     depth_wise: DepthWiseSettings = field(default_factory=DepthWiseSettings)
 

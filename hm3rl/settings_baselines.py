@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SPACES = ("parameters",)
+SPACES = ("parameters", "paths")
 """Values of `search.space`: what the vectors of a general-purpose optimiser stand for."""
 
 
@@ -35,6 +35,19 @@ class CmaEsSettings:
 
 LEVELS = ("both", "paths")
 """Values of `search.levels`: what a competitor over paths may stitch."""
+
+
+@dataclass
+class DataFlowSettings:
+    """CMA-ES in the data flow space: cmaes_dfs.
+
+    Attributes:
+        repetitions: r, how often the sequence of all layers is laid out (not for same-depth paths).
+        generations: Generations under one preference, before the next one's turn.
+    """
+
+    repetitions: int = 3
+    generations: int = 2
 
 
 @dataclass

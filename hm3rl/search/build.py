@@ -70,6 +70,7 @@ SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
     "de": _competitor("differential_evolution", "DifferentialEvolution"),
     "cmaes": _competitor("cmaes", "CmaEs"),
     "grid": _competitor("grid", "Grid"),
+    "cmaes_dfs": _competitor("data_flow", "DataFlow"),
     "rmm": _competitor("rmm", "RMM"),
     "depth_wise": _competitor("depth_wise", "DepthWise"),
 }
@@ -79,6 +80,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "nsga3": ("pymoo",),
     "de": ("pymoo",),
     "cmaes": ("cma",),
+    "cmaes_dfs": ("cma",),
     "depth_wise": ("sklearn",),
 }
 """Packages of the extra `baselines` by searcher; they are imported only when it is built."""
@@ -104,14 +106,18 @@ def register_searcher(name: str, factory: Callable[[RunSettings], Searcher]) -> 
     SEARCHERS[name] = factory
 
 
-STITCHING = ("depth_wise",)
-"""Competitors that merge nothing with `search.levels=paths`."""
+STITCHING = ("nsga2", "nsga3", "cmaes_dfs", "depth_wise")
+"""Competitors that merge nothing with `search.levels=paths` (and `search.space=paths`)."""
 
 
 def stitches(settings: RunSettings) -> bool:
     """Whether a search merges nothing: only then may experts be of kinds that cannot be merged."""
-    name, levels = settings.search.name, settings.search.levels
-    return name == "architecture_only" or (name in STITCHING and levels == "paths")
+    search = settings.search
+    if search.name in ("nsga2", "nsga3") and search.space != "paths":
+        return False
+    return search.name == "architecture_only" or (
+        search.name in STITCHING and search.levels == "paths"
+    )
 
 
 def offers_base(settings: RunSettings) -> bool:
@@ -151,6 +157,8 @@ def _check_ranges(settings: RunSettings) -> None:
         "search.evolution.population": (settings.search.evolution.population, 4),
         "search.cmaes.groups": (settings.search.cmaes.groups, 1),
         "search.cmaes.generations": (settings.search.cmaes.generations, 1),
+        "search.data_flow.repetitions": (settings.search.data_flow.repetitions, 1),
+        "search.data_flow.generations": (settings.search.data_flow.generations, 1),
         "search.rmm.preferences": (rmm.preferences, 0),
         "search.rmm.episodes": (rmm.episodes, 1),
         "search.rmm.epochs": (rmm.epochs, 1),

@@ -25,7 +25,7 @@ def evolve_cma(
     encoding: Encoding,
     generations: int,
     rng: np.random.Generator,
-    start: np.ndarray | None = None,
+    starts: np.ndarray | None = None,
 ) -> None:
     """Run CMA-ES under preferences in turn until the ledger is spent or the space exhausted.
 
@@ -34,11 +34,17 @@ def evolve_cma(
         encoding: Decodes vectors.
         generations: Generations under one preference, at least 1.
         rng: Source of randomness.
-        start: Mean of the first strategy, shape (D,); None: the middle of the box.
+        starts: Vectors which strategies may start from like those they find, shape (S, D); they
+            are charged if this run has not scored them. None: the first strategy starts in the
+            middle of the box.
     """
     span = encoding.upper - encoding.lower
-    first = (encoding.lower + encoding.upper) / 2 if start is None else start
-    vectors, scores = [first], np.zeros((1, len(ledger.problem.objectives)))
+    if starts is None:
+        vectors = [(encoding.lower + encoding.upper) / 2]
+        scores = np.zeros((1, len(ledger.problem.objectives)))
+    else:
+        vectors = list(starts)
+        scores = ledger.score([encoding.decode(vector) for vector in vectors])
     while ledger.left:
         preference = sample_dirichlet(1, scores.shape[1], rng)[0]
         mean = vectors[int(np.argmax(tchebycheff(scores, preference)))]

@@ -17,7 +17,7 @@ from tests.search import test_resume
 from tests.search.formula import decisions
 from tests.search.formula_paths import ANY, DEPTH, path_problem
 
-NAMES = ("rmm", "depth_wise")
+NAMES = ("nsga2_paths", "nsga3_paths", "cmaes_dfs", "rmm", "depth_wise")
 SAME = PathLimits(DEPTH, DEPTH, actions="same_depth")
 BOUNDS = {"same_depth": SAME, "any": ANY}
 
@@ -28,9 +28,9 @@ def words(name: str) -> list[str]:
 
 
 def searcher(name: str, *overrides: str, seed: int = 0):
-    if missing := missing_packages(name):
-        pytest.skip(f"needs {', '.join(missing)}")
     settings = compose_settings([*words(name), f"seed={seed}", "budget=40", *overrides])
+    if missing := missing_packages(settings.search.name):
+        pytest.skip(f"needs {', '.join(missing)}")
     check_settings(settings)
     return SEARCHERS[settings.search.name](settings)
 
@@ -103,7 +103,15 @@ def test_it_beats_random_paths(name: str):
     assert reached(name) > reached("random")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES[:-1])
+def test_more_budget_begins_with_the_same_candidates(name: str):
+    short, long = path_problem(budget=31, limits=ANY), path_problem(budget=40, limits=ANY)
+    for problem in (short, long):
+        searcher(name, "planned_budget=31").search(problem, problem.budget)
+    assert decisions(long)[:31] == decisions(short)
+
+
+@pytest.mark.parametrize("name", NAMES[-2:])
 def test_a_resumed_run_ends_as_one_that_went_through(searched, name: str, tmp_path: Path):
     searcher(name)
     one = [*words(name), "search.levels=paths"]
@@ -125,8 +133,10 @@ def test_rmm_trains_one_agent_for_each_preference_if_asked(preferences: int):
 def test_experts_that_cannot_be_merged_may_be_stitched_only():
     from hm3rl.search.build import stitches
 
-    assert stitches(compose_settings(["search=depth_wise", "search.levels=paths"]))
-    assert not stitches(compose_settings(["search=depth_wise"]))
+    for name in ("depth_wise", "cmaes_dfs", "nsga2_paths"):
+        assert stitches(compose_settings([f"search={name}", "search.levels=paths"]))
+        assert not stitches(compose_settings([f"search={name}"]))
+    assert not stitches(compose_settings(["search=nsga2", "search.levels=paths"]))
     assert not stitches(compose_settings(["search=rmm", "search.levels=paths"]))
 
 
