@@ -106,25 +106,39 @@ def register_searcher(name: str, factory: Callable[[RunSettings], Searcher]) -> 
     SEARCHERS[name] = factory
 
 
-STITCHING = ("nsga2", "nsga3", "cmaes_dfs", "depth_wise")
-"""Competitors that merge nothing with `search.levels=paths` (and `search.space=paths`)."""
+BUILT_IN = frozenset(SEARCHERS)
+
+OVER_PATHS = ("random", "nsga2", "nsga3", "cmaes_dfs", "rmm", "depth_wise")
+"""Competitors that heed `search.levels`; nsga2 and nsga3 with `search.space=paths`."""
 
 
 def stitches(settings: RunSettings) -> bool:
     """Whether a search merges nothing: only then may experts be of kinds that cannot be merged."""
     search = settings.search
-    if search.name in ("nsga2", "nsga3") and search.space != "paths":
-        return False
-    return search.name == "architecture_only" or (
-        search.name in STITCHING and search.levels == "paths"
-    )
+    # RMM's paths go through merges of all experts even without a parameter level.
+    return search.name == "architecture_only" or (search.levels == "paths" and search.name != "rmm")
 
 
-def offers_base(settings: RunSettings) -> bool:
-    """Whether paths may use the base's layers."""
-    return settings.search.name != "rmm" and (
-        settings.search.name == "architecture_only" or settings.search.levels == "paths"
-    )
+def _check_levels(settings: RunSettings) -> None:
+    """Refuse levels and spaces that a searcher would not heed; plugins decide for themselves.
+
+    Raises:
+        InputError: Names the key and what does what was meant.
+    """
+    search = settings.search
+    evolves = search.name in ("nsga2", "nsga3")
+    if search.space == "paths" and search.name in BUILT_IN and not evolves:
+        raise InputError(
+            f"search.space=paths with search.name={search.name}, which has one space only",
+            "leave it out, or choose search=nsga2_paths or nsga3_paths",
+        )
+    over_paths = search.name in OVER_PATHS and (not evolves or search.space == "paths")
+    if search.levels == "paths" and search.name in BUILT_IN and not over_paths:
+        raise InputError(
+            f"search.levels=paths with search.name={search.name}, which it means nothing to",
+            "HM3 over the sources alone is search=architecture_only; nsga2 and nsga3 need "
+            "search.space=paths",
+        )
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -215,7 +229,7 @@ def path_limits(settings: RunSettings, members: MemberSet) -> PathLimits:
             f"paths.min_length={low} is above paths.max_length={high}", "give min_length <= max"
         )
     offered = list(pool.expert_names)
-    if offers_base(settings):
+    if stitches(settings):
         offered.append(pool.base_name)
     if paths.stem != "free" and paths.stem not in offered:
         raise InputError(
@@ -245,6 +259,7 @@ def check_settings(settings: RunSettings) -> None:
         )
     _one_of("search.space", settings.search.space, SPACES)
     _one_of("search.levels", settings.search.levels, LEVELS)
+    _check_levels(settings)
     _one_of("pool.dtype", settings.pool.dtype, tuple(DTYPES))
     _one_of("pool.architecture", settings.pool.architecture, ARCHITECTURES)
     _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)

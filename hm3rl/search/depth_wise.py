@@ -13,8 +13,9 @@ What differs, and why:
 - The forest learns from all candidates, each at its highest fidelity; SMAC takes the highest
   fidelity with enough candidates, of which there would be none for most of a small budget.
 - Halving keeps what adds most to the front's hypervolume on the same items, not the best cost.
-- Members are drawn about one a depth: bits drawn evenly give models half as many times too deep as
-  there are members. Too long a path is never proposed instead of scored zero.
+- Random points have about one layer a depth; bits drawn evenly, as in the paper's code, have M / 2.
+  A path that is too long is not proposed, instead of scored zero. Where nothing is selected the
+  depth is skipped if the limits allow it; the paper's code puts the base's layer there.
 - The paper's scale on each depth's output is left out: a path carries fitted alignments only
   (`paths.alignment`). Its fixed first and last layers are not needed at eight layers.
 - With `search.levels=both` the members include merges; DIS has the sources alone (`paths`).

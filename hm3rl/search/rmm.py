@@ -12,8 +12,8 @@ What differs besides, and why:
   anew for each episode and shown to the networks, so that one agent covers the front. With
   `search.rmm.preferences=1` it is the paper's mean (equal weights); N > 1 trains N agents in turn,
   each for one preference.
-- The paper rewards with a tenth of the data and smooths over episodes. Here all candidates are
-  scored on all items and a path scored before is not scored again, as for every method.
+- The paper rewards on a subset of the data (a tenth in its code's example) and smooths the rewards
+  over episodes. Here every path is scored on all items, and none twice, as for every method.
 - Its members are the fine-tuned models and merges of them with fixed settings (TIES, DARE,
   DARE-TIES). `search.levels=paths` does that, with one equal-weight merge for each operator and the
   middles of the ranges; `both` offers the merged members that HM3's parameter level finds.

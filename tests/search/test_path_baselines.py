@@ -136,7 +136,6 @@ def test_experts_that_cannot_be_merged_may_be_stitched_only():
     for name in ("depth_wise", "cmaes_dfs", "nsga2_paths"):
         assert stitches(compose_settings([f"search={name}", "search.levels=paths"]))
         assert not stitches(compose_settings([f"search={name}"]))
-    assert not stitches(compose_settings(["search=nsga2", "search.levels=paths"]))
     assert not stitches(compose_settings(["search=rmm", "search.levels=paths"]))
 
 
@@ -144,6 +143,8 @@ def test_experts_that_cannot_be_merged_may_be_stitched_only():
     ("override", "named"),
     [
         ("search.levels=some", "some"),
+        ("search.levels=paths", "architecture_only"),
+        ("search.space=paths", "nsga2_paths"),
         ("search.rmm.episodes=0", "episodes=0"),
         ("search.depth_wise.eta=1", "eta=1"),
     ],
