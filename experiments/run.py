@@ -42,7 +42,9 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", choices=[*NAMES, "all"])
-    parser.add_argument("--shrink", action="store_true", help="few items, tiny budgets, two seeds")
+    parser.add_argument(
+        "--shrink", action="store_true", help="few items, tiny budgets, a seed or two"
+    )
     parser.add_argument("--methods", nargs="+", default=[], help="only these rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="instead of the study's")
     parser.add_argument("--budgets", type=int, nargs="+", default=[], help="likewise")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 ZOO_TASKS = ("translation", "math", "code")
 SHRUNK_ITEMS = 24
-SHRUNK_SEEDS = 2
 SHRUNK_BUDGETS = {30: 12, 100: 14, 300: 18, 1000: 22}
 """Budgets of a shrunk run by those of the study; enough for every phase of every method."""
 
@@ -46,8 +45,8 @@ class Variant:
     prefixes: tuple[int, ...] = ()
     tasks: tuple[str, ...] = ZOO_TASKS
 
-    def shrunk(self) -> Variant:
-        """The same in seconds: few items, little training, small budgets, two seeds."""
+    def shrunk(self, seeds: int = 1) -> Variant:
+        """The same in seconds: few items, little training, small budgets, at most `seeds` seeds."""
         items = tuple(
             f"tasks.{task}.{split}_items={SHRUNK_ITEMS}"
             for task in self.tasks
@@ -56,7 +55,7 @@ class Variant:
         return replace(
             self,
             words=(*self.words, *items, *SHRUNK_WORDS),
-            seeds={SHRUNK_BUDGETS[b]: min(count, SHRUNK_SEEDS) for b, count in self.seeds.items()},
+            seeds={SHRUNK_BUDGETS[b]: min(count, seeds) for b, count in self.seeds.items()},
             prefixes=tuple(SHRUNK_BUDGETS[budget] for budget in self.prefixes),
         )
 
@@ -85,12 +84,14 @@ class Study:
         variants: Rows by name.
         write: Writes tables and figures from the finished searches; `write(study, context)`.
         runs: Study whose experiment file and run folders this one shares; empty: its own.
+        shrunk_seeds: Seeds of a shrunk run; its tables have intervals from two on.
     """
 
     name: str
     variants: Mapping[str, Variant]
     write: Callable[[Study, Context], None] = field(repr=False)
     runs: str = ""
+    shrunk_seeds: int = 1
 
     @property
     def experiment(self) -> str:
@@ -99,9 +100,8 @@ class Study:
 
     def shrunk(self) -> Study:
         """The study in a form that takes a minute."""
-        return replace(
-            self, variants={name: variant.shrunk() for name, variant in self.variants.items()}
-        )
+        small = {name: v.shrunk(self.shrunk_seeds) for name, v in self.variants.items()}
+        return replace(self, variants=small)
 
     def limited(
         self, variants: Sequence[str] = (), seeds: Sequence[int] = (), budgets: Sequence[int] = ()

@@ -18,4 +18,5 @@ STUDY = Study(
         "cmaes": method("cmaes", LONG),
     },
     write=write_methods_only,
+    shrunk_seeds=2,
 )

@@ -1,0 +1,1 @@
+"""What the agent's parts are worth on the tiny zoo."""
