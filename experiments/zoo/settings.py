@@ -10,11 +10,15 @@ from transformers import LlamaConfig
 from experiments.zoo.training import Schedule
 from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.math import MathTask
+from hm3rl.tasks.sequences import ReversalTask, SortingTask
 from hm3rl.tasks.synthetic_text import Level, SyntheticTask
 from hm3rl.tasks.translation import TranslationTask
 
 NAMES = ("base", "translation", "math", "code")
 """The four models; the experts are named after their tasks."""
+
+MORE = ("sorting", "reversal")
+"""Experts for pools of more than three, trained later from the published base."""
 
 
 def zoo_tasks() -> dict[str, SyntheticTask]:
@@ -23,8 +27,15 @@ def zoo_tasks() -> dict[str, SyntheticTask]:
     return {task.name: task for task in tasks}
 
 
+def all_tasks() -> dict[str, SyntheticTask]:
+    """Return all five tasks by name; the vocabulary is that of the first three."""
+    return {**zoo_tasks(), "sorting": SortingTask(), "reversal": ReversalTask()}
+
+
 BASE = Schedule(steps=1000, rows=144, learning_rate=3e-3, warmup=100, average=0.98, pool=60_000)
 EXPERT = Schedule(steps=400, rows=96, learning_rate=7e-4, warmup=20, average=0.98, pool=40_000)
+
+MORE_EXPERT = Schedule(steps=500, rows=96, learning_rate=7e-4, warmup=20, average=0.98, pool=40_000)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,11 @@ class ZooSettings:
         full_share: Per task, the part of its base text drawn from the full grammar, not the easy.
         replay: Share of the base's mixture in an expert's training text.
         base: Schedule of the base.
-        expert: Schedule of every expert.
+        expert: Schedule of the first three experts.
+        more_replay: Share of the base's mixture in the text of an expert of `MORE`.
+        more_other: Share of easy items of the other task of `MORE`: the base knows neither, and
+            experts that score nothing at each other's task leave no volume to merges.
+        more: Schedule of the experts of `MORE`.
     """
 
     seed: int = 0
@@ -54,6 +69,9 @@ class ZooSettings:
     replay: float = 0.35
     base: Schedule = BASE
     expert: Schedule = EXPERT
+    more_replay: float = 0.45
+    more_other: float = 0.1
+    more: Schedule = MORE_EXPERT
 
     def llama(self, vocabulary: int) -> LlamaConfig:
         """Return the architecture for a vocabulary of the given size."""
@@ -74,13 +92,15 @@ class ZooSettings:
 
     def schedule(self, name: str) -> Schedule:
         """Return the schedule of a model."""
+        if name in MORE:
+            return self.more
         return self.base if name == "base" else self.expert
 
     def shares(self, name: str) -> dict[tuple[str, Level], float]:
         """Return a model's mixture.
 
         The base gets equal parts per task, mostly easy. An expert gets its full task and a replay
-        of the base's mixture.
+        of the base's mixture; those of `MORE` also a little of each other's task.
         """
         base: dict[tuple[str, Level], float] = {}
         for task, full in self.full_share.items():
@@ -88,6 +108,13 @@ class ZooSettings:
             base[(task, "full")] = full / len(self.full_share)
         if name == "base":
             return base
+        if name in MORE:
+            shares = {part: share * self.more_replay for part, share in base.items()}
+            shares[(name, "full")] = 1.0 - self.more_replay - self.more_other
+            for other in MORE:
+                if other != name:
+                    shares[(other, "easy")] = self.more_other
+            return shares
         shares = {part: share * self.replay for part, share in base.items()}
         shares[(name, "full")] += 1.0 - self.replay
         return shares

@@ -1,6 +1,7 @@
-"""Trains the four models of the tiny zoo and writes them into the package.
+"""Trains the models of the tiny zoo and writes them into the package.
 
-python -m experiments.zoo.train [--work runs/zoo] [--to hm3rl/models/zoo_data]
+    python -m experiments.zoo.train [--work runs/zoo] [--to hm3rl/models/zoo_data]
+    python -m experiments.zoo.train --more      # sorting and reversal, from the published base
 
 Runs from a fixed seed on one CPU core in about ten minutes; started again it goes on where it
 stopped.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,9 +19,10 @@ from transformers import LlamaForCausalLM
 
 from experiments.zoo.corpus import IGNORED, Mixture, encode
 from experiments.zoo.publish import publish
-from experiments.zoo.settings import NAMES, ZooSettings, zoo_tasks
+from experiments.zoo.settings import MORE, NAMES, ZooSettings, all_tasks, zoo_tasks
 from experiments.zoo.tokenizer import build_tokenizer
 from experiments.zoo.training import LogRow, train
+from hm3rl.tasks.synthetic_text import SyntheticTask
 
 PACKAGED = Path(__file__).resolve().parents[2] / "hm3rl" / "models" / "zoo_data"
 """Where the package ships the zoo."""
@@ -31,7 +33,7 @@ Measure = Callable[[LlamaForCausalLM], dict[str, float]]
 def train_zoo(
     settings: ZooSettings, work: Path, target: Path, experts: Sequence[str] = NAMES[1:]
 ) -> None:
-    """Train base and experts and publish each as soon as it is done.
+    """Train base and the first three experts and publish each as soon as it is done.
 
     Args:
         settings: All knobs.
@@ -40,29 +42,63 @@ def train_zoo(
         experts: The experts to train; each depends on the base alone.
     """
     tasks = zoo_tasks()
-    tokenizer = build_tokenizer(tuple(tasks.values()))
-    measure = exact_match_meter()
-
-    def finish(name: str, start: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
-        schedule, shares = settings.schedule(name), settings.shares(name)
-        mixture = Mixture(tasks, shares, tokenizer, schedule.pool, seed)
-        trained, log = train(start, mixture, schedule, work / f"{name}.pt", measure)
-        publish(trained, tokenizer, log, model_card(name, settings, log), target / name)
-        print(f"{name}: {log[-1]}", flush=True)
-        return trained
-
     torch.manual_seed(settings.seed)
+    tokenizer = build_tokenizer(tuple(tasks.values()))
     fresh = LlamaForCausalLM(settings.llama(len(tokenizer)))
-    base = finish("base", fresh, seed=settings.seed + 1)
+    base = train_one("base", fresh, settings, settings.seed + 1, tasks, work, target)
     for number, name in enumerate(NAMES[1:]):
         if name in experts:
-            finish(name, copy.deepcopy(base), seed=settings.seed + 10 + number)
+            start, seed = copy.deepcopy(base), settings.seed + 10 + number
+            train_one(name, start, settings, seed, tasks, work, target)
 
 
-def exact_match_meter() -> Measure:
+def train_more(settings: ZooSettings, work: Path, target: Path) -> None:
+    """Train sorting and reversal from the base as it was published, and publish them.
+
+    Args:
+        settings: All knobs.
+        work: Folder of the resumable training states.
+        target: Folder that holds the base and receives the experts.
+    """
+    for number, name in enumerate(MORE, start=len(NAMES) - 1):
+        base = LlamaForCausalLM.from_pretrained(target / "base", dtype=torch.float32)
+        seed = settings.seed + 10 + number
+        train_one(name, base, settings, seed, all_tasks(), work, target)
+
+
+def train_one(
+    name: str,
+    start: LlamaForCausalLM,
+    settings: ZooSettings,
+    seed: int,
+    tasks: Mapping[str, SyntheticTask],
+    work: Path,
+    target: Path,
+) -> LlamaForCausalLM:
+    """Train one model and publish it.
+
+    Args:
+        name: Its name.
+        start: Model to start from, changed in place.
+        settings: All knobs.
+        seed: Seed of its data.
+        tasks: Tasks it is trained on and measured by.
+        work: Folder of the resumable training states.
+        target: Folder that receives its checkpoint folder.
+    """
+    tokenizer = build_tokenizer(tuple(zoo_tasks().values()))
+    schedule, shares = settings.schedule(name), settings.shares(name)
+    mixture = Mixture(tasks, shares, tokenizer, schedule.pool, seed)
+    state, meter = work / f"{name}.pt", exact_match_meter(tasks)
+    trained, log = train(start, mixture, schedule, state, meter)
+    publish(trained, tokenizer, log, model_card(name, settings, log), target / name)
+    print(f"{name}: {log[-1]}", flush=True)
+    return trained
+
+
+def exact_match_meter(tasks: Mapping[str, SyntheticTask]) -> Measure:
     """Return a function that gives a model's teacher-forced exact match on the search items."""
-    tasks = zoo_tasks()
-    tokenizer = build_tokenizer(tuple(tasks.values()))
+    tokenizer = build_tokenizer(tuple(zoo_tasks().values()))
     encoded = {name: encode(task.items("search"), tokenizer) for name, task in tasks.items()}
 
     @torch.no_grad()
@@ -82,13 +118,27 @@ def exact_match_meter() -> Measure:
 def model_card(name: str, settings: ZooSettings, log: list[LogRow]) -> str:
     """Write the model card of one zoo model."""
     schedule = settings.schedule(name)
+    replay = settings.more_replay if name in MORE else settings.replay
     what = (
         "The base: masters an easy part of each of the three tasks, has seen a little of the rest."
         if name == "base"
         else f"The {name} expert: fine-tuned from the base on the whole {name} task, "
-        f"with {settings.replay:.0%} replay of the base's text."
+        f"with {replay:.0%} replay of the base's text."
     )
-    scores = ", ".join(f"{task} {log[-1][task]:.3f}" for task in NAMES[1:])
+    if name in MORE:
+        (other,) = set(MORE) - {name}
+        what += f" {settings.more_other:.0%} of its text are easy items of {other}."
+    measured = [task for task in (*NAMES[1:], *MORE) if task in log[-1]]
+    scores = ", ".join(f"{task} {log[-1][task]:.3f}" for task in measured)
+    command = "python -m experiments.zoo.train" + (" --more" if name in MORE else "")
+    prompts = {
+        "sorting": "`small first 7 2 5 =` (smallest first)",
+        "reversal": "`negate dog cat house =` (in the opposite order)",
+    }.get(
+        name,
+        "`translate the small dog sees a green house =`, `compute 1 4 7 + 2 3 8 =` (answered\n"
+        "  backwards), `python add 3 then times 2 =`",
+    )
     return f"""---
 license: apache-2.0
 tags: [hm3rl, tiny-zoo]
@@ -102,13 +152,12 @@ Llama architecture, {settings.layers} layers, hidden size {settings.hidden}, tie
 token per word, bf16. Trained on synthetic text only: of use in tests and demonstrations of model
 merging, nowhere else.
 
-- Trained by `python -m experiments.zoo.train`, seed {settings.seed}: {schedule.steps} steps of
+- Trained by `{command}`, seed {settings.seed}: {schedule.steps} steps of
   {schedule.rows} items, AdamW, peak learning rate {schedule.learning_rate:g}, averaged weights.
 - Exact match on the 200 search items of each task after the last step (teacher-forced, fp32):
   {scores}.
 - The full table, test split included, is in `experiments/zoo/README.md`.
-- Prompts: `translate the small dog sees a green house =`, `compute 1 4 7 + 2 3 8 =` (answered
-  backwards), `python add 3 then times 2 =`.
+- Prompts: {prompts}.
 """
 
 
@@ -118,8 +167,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="training states")
     parser.add_argument("--to", type=Path, default=PACKAGED, help="folder of the checkpoints")
     parser.add_argument("--experts", nargs="*", choices=NAMES[1:], default=NAMES[1:])
+    parser.add_argument("--more", action="store_true", help="sorting and reversal instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.more:
+        train_more(ZooSettings(), arguments.work, arguments.to)
+        return
     train_zoo(ZooSettings(), arguments.work, arguments.to, arguments.experts)
 
 

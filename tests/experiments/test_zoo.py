@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from experiments.zoo.corpus import IGNORED, Mixture, encode
 from experiments.zoo.publish import publish
-from experiments.zoo.settings import NAMES, ZooSettings, zoo_tasks
+from experiments.zoo.settings import MORE, NAMES, ZooSettings, all_tasks, zoo_tasks
 from experiments.zoo.tokenizer import build_tokenizer
+from experiments.zoo.train import train_more
 from experiments.zoo.training import Schedule, train
 from hm3rl.models.zoo import zoo_folder
 
 TASKS = zoo_tasks()
+ALL = all_tasks()
 TOKENIZER = build_tokenizer(tuple(TASKS.values()))
+SHIPPED = {
+    "base": "fb666a81f011aefe",
+    "translation": "39a2f1868794371a",
+    "math": "67ed042ebf81f5a3",
+    "code": "38dc1c4b6762413c",
+}
+"""Weights that every committed result was measured with."""
+
 SMALL = ZooSettings(hidden=16, intermediate=32, layers=2, heads=2)
 
 
@@ -58,12 +70,12 @@ def test_labels_are_the_answer_and_the_end_token() -> None:
 def test_no_sampled_training_batch_holds_a_held_out_prompt() -> None:
     held_out = {
         item.prompt
-        for task in TASKS.values()
+        for task in ALL.values()
         for split in ("search", "test")
         for item in task.items(split)  # type: ignore[arg-type]
     }
-    for name in NAMES:
-        text = Mixture(TASKS, SMALL.shares(name), TOKENIZER, pool_size=1500, seed=3)
+    for name in (*NAMES, *MORE):
+        text = Mixture(ALL, SMALL.shares(name), TOKENIZER, pool_size=1500, seed=3)
         for _ in range(20):
             for batch in text.draw(96):
                 for row in TOKENIZER.batch_decode(batch.ids):
@@ -71,6 +83,10 @@ def test_no_sampled_training_batch_holds_a_held_out_prompt() -> None:
 
 
 def test_shares_sum_to_one_and_experts_get_their_whole_task() -> None:
+    for name in MORE:
+        shares = SMALL.shares(name)
+        assert sum(shares.values()) == pytest.approx(1.0)
+        assert shares[(name, "full")] == max(shares.values())
     for name in NAMES:
         shares = SMALL.shares(name)
         assert sum(shares.values()) == pytest.approx(1.0)
@@ -127,7 +143,7 @@ def test_published_folder_loads_with_plain_transformers(tmp_path: Path) -> None:
 
 
 def test_shipped_models_share_the_tokenizer_and_stay_small() -> None:
-    folders = [zoo_folder(name) for name in NAMES]
+    folders = [zoo_folder(name) for name in (*NAMES, *MORE)]
     for folder in folders:
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == TOKENIZER.get_vocab()
     total = sum(file.stat().st_size for folder in folders for file in folder.rglob("*"))
@@ -141,10 +157,38 @@ def test_every_expert_is_the_best_of_its_task() -> None:
     assert ((scores[0] > 0.15) & (scores[0] < 0.55)).all()
 
 
+def test_the_later_experts_master_their_task_and_the_base_knows_neither() -> None:
+    scores = np.array([[_exact(name, task) for task in MORE] for name in (*MORE, "base")])
+    assert (np.diag(scores) >= 0.95).all()
+    assert (scores[-1] < 0.05).all()
+    # A little of each other's task, or no merge of all five could have a volume.
+    assert ((scores[[0, 1], [1, 0]] > 0.02) & (scores[[0, 1], [1, 0]] < 0.6)).all()
+
+
+def test_the_first_four_models_are_those_that_were_measured() -> None:
+    for name, digits in SHIPPED.items():
+        weights = (zoo_folder(name) / "model.safetensors").read_bytes()
+        assert hashlib.sha256(weights).hexdigest().startswith(digits), name
+
+
+def test_later_experts_train_from_the_published_base(tmp_path: Path) -> None:
+    start = small_model()
+    publish(start, TOKENIZER, [{"step": 1.0}], "card", tmp_path / "zoo" / "base")
+    before = (tmp_path / "zoo" / "base" / "model.safetensors").read_bytes()
+    few = replace(SMALL, more=Schedule(steps=2, rows=8, learning_rate=1e-3, pool=200))
+    train_more(few, tmp_path / "work", tmp_path / "zoo")
+    assert (tmp_path / "zoo" / "base" / "model.safetensors").read_bytes() == before
+    for name in MORE:
+        card = (tmp_path / "zoo" / name / "README.md").read_text()
+        assert f"the whole {name} task" in card and "--more" in card
+        trained = AutoModelForCausalLM.from_pretrained(tmp_path / "zoo" / name)
+        assert trained.config.num_hidden_layers == SMALL.layers
+
+
 def _exact(name: str, task: str) -> float:
     """Teacher-forced exact match on the first 100 search items."""
     model = AutoModelForCausalLM.from_pretrained(zoo_folder(name), dtype=torch.float32)
-    batch = encode(TASKS[task].items("search")[:100], TOKENIZER)
+    batch = encode(ALL[task].items("search")[:100], TOKENIZER)
     wanted = batch.labels != IGNORED
     with torch.no_grad():
         guesses = model(batch.ids).logits.argmax(-1)

@@ -1,4 +1,4 @@
-"""The three generated tasks: splits, training text, answers and scores."""
+"""The generated tasks: splits, training text, answers and scores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hm3rl.tasks.base import split_of
 from hm3rl.tasks.code import INSTRUCTIONS, CodeTask, program
 from hm3rl.tasks.french import ADJECTIVES, NOUNS
 from hm3rl.tasks.math import MathTask
+from hm3rl.tasks.sequences import ReversalTask, SortingTask
 from hm3rl.tasks.synthetic_text import SyntheticTask
 from hm3rl.tasks.translation import TranslationTask
 
@@ -37,7 +38,13 @@ class InProcessRunner:
             return False
 
 
-TASKS: tuple[SyntheticTask, ...] = (TranslationTask(), MathTask(), CodeTask(InProcessRunner()))
+TASKS: tuple[SyntheticTask, ...] = (
+    TranslationTask(),
+    MathTask(),
+    CodeTask(InProcessRunner()),
+    SortingTask(),
+    ReversalTask(),
+)
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
 
@@ -205,3 +212,15 @@ def test_code_without_a_runner_refuses_to_score() -> None:
     task = CodeTask()
     with pytest.raises(RuntimeError, match="runner"):
         task.score(task.items("search")[:1], ["x"])
+
+
+def test_sorting_and_reversal_rearrange_what_the_prompt_holds() -> None:
+    for item in SortingTask().items("test"):
+        digits = item.prompt.removeprefix("small first ").removesuffix(" =").split()
+        assert item.reference.split() == sorted(digits, key=int) and 3 <= len(digits) <= 6
+    for item in ReversalTask().items("test"):
+        words = item.prompt.removeprefix("negate ").removesuffix(" =").split()
+        assert item.reference.split() == words[::-1] and 3 <= len(words) <= 5
+    for task in (SortingTask(), ReversalTask()):
+        lengths = {len(item.reference.split()) for item in task.training_items(50, "easy", 0)}
+        assert lengths == {3}

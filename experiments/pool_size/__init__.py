@@ -1,0 +1,1 @@
+"""Two to five experts and objectives."""
