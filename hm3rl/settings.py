@@ -18,6 +18,8 @@ from hm3rl.settings_baselines import (
     DataFlowSettings,
     DepthWiseSettings,
     EvolutionSettings,
+    MapSettings,
+    MmMoSettings,
     RMMSettings,
 )
 
@@ -155,6 +157,9 @@ class ParameterSettings:
         source: `search`, or `preference`: one merge Theta(lambda) for each of
             `agent.preferences` preferences (HM3 (5)), by the first operator, with the preference
             (snapped to a lattice) as weights and the middles of both ranges.
+        sampler: What spends the level's budget with `source=search`: `elites` (random recipes, then
+            variations of the best), or `mm_mo` (Bayesian optimisation of DARE-TIES merges, with the
+            settings of `search.mm_mo`; operators, ranges and warm-up above do not apply).
     """
 
     operators: list[str] = field(default_factory=lambda: ["task_arithmetic", "ties", "dare_ties"])
@@ -165,6 +170,7 @@ class ParameterSettings:
     warm_up: float = 0.5
     members: int = 6
     source: str = "search"
+    sampler: str = "elites"
 
 
 @dataclass
@@ -173,8 +179,8 @@ class SearchSettings:
 
     Attributes:
         name: `hm3`, its ablations `parameter_only`, `architecture_only` and `no_offline`, or a
-            competitor: `random`, `grid`, `nsga2`, `nsga3`, `de`, `cmaes`, `cmaes_dfs`,
-            `rmm`, `depth_wise`.
+            competitor: `random`, `grid`, `nsga2`, `nsga3`, `de`, `cmaes`, `map`, `mm_mo`,
+            `cmaes_dfs`, `rmm`, `depth_wise`.
         space: What the vectors of nsga2 and nsga3 stand for: `parameters` (merge recipes)
             or `paths`.
         levels: What competitors over paths stitch: `both` (HM3's parameter level comes first, with
@@ -187,6 +193,8 @@ class SearchSettings:
         data_flow: cmaes_dfs.
         rmm: rmm.
         depth_wise: depth_wise.
+        map: map.
+        mm_mo: mm_mo.
     """
 
     name: str = "hm3"
@@ -200,6 +208,8 @@ class SearchSettings:
     data_flow: DataFlowSettings = field(default_factory=DataFlowSettings)
     rmm: RMMSettings = field(default_factory=RMMSettings)
     depth_wise: DepthWiseSettings = field(default_factory=DepthWiseSettings)
+    map: MapSettings = field(default_factory=MapSettings)
+    mm_mo: MmMoSettings = field(default_factory=MmMoSettings)
 
 
 @dataclass

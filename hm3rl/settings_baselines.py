@@ -97,3 +97,44 @@ class DepthWiseSettings:
     random_share: float = 0.2
     proposals: int = 400
     elites: int = 3
+
+
+@dataclass
+class MmMoSettings:
+    """MM-MO: mm_mo, and HM3's parameter level with `search.parameter.sampler=mm_mo`.
+
+    Attributes:
+        initial: Evaluations before the first model.
+        batch: q, evaluations in one round.
+        weak_to_strong: Whether proposals are crossed with the best evaluated so far.
+        fisher: Whether proposals and their crossings are screened by Fisher information; off: one
+            of each family is taken at random.
+        sparsity: Whether the distance from the base is an objective of its own.
+        samples: Quasi-Monte-Carlo samples of the acquisition function.
+        restarts: Starting points of the acquisition function's optimisation.
+        steps: Most steps from each.
+    """
+
+    initial: int = 10
+    batch: int = 4
+    weak_to_strong: bool = True
+    fisher: bool = True
+    sparsity: bool = True
+    samples: int = 16
+    restarts: int = 2
+    steps: int = 20
+
+
+@dataclass
+class MapSettings:
+    """MAP: map.
+
+    Attributes:
+        sample: Share of the budget for random coefficients, to which surrogates are first fitted.
+        batch: Points of the surrogates' front evaluated between two fits; 0: all of it.
+        largest: Largest scaling coefficient of a task vector.
+    """
+
+    sample: float = 0.4
+    batch: int = 10
+    largest: float = 1.0

@@ -36,6 +36,7 @@ from hm3rl.plugins import load_plugins
 from hm3rl.search.base import Searcher
 from hm3rl.search.calibration import calibration_batch
 from hm3rl.search.hm3 import HM3
+from hm3rl.search.level_sampler import SAMPLERS
 from hm3rl.search.parameter_only import ParameterOnly
 from hm3rl.search.random_search import RandomSearch
 from hm3rl.settings import RunSettings
@@ -73,6 +74,8 @@ SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
     "cmaes_dfs": _competitor("data_flow", "DataFlow"),
     "rmm": _competitor("rmm", "RMM"),
     "depth_wise": _competitor("depth_wise", "DepthWise"),
+    "map": _competitor("amortised", "Map"),
+    "mm_mo": _competitor("mm_mo", "MmMo"),
 }
 
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -82,12 +85,14 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "cmaes": ("cma",),
     "cmaes_dfs": ("cma",),
     "depth_wise": ("sklearn",),
+    "map": ("pymoo",),
+    "mm_mo": ("botorch",),
 }
 """Packages of the extra `baselines` by searcher; they are imported only when it is built."""
 
 
 def missing_packages(name: str) -> list[str]:
-    """Packages that a searcher needs and that are not installed."""
+    """Packages that a searcher, or a sampler of the parameter level, needs and nobody installed."""
     return [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
 
 
@@ -169,6 +174,14 @@ def _check_ranges(settings: RunSettings) -> None:
         "evaluation.program_seconds": (evaluation.program_seconds, 0.01),
         "evaluation.program_memory_mb": (evaluation.program_memory_mb, 64),
         "search.evolution.population": (settings.search.evolution.population, 4),
+        "search.map.batch": (settings.search.map.batch, 0),
+        "search.map.largest": (settings.search.map.largest, 0.001),
+        "search.map.sample": (settings.search.map.sample, 0),
+        "search.mm_mo.initial": (settings.search.mm_mo.initial, 2),
+        "search.mm_mo.batch": (settings.search.mm_mo.batch, 1),
+        "search.mm_mo.samples": (settings.search.mm_mo.samples, 1),
+        "search.mm_mo.restarts": (settings.search.mm_mo.restarts, 1),
+        "search.mm_mo.steps": (settings.search.mm_mo.steps, 1),
         "search.cmaes.groups": (settings.search.cmaes.groups, 1),
         "search.cmaes.generations": (settings.search.cmaes.generations, 1),
         "search.data_flow.repetitions": (settings.search.data_flow.repetitions, 1),
@@ -194,6 +207,7 @@ def _check_ranges(settings: RunSettings) -> None:
         "search.parameter.warm_up": (parameter.warm_up, 1.0),
         "search.rmm.gamma": (rmm.gamma, 1.0),
         "search.depth_wise.random_share": (depth_wise.random_share, 1.0),
+        "search.map.sample": (settings.search.map.sample, 1.0),
     }
     for key, (value, bound) in at_least.items():
         if not value >= bound:
@@ -252,11 +266,15 @@ def check_settings(settings: RunSettings) -> None:
         InputError: Names the key and the way out.
     """
     _one_of("search.name", settings.search.name, tuple(SEARCHERS))
-    if missing := missing_packages(settings.search.name):
-        raise InputError(
-            f"search.name={settings.search.name} needs {', '.join(missing)}: not installed",
-            "pip install 'hm3rl[baselines]', or choose another searcher",
-        )
+    for key, name in (
+        ("search.name", settings.search.name),
+        ("search.parameter.sampler", settings.search.parameter.sampler),
+    ):
+        if missing := missing_packages(name):
+            raise InputError(
+                f"{key}={name} needs {', '.join(missing)}, which is not installed",
+                "pip install 'hm3rl[baselines]', or choose another",
+            )
     _one_of("search.space", settings.search.space, SPACES)
     _one_of("search.levels", settings.search.levels, LEVELS)
     _check_levels(settings)
@@ -264,6 +282,7 @@ def check_settings(settings: RunSettings) -> None:
     _one_of("pool.architecture", settings.pool.architecture, ARCHITECTURES)
     _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)
     _one_of("search.parameter.source", settings.search.parameter.source, ("search", "preference"))
+    _one_of("search.parameter.sampler", settings.search.parameter.sampler, SAMPLERS)
     _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
     _one_of("paths.alignment", settings.paths.alignment, ALIGNMENTS)
     _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))

@@ -31,7 +31,8 @@ from hm3rl.search.architecture_level import (
     path_scorer,
     path_space,
 )
-from hm3rl.search.parameter_level import search_recipes, select_members
+from hm3rl.search.level_sampler import sample_recipes
+from hm3rl.search.parameter_level import select_members
 from hm3rl.search.preference_members import merge_for
 from hm3rl.settings import AgentSettings, SearchSettings
 
@@ -148,10 +149,10 @@ class HM3:
             if self.agent_settings.per_preference:
                 return Pool([[*sources, name] for name in merged], preferences, [])
             return Pool([[*sources, *dict.fromkeys(merged)]], preferences, [])
-        recipes = search_recipes(
+        recipes = sample_recipes(
             problem,
             parameter,
-            settings,
+            self.settings,
             rng,
             "parameter",
             scored_batch=partial(describe_merges, problem),

@@ -8,7 +8,7 @@ from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.separate import SeparateAgents
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
-from hm3rl.search.parameter_level import search_recipes
+from hm3rl.search.level_sampler import sample_recipes
 from hm3rl.settings import SearchSettings
 
 
@@ -34,7 +34,5 @@ class ParameterOnly:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
         problem.logger.phase("parameter", budget)
-        search_recipes(
-            problem, budget, self.settings.parameter, rng, "parameter", planned=self.planned
-        )
+        sample_recipes(problem, budget, self.settings, rng, "parameter", planned=self.planned)
         return problem.archive

@@ -17,13 +17,21 @@ from hm3rl.search.compose import compose_settings
 from tests.search import test_resume
 from tests.search.formula import decisions, formula_problem
 
-NAMES = ("nsga2", "nsga3", "de", "cmaes", "grid")
+NAMES = ("nsga2", "nsga3", "de", "cmaes", "grid", "map", "mm_mo")
+
+QUICK = [
+    "search.mm_mo.sparsity=false",  # a formula has no weights to measure
+    *(
+        f"search.mm_mo.{key}"
+        for key in ("initial=40", "batch=5", "samples=2", "restarts=1", "steps=1")
+    ),
+]
 
 
 def searcher(name: str, *overrides: str, seed: int = 0) -> Searcher:
     if missing := missing_packages(name):
         pytest.skip(f"needs {', '.join(missing)}")
-    settings = compose_settings([f"search={name}", f"seed={seed}", "budget=60", *overrides])
+    settings = compose_settings([f"search={name}", f"seed={seed}", "budget=60", *QUICK, *overrides])
     check_settings(settings)
     return SEARCHERS[name](settings)
 
@@ -45,12 +53,20 @@ def test_decisions_depend_on_the_seed_alone(name: str):
     assert first == again != other
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("grid", "map")])
 def test_more_budget_begins_with_the_same_candidates(name: str):
     short, long = formula_problem(budget=37), formula_problem(budget=60)
     searcher(name).search(short, 37)
     searcher(name).search(long, 60)
     assert decisions(long)[:37] == decisions(short)
+
+
+@pytest.mark.parametrize("name", ["grid", "map"])
+def test_what_plans_by_the_budget_keeps_its_plan_when_it_goes_on(name: str):
+    short, long = formula_problem(budget=37), formula_problem(budget=60)
+    searcher(name, "budget=37").search(short, 37)
+    searcher(name, "planned_budget=37").search(long, 60)
+    assert decisions(long)[:37] == decisions(short) and long.charged == 60
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,7 +112,7 @@ def test_a_small_space_is_exhausted_and_left(name: str):
     assert problem.charged == 3
 
 
-@pytest.mark.parametrize("name", ["nsga2"])
+@pytest.mark.parametrize("name", ["nsga2", "mm_mo"])
 def test_a_resumed_run_ends_as_one_that_went_through(searched, name: str, tmp_path: Path):
     searcher(name)
     begun, whole = searched("budget=12", f"search={name}"), searched("budget=20", f"search={name}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hm3rl.merging.profile import Place
-from hm3rl.search.cmaes import LOWEST_DENSITY, LayerGroupEncoding
+from hm3rl.search.encoding import LOWEST_DENSITY, LayerGroupEncoding
 from hm3rl.search.ledger import Ledger
 from tests.search.formula import decisions, formula_problem
 

@@ -1,0 +1,141 @@
+"""The bridge to BoTorch: Gaussian processes over a unit box, and batches of promising vectors.
+
+Observations, posterior and reference point are on one scale, f / z*; only inside the Gaussian
+processes outcomes are standardised, and BoTorch undoes that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from botorch.acquisition.acquisition import AcquisitionFunction
+from botorch.acquisition.multi_objective import logei
+from botorch.acquisition.multi_objective.parego import qLogNParEGO
+from botorch.exceptions.errors import ModelFittingError
+from botorch.exceptions.warnings import BotorchWarning
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from botorch.models.transforms import Standardize
+from botorch.optim import optimize_acqf
+from botorch.sampling import SobolQMCNormalSampler
+from botorch.utils.sampling import manual_seed
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from linear_operator.utils.warnings import NumericalWarning
+
+from hm3rl.settings_baselines import MmMoSettings
+
+MOST_BOXES = 4
+"""Objectives up to which hypervolume improvement is computed. Beyond, the boxes that make up the
+dominated region are too many for each sample, and ParEGO's random scalarisations take its place."""
+
+RAW_PER_RESTART = 16
+
+# BoTorch compiles a kernel for this acquisition function at its first use, where it finds a
+# compiler. Its digits differ from those of the Python form, so decisions would depend on the
+# machine; and a run killed meanwhile leaves a lock on which every later one waits for ever.
+logei._load_attempted = True
+
+
+class Surrogate:
+    """Independent Gaussian processes, one for each objective.
+
+    Args:
+        vectors: Observed vectors, shape (N, D), in [0, 1].
+        outcomes: What was observed there, to be maximised, shape (N, M).
+        reference: Point below which nothing counts, shape (M,), in the outcomes' units.
+        settings: Sizes of samples and optimisations.
+        seed: Seed of everything random here.
+
+    Attributes:
+        fitted: Whether the hyper-parameters could be fitted; if not, they are BoTorch's priors'
+            modes.
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        outcomes: np.ndarray,
+        reference: np.ndarray,
+        settings: MmMoSettings,
+        seed: int,
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.reference = torch.as_tensor(reference, dtype=torch.float64)
+        self.vectors = torch.as_tensor(vectors, dtype=torch.float64)
+        targets = torch.as_tensor(outcomes, dtype=torch.float64)
+        with _reproducible(seed):
+            self.model = SingleTaskGP(
+                self.vectors, targets, outcome_transform=Standardize(targets.shape[1])
+            )
+            try:
+                fit_gpytorch_mll(ExactMarginalLogLikelihood(self.model.likelihood, self.model))
+                self.fitted = True
+            except ModelFittingError:
+                self.fitted = False
+        self.model.eval()
+
+    def variance(self, vectors: np.ndarray) -> np.ndarray:
+        """Posterior variances of the objectives themselves, without noise, shape (N, M)."""
+        with torch.no_grad(), _reproducible(self.seed):
+            posterior = self.model.posterior(torch.as_tensor(vectors, dtype=torch.float64))
+            return posterior.variance.clamp(min=1e-12).numpy()
+
+    def propose(self, count: int) -> np.ndarray:
+        """Vectors that together promise most, found one after the other, shape (count, D).
+
+        By log noisy expected hypervolume improvement (Daulton et al., NeurIPS 2021; Ament et al.,
+        NeurIPS 2023), or with more than `MOST_BOXES` objectives by log noisy ParEGO.
+        """
+        box = torch.stack([torch.zeros_like(self.vectors[0]), torch.ones_like(self.vectors[0])])
+        found = torch.empty(0, box.shape[1], dtype=torch.float64)
+        with _reproducible(self.seed):
+            for number in range(count):
+                best, _ = optimize_acqf(
+                    self._acquisition(found if number else None, self.seed + number),
+                    box,
+                    q=1,
+                    num_restarts=self.settings.restarts,
+                    raw_samples=RAW_PER_RESTART * self.settings.restarts,
+                    options={"maxiter": self.settings.steps},
+                )
+                found = torch.cat([found, best.detach()])
+        return found.clamp(0.0, 1.0).numpy()
+
+    def _acquisition(self, pending: torch.Tensor | None, seed: int) -> AcquisitionFunction:
+        sampler = SobolQMCNormalSampler(torch.Size([self.settings.samples]), seed=seed)
+        if len(self.reference) > MOST_BOXES:
+            return qLogNParEGO(
+                model=self.model,
+                X_baseline=self.vectors,
+                sampler=sampler,
+                X_pending=pending,
+                prune_baseline=True,
+            )
+        return logei.qLogNoisyExpectedHypervolumeImprovement(
+            model=self.model,
+            ref_point=self.reference,
+            X_baseline=self.vectors,
+            sampler=sampler,
+            X_pending=pending,
+            prune_baseline=True,
+        )
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """Seed torch's generator for a while and put its state back.
+
+    BoTorch's advice on scaling, notes that a covariance needed jitter or that an optimiser stopped
+    early, and torch's note on the sparse tensors of linear_operator are of no use to somebody who
+    runs a search; errors still come through.
+    """
+    with warnings.catch_warnings(), manual_seed(seed):
+        for kind in (BotorchWarning, NumericalWarning):
+            warnings.simplefilter("ignore", category=kind)
+        warnings.filterwarnings("ignore", message="Sparse invariant checks")
+        yield
