@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.search.level_sampler import sample_recipes
 from hm3rl.search.parameter_level import search_recipes, select_members
 from hm3rl.settings import SearchSettings
 
@@ -49,7 +50,12 @@ def offer_members(
     parameter = min(max(round(planned * settings.parameter_share), 1), budget - 1)
     problem.logger.phase("parameter", parameter)
     before = problem.charged
-    recipes = search_recipes(problem, parameter, settings.parameter, rng, "parameter", vary=vary)
+    if vary:
+        recipes = sample_recipes(problem, parameter, settings, rng, "parameter")
+    else:
+        recipes = search_recipes(
+            problem, parameter, settings.parameter, rng, "parameter", vary=False
+        )
     chosen = select_members(problem, recipes, settings.parameter.members)
     left = budget - round(problem.charged - before)
     return [*experts, *(problem.members.add(recipe) for recipe in chosen)], left

@@ -112,7 +112,7 @@ def test_a_small_space_is_exhausted_and_left(name: str):
     assert problem.charged == 3
 
 
-@pytest.mark.parametrize("name", ["nsga2", "mm_mo"])
+@pytest.mark.parametrize("name", ["nsga2", pytest.param("mm_mo", marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_as_one_that_went_through(searched, name: str, tmp_path: Path):
     searcher(name)
     begun, whole = searched("budget=12", f"search={name}"), searched("budget=20", f"search={name}")
