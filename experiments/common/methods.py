@@ -16,6 +16,12 @@ METHODS: dict[str, tuple[str, ...]] = {
     "nsga2": ("search=nsga2",),
     "de": ("search=de",),
     "cmaes": ("search=cmaes",),
+    "nsga2_paths": ("search=nsga2_paths",),
+    "cmaes_dfs": ("search=cmaes_dfs",),
+    "rmm": ("search=rmm",),
+    "depth_wise": ("search=depth_wise",),
+    "mm_mo": ("search=mm_mo",),
+    "map": ("search=map",),
 }
 
 UNPLANNED = frozenset({"nsga2", "de", "cmaes"})

@@ -7,6 +7,8 @@ from experiments.common.plan import Study
 from experiments.common.report import write_methods_only
 
 LONG = {100: 5, 300: 5}
+SHORT = {30: 5, 100: 5}
+"""For methods made for few evaluations."""
 
 STUDY = Study(
     name="fronts",
@@ -15,7 +17,12 @@ STUDY = Study(
         "parameter_only": method("parameter_only", LONG),
         "random": method("random", LONG),
         "nsga2": method("nsga2", LONG),
-        "cmaes": method("cmaes", LONG),
+        "nsga2_paths": method("nsga2_paths", LONG),
+        "cmaes_dfs": method("cmaes_dfs", LONG),
+        "rmm": method("rmm", LONG),
+        "depth_wise": method("depth_wise", LONG),
+        "mm_mo": method("mm_mo", SHORT),
+        "map": method("map", SHORT),
     },
     write=write_methods_only,
     shrunk_seeds=2,

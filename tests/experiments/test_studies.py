@@ -21,7 +21,7 @@ from experiments.common.runner import Command, commands, run
 from experiments.common.tables import method_table
 from hm3rl import api
 from hm3rl.objectives.archive import Archive
-from hm3rl.search.build import check_settings
+from hm3rl.search.build import check_settings, missing_packages
 from hm3rl.search.compose import compose_settings
 from hm3rl.search.finished import FinishedRun
 from hm3rl.search.job import SearchResult
@@ -167,6 +167,7 @@ def test_a_study_writes_its_files_from_finished_searches(
         assert rows and all(len(row) == len(header) for row in rows)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # on import of botorch
 def test_every_row_of_every_study_composes():
     rows = {
         (study.experiment, variant.words): variant
@@ -177,7 +178,8 @@ def test_every_row_of_every_study_composes():
         settings = compose_settings([f"experiment={experiment}", *variant.shrunk().words])
         assert tuple(settings.tasks) == variant.tasks
         assert settings.threads == 1
-        check_settings(settings)
+        if not missing_packages(settings.search.name):
+            check_settings(settings)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hm3rl import api
+from hm3rl.search.build import missing_packages
 from hm3rl.search.compose import to_yaml
 from hm3rl.settings import config_folder
 from tests.small_search import FEW_ITEMS
@@ -20,11 +21,15 @@ def searched_by(file: Path) -> str:
     return to_yaml(replace(api.settings(f"experiment={file.stem}"), name="", budget=0))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # on import of botorch
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_committed_experiment_runs_in_a_shrunk_form(file: Path, tmp_path: Path):
     twin = next((other for other in FILES if searched_by(other) == searched_by(file)), file)
     if twin != file:
         pytest.skip(f"the same search as {twin.stem}")
+    missing = missing_packages(api.settings(f"experiment={file.stem}").search.name)
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
     words = [f"experiment={file.stem}", *FEW_ITEMS, "budget=6", f"output={tmp_path / 'run'}"]
     result = api.search(*words)
     assert result.summary["charged"] == 6

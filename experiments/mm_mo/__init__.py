@@ -1,0 +1,1 @@
+"""MM-MO and its own ablations."""
