@@ -150,6 +150,9 @@ class ParameterSettings:
         operators: Merge operators to choose from.
         scale_min: Smallest scale of the merged task vector.
         scale_max: Largest scale of the merged task vector.
+        weights: `simplex` (weights sum to 1, the scale is searched between the two above), or
+            `free` (each weight uniform in [0, 1], as MAP's scaling coefficients; scale 1, and TIES
+            does not divide by the weights that agree).
         density_min: Smallest share of a task vector that is kept (TIES, DARE).
         density_max: Largest share of a task vector that is kept.
         warm_up: Share of the level's budget drawn at random before elites are varied.
@@ -165,6 +168,7 @@ class ParameterSettings:
     operators: list[str] = field(default_factory=lambda: ["task_arithmetic", "ties", "dare_ties"])
     scale_min: float = 0.6
     scale_max: float = 3.0
+    weights: str = "simplex"
     density_min: float = 0.2
     density_max: float = 0.9
     warm_up: float = 0.5

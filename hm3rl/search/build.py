@@ -26,6 +26,7 @@ from hm3rl.evaluation.sharing import JOINS, Sharing
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
 from hm3rl.merging.operators import OPERATORS
+from hm3rl.merging.recipe import OPERATOR_TRAITS
 from hm3rl.models.pool import ARCHITECTURES, ModelPool
 from hm3rl.models.vocabulary import VOCABULARIES
 from hm3rl.objectives.preferences import parse_preference
@@ -283,6 +284,7 @@ def check_settings(settings: RunSettings) -> None:
     _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)
     _one_of("search.parameter.source", settings.search.parameter.source, ("search", "preference"))
     _one_of("search.parameter.sampler", settings.search.parameter.sampler, SAMPLERS)
+    _one_of("search.parameter.weights", settings.search.parameter.weights, ("simplex", "free"))
     _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
     _one_of("paths.alignment", settings.paths.alignment, ALIGNMENTS)
     _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))
@@ -300,6 +302,12 @@ def check_settings(settings: RunSettings) -> None:
         )
     for operator in settings.search.parameter.operators:
         _one_of("search.parameter.operators entry", operator, tuple(OPERATORS))
+        traits = OPERATOR_TRAITS.get(operator)
+        if settings.search.parameter.weights == "free" and traits and not traits.scale:
+            raise InputError(
+                f"search.parameter.weights=free with {operator}, which merges whole models",
+                "use operators of task vectors, such as task_arithmetic, or weights=simplex",
+            )
     check_options(settings.agent)
     _check_ranges(settings)
     if not settings.pool.experts:

@@ -42,19 +42,30 @@ class RecipeSampler:
         self.experts = tuple(experts)
         self.settings = settings
         self.rng = rng
+        self.free = settings.weights == "free"
 
     def draw(self) -> MergeRecipe:
-        """A recipe at random: operator, weights ~ Dirichlet(1), scale and density uniform."""
+        """A recipe at random: operator, weights, scale and density, each uniform in its range.
+
+        Weights are uniform on the simplex, or free: each uniform in [0, 1], and no scale.
+        """
         low, high = self.settings.scale_min, self.settings.scale_max
+        operator = str(self.rng.choice(self.settings.operators))
+        if self.free:
+            weights = self.rng.uniform(size=len(self.experts))
+        else:
+            weights = self.rng.dirichlet(np.ones(len(self.experts)))
         return self._recipe(
-            operator=str(self.rng.choice(self.settings.operators)),
-            weights=self.rng.dirichlet(np.ones(len(self.experts))),
-            scale=self.rng.uniform(low, high),
+            operator=operator,
+            weights=weights,
+            scale=1.0 if self.free else self.rng.uniform(low, high),
             density=self.rng.uniform(self.settings.density_min, self.settings.density_max),
         )
 
     def vary(self, parent: MergeRecipe, step: float = 0.25) -> MergeRecipe:
         """A neighbour: weights by log-normal factors, scale and density by Gaussian steps.
+
+        Free weights take Gaussian steps, too.
 
         Args:
             parent: The recipe to vary.
@@ -66,16 +77,25 @@ class RecipeSampler:
         s = self.settings
         # An expert of weight zero gets a little back, or it could never return.
         given = dict(parent.weights)
-        weights = np.array([given.get(name, 0.0) for name in self.experts]) + 0.01
-        weights = weights * np.exp(self.rng.normal(0.0, 1.5 * step, size=len(weights)))
+        weights = np.array([given.get(name, 0.0) for name in self.experts])
+        if self.free:
+            weights = np.clip(weights + self.rng.normal(0.0, step, size=len(weights)), 0.0, 1.0)
+        else:
+            weights = weights + 0.01
+            weights = weights * np.exp(self.rng.normal(0.0, 1.5 * step, size=len(weights)))
+            weights = weights / weights.sum()
         operator = parent.operator
         if self.rng.random() < 0.1:
             operator = str(self.rng.choice(s.operators))
         density = parent.density if OPERATOR_TRAITS[parent.operator].density else s.density_max
         return self._recipe(
             operator=operator,
-            weights=weights / weights.sum(),
-            scale=parent.scale + self.rng.normal(0.0, step * (s.scale_max - s.scale_min) / 2),
+            weights=weights,
+            scale=(
+                1.0
+                if self.free
+                else parent.scale + self.rng.normal(0.0, step * (s.scale_max - s.scale_min) / 2)
+            ),
             density=density + self.rng.normal(0.0, step * (s.density_max - s.density_min) / 2),
         )
 
@@ -83,6 +103,8 @@ class RecipeSampler:
         self, operator: str, weights: np.ndarray, scale: float, density: float
     ) -> MergeRecipe:
         s = self.settings
+        if not self.free:
+            scale = float(np.clip(scale, s.scale_min, s.scale_max))
         # Rounded, so that a recipe written down in YAML is the recipe that was scored.
         return MergeRecipe(
             operator=operator,
@@ -90,7 +112,9 @@ class RecipeSampler:
                 (name, round(float(w), DECIMALS))
                 for name, w in zip(self.experts, weights, strict=True)
             ),
-            scale=round(float(np.clip(scale, s.scale_min, s.scale_max)), DECIMALS),
+            scale=round(scale, DECIMALS),
+            # Weights that are free say how much of each task vector there is; nothing divides them.
+            normalise=False if self.free else None,
             density=round(float(np.clip(density, s.density_min, s.density_max)), DECIMALS),
         )
 

@@ -40,6 +40,12 @@ def test_a_value_out_of_range_is_named_before_anything_is_loaded(override: str, 
         check_settings(compose_settings([override]))
 
 
+def test_free_weights_are_for_operators_of_task_vectors():
+    words = ["search.parameter.weights=free", "search.parameter.operators=[slerp]"]
+    with pytest.raises(InputError, match="weights=free with slerp"):
+        check_settings(compose_settings(words))
+
+
 @pytest.mark.parametrize("shares", [(0.9, 0.05), (0.8, 0.1), (0.05, 0.9), (0.4, 0.2)])
 def test_shares_never_take_the_last_evaluation_of_a_later_phase(shares: tuple[float, float]):
     settings = SearchSettings(parameter_share=shares[0], offline_share=shares[1])

@@ -45,6 +45,19 @@ def test_an_expert_of_weight_zero_can_return(sampler: RecipeSampler):
     assert max(dict(r.weights).get("code", 0.0) for r in children) > 0.02
 
 
+def test_free_weights_are_coefficients_of_whole_task_vectors():
+    settings = ParameterSettings(weights="free")
+    sampler = RecipeSampler(EXPERTS, settings, np.random.default_rng(0))
+    recipes = [sampler.draw() for _ in range(300)]
+    weights = np.array([[dict(r.weights).get(e, 0.0) for e in EXPERTS] for r in recipes])
+    assert weights.min() >= 0 and weights.max() <= 1
+    assert weights.sum(axis=1).min() < 0.7 and weights.sum(axis=1).max() > 2.3
+    children = [sampler.vary(recipes[0]) for _ in range(200)]
+    moved = np.array([[dict(r.weights).get(e, 0.0) for e in EXPERTS] for r in children])
+    assert moved.min() >= 0 and moved.max() <= 1 and 0.1 < np.abs(moved - weights[0]).mean() < 0.3
+    assert all(r.scale == 1.0 and not r.normalise for r in [*recipes, *children])
+
+
 def test_the_same_seed_proposes_the_same_recipes():
     def run() -> list[str]:
         sampler = RecipeSampler(EXPERTS, ParameterSettings(), np.random.default_rng(7))
