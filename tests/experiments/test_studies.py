@@ -209,7 +209,7 @@ def test_every_study_is_a_hydra_experiment_with_a_readme_that_names_its_command(
     assert f"python -m experiments.run {study.name}" in readme
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_all_studies_run_shrunk(tmp_path: Path):
     command_line.main(["all", "--shrink", "--root", str(tmp_path)])
     for study in STUDIES:
