@@ -150,31 +150,33 @@ class ParameterSettings:
         operators: Merge operators to choose from.
         scale_min: Smallest scale of the merged task vector.
         scale_max: Largest scale of the merged task vector.
-        weights: `simplex` (weights sum to 1, the scale is searched between the two above), or
-            `free` (each weight uniform in [0, 1], as MAP's scaling coefficients; scale 1, and TIES
-            does not divide by the weights that agree).
+        weights: `free` (each weight uniform in [0, 1], as MAP's scaling coefficients; scale 1, and
+            TIES does not divide by the weights that agree), or `simplex` (weights sum to 1, the
+            scale is searched between the two above).
         density_min: Smallest share of a task vector that is kept (TIES, DARE).
         density_max: Largest share of a task vector that is kept.
-        warm_up: Share of the level's budget drawn at random before elites are varied.
+        warm_up: Share of the level's budget drawn at random before elites are varied, or at most
+            before the Gaussian processes are asked.
         members: How many of the best merged models join the pool for the architecture level.
         source: `search`, or `preference`: one merge Theta(lambda) for each of
             `agent.preferences` preferences (HM3 (5)), by the first operator, with the preference
             (snapped to a lattice) as weights and the middles of both ranges.
-        sampler: What spends the level's budget with `source=search`: `elites` (random recipes, then
-            variations of the best), or `mm_mo` (Bayesian optimisation of DARE-TIES merges, with the
-            settings of `search.mm_mo`; operators, ranges and warm-up above do not apply).
+        sampler: What spends the level's budget with `source=search`: `gp` (batches of the largest
+            expected hypervolume improvement under Gaussian processes), `elites` (random recipes,
+            then variations of the best), or `mm_mo` (Bayesian optimisation of DARE-TIES merges,
+            with the settings of `search.mm_mo`; operators, ranges and warm-up above do not apply).
     """
 
-    operators: list[str] = field(default_factory=lambda: ["task_arithmetic", "ties", "dare_ties"])
+    operators: list[str] = field(default_factory=lambda: ["task_arithmetic"])
     scale_min: float = 0.6
     scale_max: float = 3.0
-    weights: str = "simplex"
+    weights: str = "free"
     density_min: float = 0.2
     density_max: float = 0.9
     warm_up: float = 0.5
-    members: int = 6
+    members: int = 16
     source: str = "search"
-    sampler: str = "elites"
+    sampler: str = "gp"
 
 
 @dataclass
@@ -204,7 +206,7 @@ class SearchSettings:
     name: str = "hm3"
     space: str = "parameters"
     levels: str = "both"
-    parameter_share: float = 0.4
+    parameter_share: float = 0.2
     offline_share: float = 0.2
     parameter: ParameterSettings = field(default_factory=ParameterSettings)
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)

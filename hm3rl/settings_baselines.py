@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SPACES = ("parameters", "paths")
 """Values of `search.space`: what the vectors of a general-purpose optimiser stand for."""
@@ -55,6 +55,7 @@ class RMMSettings:
     """Reinforced model merging: PPO on a cursor's moves.
 
     Attributes:
+        operators: With levels=paths, one merge of all experts alike by each of them is a member.
         preferences: 0: one agent that is shown a preference drawn for each episode; 1: equal
             weights, the paper's mean; N > 1: N agents in turn, each for a preference of its own.
         episodes: Episodes side by side, from which one update learns.
@@ -66,6 +67,7 @@ class RMMSettings:
         hidden: Width of both layers of actor and critic.
     """
 
+    operators: list[str] = field(default_factory=lambda: ["task_arithmetic", "ties", "dare_ties"])
     preferences: int = 0
     episodes: int = 4
     epochs: int = 40

@@ -308,6 +308,8 @@ def check_settings(settings: RunSettings) -> None:
                 f"search.parameter.weights=free with {operator}, which merges whole models",
                 "use operators of task vectors, such as task_arithmetic, or weights=simplex",
             )
+    for operator in settings.search.rmm.operators:
+        _one_of("search.rmm.operators entry", operator, tuple(OPERATORS))
     check_options(settings.agent)
     _check_ranges(settings)
     if not settings.pool.experts:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
 from hm3rl.paths.candidate import Candidate
 from hm3rl.search.parameter_level import DECIMALS
 from hm3rl.settings import ParameterSettings
@@ -37,16 +37,18 @@ class Encoding(Protocol):
 
 
 class RecipeEncoding:
-    """Merge recipes of the parameter level as vectors of [0, 1]^(K+3).
+    """Merge recipes of the parameter level as vectors of the unit box.
 
-    Entries: the operator (equal parts of [0, 1]), K weights, the scale and the density (linear in
-    their ranges). Weights are w_k = e_k / sum_j e_j with e_k = -log(1 - v_k), so that uniform
-    vectors are weights ~ Dirichlet(1, ..., 1): the distribution that every searcher of the
-    parameter level starts from.
+    Entries, in this order: the operator (equal parts of [0, 1]) if there are several, K weights,
+    the scale and the density (linear in their ranges) if an operator listens to them. Free weights
+    are the entries themselves, and nothing scales them. On the simplex they are
+    w_k = e_k / sum_j e_j with e_k = -log(1 - v_k), so that uniform vectors are weights ~
+    Dirichlet(1, ..., 1). Either way uniform vectors have the distribution that every searcher of
+    the parameter level starts from.
 
     Args:
         experts: Names of the K experts.
-        settings: Operators and ranges.
+        settings: Operators, ranges, and which weights.
         depth: Layers of the merged model.
     """
 
@@ -54,36 +56,63 @@ class RecipeEncoding:
         self.experts = tuple(experts)
         self.settings = settings
         self.depth = depth
-        self.lower = np.zeros(len(self.experts) + 3)
-        self.upper = np.ones(len(self.experts) + 3)
+        self.free = settings.weights == "free"
+        traits = [OPERATOR_TRAITS[operator] for operator in settings.operators]
+        self._first = int(len(traits) > 1)
+        self._scaled = not self.free and any(trait.scale for trait in traits)
+        self._dense = any(trait.density for trait in traits)
+        size = self._first + len(self.experts) + int(self._scaled) + int(self._dense)
+        self.lower = np.zeros(size)
+        self.upper = np.ones(size)
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw n vectors uniformly, shape (n, K + 3)."""
+        """Draw n vectors uniformly, shape (n, D)."""
         return rng.random((n, len(self.lower)))
 
     def decode(self, vector: np.ndarray) -> Candidate:
-        """The whole merged model a vector of shape (K + 3,) stands for."""
+        """The whole merged model a vector of shape (D,) stands for."""
         return Candidate.whole(self.recipe(vector), self.depth)
 
     def recipe(self, vector: np.ndarray) -> MergeRecipe:
-        """The recipe a vector of shape (K + 3,) stands for, rounded as all recipes are."""
+        """The recipe a vector of shape (D,) stands for, rounded as all recipes are."""
         s = self.settings
-        operator = s.operators[min(int(vector[0] * len(s.operators)), len(s.operators) - 1)]
-        shares = -np.log1p(-np.clip(vector[1:-2], 0.0, 1.0 - 1e-9))
-        # All entries at zero weigh nobody; the limit along the diagonal weighs all alike.
-        total = shares.sum()
-        weights = shares / total if total > 0 else np.full(len(shares), 1 / len(shares))
+        inside = np.clip(vector, 0.0, 1.0)
+        weights = inside[self._first : self._first + len(self.experts)]
+        rest = [float(value) for value in inside[self._first + len(self.experts) :]]
+        scale = s.scale_min + rest.pop(0) * (s.scale_max - s.scale_min) if self._scaled else 1.0
+        density = s.density_min + rest.pop(0) * (s.density_max - s.density_min) if rest else 1.0
         return MergeRecipe(
-            operator=operator,
+            operator=s.operators[self._operator(inside)],
             weights=tuple(
                 (name, round(float(w), DECIMALS))
-                for name, w in zip(self.experts, weights, strict=True)
+                for name, w in zip(
+                    self.experts, weights if self.free else _on_simplex(weights), strict=True
+                )
             ),
-            scale=round(s.scale_min + float(vector[-2]) * (s.scale_max - s.scale_min), DECIMALS),
-            density=round(
-                s.density_min + float(vector[-1]) * (s.density_max - s.density_min), DECIMALS
-            ),
+            scale=round(scale, DECIMALS),
+            # Weights that are free say how much of each task vector there is; nothing divides them.
+            normalise=False if self.free else None,
+            density=round(density, DECIMALS),
         )
+
+    def features(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors with the operator, which has no order, as one column for each: shape (n, F)."""
+        if not self._first:
+            return vectors
+        kinds = np.eye(len(self.settings.operators))
+        chosen = np.array([kinds[self._operator(vector)] for vector in vectors])
+        return np.concatenate([chosen, vectors[:, 1:]], axis=1)
+
+    def _operator(self, vector: np.ndarray) -> int:
+        count = len(self.settings.operators)
+        return min(int(vector[0] * count), count - 1) if self._first else 0
+
+
+def _on_simplex(entries: np.ndarray) -> np.ndarray:
+    """Entries of [0, 1] as weights that sum to 1; all at zero weigh alike, the diagonal's limit."""
+    shares = -np.log1p(-np.minimum(entries, 1.0 - 1e-9))
+    total = shares.sum()
+    return shares / total if total > 0 else np.full(len(shares), 1 / len(shares))
 
 
 LOWEST_DENSITY = 0.01

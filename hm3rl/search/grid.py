@@ -1,7 +1,8 @@
 """Baseline `grid`: merge recipes on a grid, the finest that the budget pays for.
 
-Level r has the weights of a simplex lattice with r + 1 divisions, r scales and r densities, equally
-spaced over their ranges (one: the middle), for every operator. The finest level that fits is
+Level r has r densities, equally spaced over their range (one: the middle), for every operator, and
+free weights of r + 1 divisions of [0, 1] each, without zero for all; weights on the simplex are a
+lattice of r + 1 divisions, with r scales. The finest level that fits is
 visited first, in random order, so that a cut does not leave out a corner; what is left of the
 budget goes to points of the next finer levels, which fall between. HM3's Table 7 compares itself
 with a grid search of which nothing but the name is stated.
@@ -10,6 +11,7 @@ with a grid search of which nothing but the name is stated.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -38,7 +40,12 @@ def grid_recipes(
     Returns:
         The recipes, without those the operator cannot carry out (slerp merges exactly two).
     """
-    lattice = simplex_lattice(len(experts), level + 1)
+    free = settings.weights == "free"
+    if free:
+        steps = np.linspace(0.0, 1.0, level + 2)
+        lattice = np.array(list(product(steps, repeat=len(experts)))[1:])
+    else:
+        lattice = simplex_lattice(len(experts), level + 1)
     scales = _levels(settings.scale_min, settings.scale_max, level)
     densities = _levels(settings.density_min, settings.density_max, level)
     found: dict[str, MergeRecipe] = {}
@@ -51,9 +58,15 @@ def grid_recipes(
             pairs = tuple(
                 (name, round(float(w), DECIMALS)) for name, w in zip(experts, weights, strict=True)
             )
-            for scale in scales if traits.scale else (1.0,):
+            for scale in scales if traits.scale and not free else (1.0,):
                 for density in densities if traits.density else (1.0,):
-                    recipe = MergeRecipe(operator, pairs, density=density, scale=scale)
+                    recipe = MergeRecipe(
+                        operator,
+                        pairs,
+                        density=density,
+                        scale=scale,
+                        normalise=False if free else None,
+                    )
                     found.setdefault(recipe.key, recipe)
     return list(found.values())
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.search.model_based import search_by_model
 from hm3rl.search.parameter_level import search_recipes
 from hm3rl.settings import SearchSettings
 
-SAMPLERS = ("elites", "mm_mo")
+SAMPLERS = ("gp", "elites", "mm_mo")
 
 
 def sample_recipes(
@@ -42,6 +43,7 @@ def sample_recipes(
         from hm3rl.search.mm_mo import search_merges
 
         return search_merges(problem, budget, settings.mm_mo, rng, phase, scored_batch)
-    return search_recipes(
+    search = search_by_model if settings.parameter.sampler == "gp" else search_recipes
+    return search(
         problem, budget, settings.parameter, rng, phase, planned=planned, scored_batch=scored_batch
     )

@@ -23,7 +23,7 @@ What differs besides, and why:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from sb3_contrib import MaskablePPO
@@ -77,7 +77,9 @@ class RMM:
         rng = np.random.default_rng(self.seed)
         names, left = offer_members(problem, self.settings, budget, self.planned, rng)
         if self.settings.levels == "paths":
-            recipes = plain_merges(problem.pool.expert_names, self.settings.parameter)
+            recipes = plain_merges(
+                problem.pool.expert_names, self.settings.rmm.operators, self.settings.parameter
+            )
             names = [*problem.pool.expert_names, *(problem.members.add(r) for r in recipes)]
         problem.logger.phase(PHASE, left)
         walkers = Walkers(
@@ -90,12 +92,15 @@ class RMM:
         return problem.archive
 
 
-def plain_merges(experts: tuple[str, ...], settings: ParameterSettings) -> list[MergeRecipe]:
+def plain_merges(
+    experts: tuple[str, ...], operators: Sequence[str], settings: ParameterSettings
+) -> list[MergeRecipe]:
     """The paper's merged members: one merge of all experts alike for each operator.
 
     Args:
         experts: Names of the experts.
-        settings: Operators and ranges, of which the middles are taken.
+        operators: How they are merged.
+        settings: Ranges of scale and density, of which the middles are taken.
     """
     return [
         MergeRecipe(
@@ -104,7 +109,7 @@ def plain_merges(experts: tuple[str, ...], settings: ParameterSettings) -> list[
             scale=(settings.scale_min + settings.scale_max) / 2,
             density=(settings.density_min + settings.density_max) / 2,
         )
-        for operator in settings.operators
+        for operator in operators
     ]
 
 

@@ -88,22 +88,28 @@ def test_a_space_without_a_working_candidate_ends_too(name: str):
 def test_it_beats_random_recipes(name: str):
     def reached(method: str) -> float:
         found = []
-        for seed in range(3):
-            problem = formula_problem(budget=100)
-            searcher(method, *RECIPES, seed=seed).search(problem, 100)
+        for seed in range(4):
+            problem = formula_problem(budget=300)
+            searcher(method, *RECIPES, seed=seed).search(problem, 300)
             found.append(problem.archive.hypervolume())
         return float(np.mean(found))
 
     assert reached(name) > reached("parameter_only")
 
 
-RECIPES = ("search.parameter.operators=[ties]", "search.parameter.warm_up=1")
+RECIPES = (
+    "search.parameter.operators=[ties]",
+    "search.parameter.weights=simplex",
+    "search.parameter.sampler=elites",
+    "search.parameter.warm_up=1",
+)
 """With nothing but a warm-up `parameter_only` is random search over recipes."""
 
 
 @pytest.mark.parametrize("name", ["nsga2", "nsga3", "de", "grid"])
 def test_a_small_space_is_exhausted_and_left(name: str):
     words = ["search.parameter.operators=[task_arithmetic,ties,linear]"]
+    words += ["search.parameter.weights=simplex"]
     words += [f"search.parameter.scale_{end}=1" for end in ("min", "max")]
     words += [f"search.parameter.density_{end}=0.5" for end in ("min", "max")]
     # One expert: of every operator there is one merge.

@@ -3,15 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.search.encoding import RecipeEncoding
 from hm3rl.search.ledger import Ledger
 from hm3rl.settings import ParameterSettings
 from tests.search.formula import formula_problem
 
+OPERATORS = ["task_arithmetic", "ties", "dare_ties"]
+
 
 @pytest.fixture
 def encoding() -> RecipeEncoding:
-    return RecipeEncoding(("a", "b", "c"), ParameterSettings(), depth=4)
+    settings = ParameterSettings(operators=OPERATORS, weights="simplex")
+    return RecipeEncoding(("a", "b", "c"), settings, depth=4)
 
 
 def test_uniform_vectors_are_recipes_as_the_parameter_level_draws_them(encoding: RecipeEncoding):
@@ -35,6 +39,22 @@ def test_the_corners_of_the_box_are_legal_recipes(encoding: RecipeEncoding):
     assert dict(low.weights) == pytest.approx(dict.fromkeys("abc", 1 / 3), abs=1e-4)
     one = encoding.recipe(np.array([0, 1, 0, 0, 0.5, 0.5]))
     assert dict(one.weights) == {"a": 1.0}
+
+
+def test_free_weights_are_the_entries_and_nothing_idle_is_searched():
+    encoding = RecipeEncoding(("a", "b", "c"), ParameterSettings(), depth=4)
+    recipe = encoding.recipe(np.array([0.25, 0.0, 1.0]))
+    assert recipe == MergeRecipe.of("task_arithmetic", {"a": 0.25, "c": 1.0}, normalise=False)
+    several = RecipeEncoding(("a", "b"), ParameterSettings(operators=OPERATORS), depth=4)
+    recipe = several.recipe(np.array([0.5, 0.25, 0.75, 1.0]))
+    assert recipe == MergeRecipe.of("ties", {"a": 0.25, "b": 0.75}, density=0.9, normalise=False)
+
+
+def test_a_model_sees_operators_side_by_side_not_in_an_order(encoding: RecipeEncoding):
+    vectors = np.array([[v, 0.1, 0.2, 0.3, 0.4, 0.5] for v in (0.0, 0.3, 0.5, 1.0)])
+    features = encoding.features(vectors)
+    assert features[:, :3].tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert (features[:, 3:] == vectors[:, 1:]).all()
 
 
 def test_a_ledger_scores_what_it_can_pay_for_and_repeats_for_nothing():

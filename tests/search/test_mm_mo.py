@@ -139,8 +139,8 @@ def test_it_serves_as_the_parameter_level_of_hm3(searched):
     words = ["search.parameter.sampler=mm_mo", "search.mm_mo.initial=4", "search.mm_mo.steps=5"]
     result = searched("budget=20", *words)
     problem = result.problem
-    first = [problem.candidate(point.key) for point in problem.trace[:8]]
+    first = [problem.candidate(point.key) for point in problem.trace[:4]]
     assert all(len(c.recipes) == 1 and len(c.path.members) == 1 for c in first)
     assert {c.recipes[0].operator for c in first} == {"dare_ties"} and problem.charged == 20
-    members = {r.name for p in problem.trace[8:] for r in problem.candidate(p.key).recipes}
+    members = {r.name for p in problem.trace[4:] for r in problem.candidate(p.key).recipes}
     assert members and members <= {c.recipes[0].name for c in first}

@@ -86,7 +86,7 @@ def test_networks_that_do_not_fit_are_refused_before_anything_is_charged(
     settings = SearchSettings(parameter=ParameterSettings(members=3))
     networks = AgentSettings(init_from=str(first))
     with pytest.raises(InputError, match="members 5 there and 6 here"):
-        HM3(settings, networks, seed=0).search(problem, 12)
+        HM3(settings, networks, seed=0).search(problem, 20)
     assert problem.charged == 0
 
 

@@ -10,11 +10,14 @@ from hm3rl.search.parameter_level import RecipeSampler, search_recipes, select_m
 from hm3rl.settings import ParameterSettings
 
 EXPERTS = ("translation", "math", "code")
+SIMPLEX = ParameterSettings(
+    operators=["task_arithmetic", "ties", "dare_ties"], weights="simplex", sampler="elites"
+)
 
 
 @pytest.fixture
 def sampler() -> RecipeSampler:
-    return RecipeSampler(EXPERTS, ParameterSettings(), np.random.default_rng(0))
+    return RecipeSampler(EXPERTS, SIMPLEX, np.random.default_rng(0))
 
 
 def test_drawn_recipes_cover_operators_and_ranges(sampler: RecipeSampler):
@@ -46,8 +49,7 @@ def test_an_expert_of_weight_zero_can_return(sampler: RecipeSampler):
 
 
 def test_free_weights_are_coefficients_of_whole_task_vectors():
-    settings = ParameterSettings(weights="free")
-    sampler = RecipeSampler(EXPERTS, settings, np.random.default_rng(0))
+    sampler = RecipeSampler(EXPERTS, ParameterSettings(), np.random.default_rng(0))
     recipes = [sampler.draw() for _ in range(300)]
     weights = np.array([[dict(r.weights).get(e, 0.0) for e in EXPERTS] for r in recipes])
     assert weights.min() >= 0 and weights.max() <= 1

@@ -82,7 +82,7 @@ def test_a_small_space_is_exhausted_and_left(name: str):
     # Two members and a fixed stem: 16 paths, 15 of them new.
     limits = PathLimits(DEPTH, DEPTH, stem="e0", actions="same_depth")
     problem = path_problem(1, budget=60, limits=limits)
-    one = ["search.levels=paths", "search.parameter.operators=[task_arithmetic]"]
+    one = ["search.levels=paths", "search.rmm.operators=[task_arithmetic]"]
     searcher(name, *one).search(problem, 60)
     # rmm's second member is a merge, whose own path is as new as any other.
     assert problem.charged == 15

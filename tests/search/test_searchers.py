@@ -36,16 +36,16 @@ def test_every_searcher_spends_its_budget_exactly(searched: Run, name: str):
     assert phases(result)["sources"] == 4
 
 
-def test_hm3_splits_its_budget_40_20_40(searched: Run):
+def test_hm3_splits_its_budget_20_20_60(searched: Run):
     counts = phases(searched("budget=20"))
-    assert (counts["parameter"], counts["offline"], counts["online"]) == (8, 4, 8)
+    assert (counts["parameter"], counts["offline"], counts["online"]) == (4, 4, 12)
 
 
 def test_the_ablations_drop_a_level_or_a_phase(searched: Run):
     counts = phases(searched("budget=20", "search=architecture_only"))
-    assert (counts["parameter"], counts["offline"], counts["online"]) == (0, 7, 13)
+    assert (counts["parameter"], counts["offline"], counts["online"]) == (0, 5, 15)
     counts = phases(searched("budget=20", "search=no_offline"))
-    assert (counts["parameter"], counts["offline"], counts["online"]) == (8, 0, 12)
+    assert (counts["parameter"], counts["offline"], counts["online"]) == (4, 0, 16)
 
 
 @pytest.mark.parametrize("budget", range(3, 40))
