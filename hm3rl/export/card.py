@@ -12,7 +12,7 @@ import yaml
 
 from hm3rl.export.reload import ReloadCheck
 from hm3rl.models.pool import ModelPool
-from hm3rl.models.zoo import ZOO_PREFIX
+from hm3rl.models.zoo import NAMED
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.mergekit_yaml import public_name
 
@@ -82,8 +82,8 @@ def declared_licence(folder: Path) -> str | None:
 def display_name(pool: ModelPool, name: str) -> str:
     """Name a source in a card: the zoo's or hub's name, else the folder's last part."""
     origin = pool.origins[name]
-    if origin.startswith(ZOO_PREFIX):
-        return f"hm3rl-zoo-{origin.removeprefix(ZOO_PREFIX)}"
+    if origin.startswith(NAMED):
+        return f"hm3rl-{origin.replace(':', '-')}"
     public = public_name(pool, name)
     return public if public != str(pool.paths[name]) else pool.paths[name].name
 

@@ -39,7 +39,7 @@ from hm3rl.export.weights import (
 )
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
-from hm3rl.models.zoo import ZOO_PREFIX
+from hm3rl.models.zoo import NAMED
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
@@ -303,7 +303,7 @@ def _write_config(model: PreTrainedModel, pool: ModelPool, folder: Path) -> None
 def _origin(pool: ModelPool, name: str) -> str:
     """Name a source so that it is found from any working directory."""
     given = pool.origins[name]
-    return given if given.startswith(ZOO_PREFIX) else str(pool.paths[name])
+    return given if given.startswith(NAMED) else str(pool.paths[name])
 
 
 def dtype_name(dtype: torch.dtype) -> str:

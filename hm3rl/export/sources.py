@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from hm3rl.errors import InputError
 from hm3rl.models.loading import check_headers, find_weights
-from hm3rl.models.zoo import ZOO_PREFIX, resolve_source
+from hm3rl.models.zoo import NAMED, resolve_source
 
 STORED = {
     "F64": torch.float64,
@@ -31,16 +31,16 @@ def find_source(reference: str) -> str:
     """Find a model that a recipe names; nothing is downloaded.
 
     Args:
-        reference: A folder, "zoo:NAME", or the id of a repository in the local hub cache, possibly
-            with "@revision".
+        reference: A folder, "zoo:NAME" or "smollm2:NAME", or the id of a repository in the hub's
+            local cache, possibly with "@revision".
 
     Returns:
-        What `ModelPool.load` takes: a folder, or "zoo:NAME".
+        What `ModelPool.load` takes: a folder, or a name such as "zoo:NAME".
 
     Raises:
         InputError: There is no such folder and no such repository in the cache.
     """
-    if reference.startswith(ZOO_PREFIX) or resolve_source(reference).is_dir():
+    if reference.startswith(NAMED) or resolve_source(reference).is_dir():
         return reference
     repository, _, revision = reference.partition("@")
     try:

@@ -1,4 +1,4 @@
-"""The embedded default sources: `zoo:NAME` names a model that is shipped inside the package."""
+"""Sources by name: `zoo:NAME` is shipped inside the package; others are fetched or trained."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from hm3rl.errors import InputError
+from hm3rl.models.pretrained import PREFIXES, pretrained_folder
 
 ZOO_PREFIX = "zoo:"
+NAMED = (ZOO_PREFIX, *PREFIXES)
+"""How references begin that mean the same from any working directory."""
 
 
 def zoo_folder(name: str) -> Path:
@@ -38,12 +41,17 @@ def resolve_source(name: str | Path) -> Path:
     """Turn a source as the user names it into a folder.
 
     Args:
-        name: A folder, or "zoo:NAME".
+        name: A folder, "zoo:NAME", or "smollm2:NAME".
 
     Returns:
-        The folder, absolute; it is not checked here that it exists.
+        The folder, absolute; it is not checked here that a plain folder exists.
+
+    Raises:
+        InputError: The zoo has no such model, or it was not fetched or trained yet.
     """
     text = str(name)
     if text.startswith(ZOO_PREFIX):
         return zoo_folder(text.removeprefix(ZOO_PREFIX))
+    if text.startswith(PREFIXES):
+        return pretrained_folder(text)
     return Path(text).expanduser().resolve()
