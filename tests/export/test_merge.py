@@ -119,9 +119,11 @@ def test_our_recipe_finds_its_folders_from_any_working_directory(
 ):
     monkeypatch.chdir(tiny_pool_dir["a"].parent)
     members = MemberSet(ModelPool.load("base", {"a": "a"}))
-    export_candidate(Candidate.whole("a", 3), members, tmp_path / "model")
+    candidate = Candidate.whole("a", 3)
+    export_candidate(candidate, members, tmp_path / "model")
     monkeypatch.chdir(tmp_path)
-    merge_file(tmp_path / "model" / "recipe.yaml", tmp_path / "again")
+    report, _ = merge_file(tmp_path / "model" / "recipe.yaml", tmp_path / "again")
+    assert report.key == candidate.key(members.pool.hashes)
 
 
 def test_a_recipe_knows_its_sources(tiny_pool, tiny_pool_dir, write, tmp_path):
