@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from hm3rl import api
+from hm3rl.errors import InputError
+from hm3rl.models.zoo import resolve_source
 from hm3rl.search.build import missing_packages
 from hm3rl.search.compose import to_yaml
 from hm3rl.settings import config_folder
@@ -27,6 +29,12 @@ def test_every_committed_experiment_runs_in_a_shrunk_form(file: Path, tmp_path: 
     twin = next((other for other in FILES if searched_by(other) == searched_by(file)), file)
     if twin != file:
         pytest.skip(f"the same search as {twin.stem}")
+    try:
+        pool = api.settings(f"experiment={file.stem}").pool
+        for source in (pool.base, *pool.experts.values()):
+            resolve_source(source)
+    except InputError as error:
+        pytest.skip(str(error))
     missing = missing_packages(api.settings(f"experiment={file.stem}").search.name)
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")

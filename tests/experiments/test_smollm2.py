@@ -1,0 +1,167 @@
+"""SmolLM2's experts: their data, and the training script on a three-layer model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from experiments.smollm2.catalogue import KINDS, catalogue
+from experiments.smollm2.data import (
+    COUNTS,
+    FOLDER,
+    GENERATORS,
+    as_text,
+    committed_rows,
+    held_out_rows,
+    training_rows,
+)
+from experiments.smollm2.word_problems import OPERATIONS
+from hm3rl import api
+from hm3rl.errors import InputError
+from hm3rl.models.pool import ModelPool
+from hm3rl.models.pretrained import pretrained_folder
+from hm3rl.tasks.base import split_of
+from hm3rl.tasks.jsonl import JsonlTask
+from hm3rl.tasks.sandbox import SandboxPool
+
+TASKS = tuple(GENERATORS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_committed_items_are_those_of_the_generators(task: str):
+    assert (FOLDER / f"{task}.jsonl").read_text(encoding="utf-8") == as_text(committed_rows(task))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_training_text_is_held_out(task: str):
+    settings = api.settings("experiment=smollm2").tasks[task]
+    read = JsonlTask(task, FOLDER / f"{task}.jsonl", metric=settings.metric)
+    assert {split: len(read.items(split)) for split in COUNTS} == COUNTS
+    held_out = {item.prompt for split in ("search", "test") for item in read.items(split)}
+    drawn = training_rows(task, 1500, seed=5)
+    assert {split_of(task, row.prompt) for row in drawn} == {"train"}
+    assert held_out.isdisjoint(row.prompt for row in drawn)
+    assert len({row.prompt for row in drawn}) > 800
+    assert drawn == training_rows(task, 1500, seed=5) != training_rows(task, 1500, seed=6)
+
+
+def test_fewer_held_out_rows_are_the_first_of_more():
+    assert held_out_rows("math", "search", 7) == held_out_rows("math", "search", 20)[:7]
+
+
+def test_every_program_passes_its_own_tests_and_few_pass_others():
+    rows = [*committed_rows("code"), *training_rows("code", 400, seed=1)]
+    programs, tests = [row.reference for row in rows], [row.tests for row in rows]
+    with SandboxPool() as sandbox:
+        assert sandbox.run(programs, tests) == [1.0] * len(rows)
+        assert sum(sandbox.run(programs[1:] + programs[:1], tests)) < 0.05 * len(rows)
+
+
+def test_worked_answers_are_right_and_use_every_number_of_the_question():
+    for row in training_rows("math", 500, seed=2):
+        worked, _, answer = row.reference.removesuffix(".").partition(". The answer is ")
+        steps = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", worked)
+        results = [int(result) for *_, result in steps]
+        for left, sign, right, result in steps:
+            assert OPERATIONS[sign](int(left), int(right)) == int(result) >= 0
+            assert sign != "/" or int(left) % int(right) == 0
+        assert int(answer) == results[-1]
+        used = {int(number) for step in steps for number in (step[0], step[2])}
+        asked = {int(number) for number in re.findall(r"\d+", row.prompt)}
+        assert asked <= used <= asked | set(results[:-1])
+
+
+def test_the_catalogue_has_every_kind_in_both_languages():
+    names = catalogue()
+    assert {kind: len(names[kind]) for kind in ("weekday", "month")} == {"weekday": 7, "month": 12}
+    assert all(len(names[kind]) > 100 for kind in KINDS[:3])
+    assert ("country", "Germany", "Allemagne") in names["country"]
+    assert all(entry.english and entry.french for kind in KINDS for entry in names[kind])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks for it
+class TestTraining:
+    """The script on a random three-layer Llama, for which all words but a few are unknown."""
+
+    @pytest.fixture(autouse=True)
+    def _needs_peft(self):
+        pytest.importorskip("peft")
+
+    def run(self, base: Path, target: Path, *more: str) -> int:
+        from experiments.smollm2.train import main
+
+        words = ["code", "--base", str(base), "--to", str(target), "--steps", "4", "--rows", "3"]
+        return main([*words, "--every", "2", "--measured", "2", "--rank", "2", *more])
+
+    def test_a_trained_adapter_is_an_expert_of_a_pool(
+        self, tiny_pool_dir: dict[str, Path], tmp_path: Path
+    ):
+        target, base = tmp_path / "adapters" / "code", tiny_pool_dir["base"]
+        assert self.run(base, target) == 0
+        assert [path.name for path in target.parent.iterdir()] == ["code"]
+        steps = [line.split(",")[0] for line in (target / "training_log.csv").read_text().split()]
+        assert steps == ["step", "0", "2", "4"]
+        facts = json.loads((target / "training.json").read_text())
+        pool = ModelPool.load(base, {"code": target})
+        assert pool.adapters == ("code",)
+        assert facts["base_content_hash"] == pool.hashes["base"]
+        ids = torch.tensor([[1, 5, 9]])
+        assert not torch.allclose(pool.model("code")(ids).logits, pool.model("base")(ids).logits)
+        for file in target.iterdir():
+            assert str(tmp_path).encode() not in file.read_bytes(), file.name
+            assert str(base).encode() not in file.read_bytes(), file.name
+
+        assert self.run(base, tmp_path / "again") == 0
+        for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
+            assert (target / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+    def test_bad_input_is_refused_before_training(
+        self,
+        tiny_pool_dir: dict[str, Path],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        base = tiny_pool_dir["base"]
+        assert self.run(base, base) == 2
+        assert "--to" in capsys.readouterr().err
+        assert self.run(base, tmp_path / "x", "--steps", "0") == 2
+        assert "numbers below 1" in capsys.readouterr().err
+        assert self.run(base, tmp_path / "x", "--replay", "1") == 2
+        assert "[0, 1)" in capsys.readouterr().err
+        monkeypatch.setenv("HM3RL_CACHE", str(tmp_path / "empty"))
+        assert self.run(Path("smollm2:base"), tmp_path / "x") == 2
+        assert "hm3rl fetch smollm2" in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
+
+    def test_only_answers_and_their_end_are_learned(self, tiny_pool_dir: dict[str, Path]):
+        from experiments.smollm2.rows import Row
+        from experiments.smollm2.training import IGNORED, encode
+
+        tokenizer = AutoTokenizer.from_pretrained(str(tiny_pool_dir["base"]))
+        batch = encode([Row("w0 w1", " w2"), Row("w3", " w4 w5 w6")], tokenizer, "cpu")
+        words, end, off = tokenizer.convert_tokens_to_ids, tokenizer.eos_token_id, IGNORED
+        w2, *rest = words(["w2", "w4", "w5", "w6"])
+        assert batch.labels.tolist() == [[off, off, w2, end, off], [off, *rest, end]]
+        assert batch.mask.tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+        assert batch.ids[batch.labels != off].tolist() == [w2, end, *rest, end]
+
+    def test_the_mixture_has_the_asked_share_of_the_other_tasks(self):
+        from experiments.smollm2.training import Schedule, mixture
+
+        rows = mixture("math", Schedule(steps=50, rows=10, replay=0.2))
+        kinds = [row.prompt.split(":")[0] for row in rows]
+        counts = {kind: kinds.count(kind) for kind in ("Question", "English", "Docstring")}
+        assert counts == {"Question": 400, "English": 50, "Docstring": 50}
+
+
+def test_an_expert_that_is_not_trained_names_the_command():
+    with pytest.raises(InputError, match=r"python -m experiments.smollm2.train poetry"):
+        pretrained_folder("smollm2:poetry")
+    experts = api.settings("experiment=smollm2").pool.experts
+    assert experts == {task: f"smollm2:{task}" for task in TASKS}
