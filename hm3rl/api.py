@@ -36,7 +36,9 @@ from hm3rl.events import RunLogger
 from hm3rl.export.checkpoint import ExportReport, export_candidate
 from hm3rl.export.merge import merge_file
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
+from hm3rl.models.loading import is_adapter
 from hm3rl.models.pool import ModelPool
+from hm3rl.models.zoo import resolve_source
 from hm3rl.objectives.preferences import parse_preference
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
@@ -288,7 +290,8 @@ def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") ->
     """Score any checkpoint on the tasks of a configuration.
 
     Args:
-        model: Folder of the checkpoint, or `zoo:NAME`.
+        model: Folder of the checkpoint, or a name such as `zoo:NAME`; an adapter is put into the
+            configuration's base.
         chosen: Tasks, evaluation, precision and device are taken from it.
         split: `search` or `test`.
 
@@ -296,8 +299,9 @@ def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") ->
         The evaluation.
     """
     check_settings(chosen)
-    # The model stands as base and only expert of a pool of its own: no merge is made of it.
-    pool = ModelPool.load(model, {"model": model}, DTYPES[chosen.pool.dtype], chosen.pool.device)
+    # A whole model stands as base and only expert of a pool of its own: no merge is made of it.
+    base = chosen.pool.base if is_adapter(resolve_source(model)) else model
+    pool = ModelPool.load(base, {"model": model}, DTYPES[chosen.pool.dtype], chosen.pool.device)
     members = MemberSet(pool)
     tasks = build_tasks(chosen.tasks, chosen.evaluation, pool.tokenizer)
     evaluator = Evaluator(

@@ -270,7 +270,7 @@ def merge(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or zoo:math")],
+    model: Annotated[str, typer.Argument(help="Folder of a checkpoint or adapter, or zoo:math")],
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="search or test")] = "search",
     config_dir: ConfigDir = None,

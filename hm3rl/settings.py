@@ -29,7 +29,7 @@ class PoolSettings:
     """The source models.
 
     Attributes:
-        base: Folder of the base model, or `zoo:base`.
+        base: Folder of the base model, or a name: `zoo:base`, `smollm2:base`.
         experts: Folder of each expert by name; the names are used in paths and preferences.
         dtype: Precision of weights and computation: float32, bfloat16 or float16.
         device: `cpu`, `cuda` or `cuda:N`.

@@ -80,6 +80,20 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
     assert scored["scores"] == pytest.approx(stored["scores"])
 
 
+def test_evaluate_puts_an_adapter_into_the_base(tmp_path: Path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    tensors = load_file(zoo_folder("math") / "model.safetensors")
+    whole = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+    save_file(whole, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    scored = [
+        json.loads(call("evaluate", model, *FEW_ITEMS, "--json").stdout)["scores"]
+        for model in (folder, "zoo:math", "zoo:base")
+    ]
+    assert scored[0] == scored[1] != scored[2]
+
+
 def test_check_runs_nothing_and_says_what_a_run_needs():
     report = json.loads(call("check", *FEW_ITEMS, "budget=12", "--json").stdout)
     assert report["evaluations"] == 12 and report["layers"] == 8
