@@ -66,6 +66,8 @@ class MergeProblem:
 
     Attributes:
         trace: One point per charged evaluation, at whatever fidelity.
+        deciding: Seconds in which models of the scores, beside the agent's, chose what to evaluate;
+            who uses such a model adds them here.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class MergeProblem:
         self.logger: RunLogger = NullLogger() if logger is None else logger
         self.proxy_cost = Fraction(str(proxy_cost))
         self.trace: list[TracePoint] = []
+        self.deciding = 0.0
         self._archive: Archive | None = None
         self._candidates: dict[str, Candidate] = {}
         self._evaluations: dict[str, Evaluation] = {}

@@ -149,7 +149,7 @@ def run_search(
             logger.phase("test scores of the front", 0)
             front, test, tested_sources = rescore_front(problem)
             summary = summarise(settings, problem, searcher, front, test, tested_sources)
-            summary["seconds"] = seconds(spent, searcher, search_seconds, problem.charged)
+            summary["seconds"] = seconds(spent, searcher, search_seconds, problem)
             summary["resumed"] = resumed
             summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
             columns, rows = front_table(problem, front)
@@ -329,15 +329,16 @@ def summarise(
 
 
 def seconds(
-    spent: Mapping[str, float], searcher: Searcher, search_seconds: float, charged: float
+    spent: Mapping[str, float], searcher: Searcher, search_seconds: float, problem: MergeProblem
 ) -> dict[str, Any]:
     """Where the time of the search went.
 
     `model` and `programs` are the evaluator's own clocks, the latter of the time in which it could
-    only wait for programs; `agent` is the agent's own time, the evaluations it asked for excepted;
+    only wait for programs; `agent` is the agent's own time, the evaluations it asked for excepted,
+    and that of the Gaussian processes that choose merges (`search.parameter.sampler=gp`);
     `other` is the rest (merging and assembly are part of it), stated also for each evaluation.
     """
-    agent = searcher.agent.seconds if searcher.agent is not None else 0.0
+    agent = problem.deciding + (searcher.agent.seconds if searcher.agent is not None else 0.0)
     model, programs = spent.get("model", 0.0), spent.get("programs", 0.0)
     other = max(search_seconds - agent - model - programs, 0.0)
     return {
@@ -347,5 +348,5 @@ def seconds(
         "agent": round(agent, 3),
         "merging": round(spent.get("merging", 0.0), 3),
         "other": round(other, 3),
-        "other_ms_per_evaluation": round(1000 * other / max(charged, 1), 3),
+        "other_ms_per_evaluation": round(1000 * other / max(problem.charged, 1), 3),
     }

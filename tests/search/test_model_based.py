@@ -36,6 +36,7 @@ def test_the_budget_is_spent_to_the_last_evaluation_on_different_recipes():
     )
     assert problem.charged == 33 == len({recipe.key for recipe in recipes}) == sum(told)
     assert {recipe.operator for recipe in recipes} == set(OPERATORS)
+    assert problem.deciding > 0
 
 
 @pytest.mark.parametrize(("warm_up", "first"), [(0.5, [10, 6, 10]), (0.1, [6, 10, 10])])
