@@ -7,8 +7,7 @@ theirs are (`agents.screening`), and the extra `baselines` is not needed.
 
 Measured on the tiny zoo, free coefficients of task arithmetic, seeds 10 and 11 (in no table),
 hypervolume on the search split: 0.705 and 0.696 after 40 evaluations (`elites` 0.654 and 0.661),
-0.745 and 0.746 after 120 (`elites`, seed 0: 0.712). Coefficients by halves of the depth (six
-numbers): 0.663 and 0.658 after 40, 0.732 and 0.731 after 80 (whole: 0.736 and 0.733).
+0.745 and 0.746 after 120 (`elites`, seed 0: 0.712).
 """
 
 from __future__ import annotations
