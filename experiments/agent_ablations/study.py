@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.common.methods import method
 from experiments.common.plan import Study, Variant
 from experiments.common.report import write_methods_only
 
@@ -10,11 +11,12 @@ SEEDS = {300: 5}
 STUDY = Study(
     name="agent_ablations",
     variants={
-        "hm3": Variant((), SEEDS),
-        "no_offline": Variant(("search=no_offline",), SEEDS),
+        "hm3": method("hm3", SEEDS),
+        "no_offline": method("no_offline", SEEDS),
         "no_screening": Variant(("agent.screening.enabled=false",), SEEDS),
         "stem_fixed": Variant(("paths.stem=translation",), SEEDS),
         "one_merged_member": Variant(("search.parameter.members=1",), SEEDS),
     },
     write=write_methods_only,
+    runs="fronts",
 )
