@@ -2,10 +2,12 @@
 
 One teacher-forced pass scores the likelihood of all references and finds the items that greedy
 decoding answers with the reference. Only the others are decoded, and only if their text matters:
-where anything but the reference scores 0 and the tokenizer writes every text in one way only, it
-does not. Candidates of one call share what they have in common (`sharing`, `generation`); items
-whose leads are within the numerical error are decoded alone. So an answer depends on nothing but
-the model and the item, and a likelihood on nothing but the model and the batch of items.
+where anything but the reference scores 0, it does not once it cannot become the reference any more
+(`spelling`). Candidates of one call share what they have in common (`sharing`, `generation`); items
+whose leads are within the numerical error are decoded apart, in a shape of their own (`plain`). In
+lower precision than float32 most answers have such a lead somewhere, so there all that is decoded
+is decoded apart. So an answer depends on nothing but the model and the item, and a likelihood on
+nothing but the model and the batch of items.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tokenizers.models import WordLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hm3rl.evaluation.generation import decode_together
 from hm3rl.evaluation.memory import in_memory, is_out_of_memory
-from hm3rl.evaluation.plain import decode_alone
+from hm3rl.evaluation.plain import decode_apart, rows_apart
 from hm3rl.evaluation.requests import Batch, Request
 from hm3rl.evaluation.scoring import ForcedBatch, InvalidLogitsError, compare
 from hm3rl.evaluation.sharing import Arrived, Failed, Sharing, Walk
+from hm3rl.evaluation.spelling import spelling_of
 from hm3rl.evaluation.stack import Stack
 from hm3rl.evaluation.waiting import Waiting
 
@@ -54,14 +56,6 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
     named = getattr(config, "eos_token_id", None)
     more = named if isinstance(named, list | tuple) else [named]
     return frozenset(int(e) for e in (tokenizer.eos_token_id, *more) if e is not None)
-
-
-def one_spelling(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether different tokens always read differently, as words with spaces between them do."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or not isinstance(backend.model, WordLevel) or backend.decoder is not None:
-        return False
-    return all(word.split() == [word] for word in tokenizer.get_vocab())
 
 
 @torch.inference_mode()
@@ -126,15 +120,15 @@ class _Answering:
     ) -> None:
         self.stacks, self.request, self.sharing = stacks, request, sharing
         self.ends = [end_tokens(stack.model, tokenizer) for stack in stacks]
-        self.special = frozenset(tokenizer.all_special_ids)
         self.decode = decode
-        self.spared = request.task.exact_only and one_spelling(tokenizer) and not all_texts
+        self.spelling = spelling_of(tokenizer)
+        self.spared = request.task.exact_only and not all_texts
         self.tokens: list[list[list[int] | None]] = [[None] * len(request.items) for _ in stacks]
         self.nll = np.zeros((len(stacks), len(request.items)))
         self.decoded = [0] * len(stacks)
         self.failures: dict[int, str] = {}
         self._waiting: list[Waiting] = []
-        self._alone: set[tuple[int, int]] = set()
+        self._apart: set[tuple[int, int]] = set()
         self._shared_bytes: dict[int, int] = {}
         self._own_bytes = 0.0
 
@@ -145,8 +139,8 @@ class _Answering:
             part = _Part(batch, todo)
             in_memory(self._pass, part, _Part.halves, _Part.size, self.sharing.too_long_a_pass)
         self._flush()
-        for number, item in sorted(self._alone):
-            in_memory(self._answer_alone, (number, item), _indivisible)
+        for some in self._apart_batches():
+            in_memory(self._answer_apart, some, _Apart.halves)
         return [
             self.failures.get(number)
             or Answers(self.tokens[number], self.nll[number], self.decoded[number])
@@ -155,7 +149,8 @@ class _Answering:
 
     def _pass(self, part: _Part) -> None:
         """Take a batch through the stacks, which are struck off when they have arrived."""
-        keep = self.decode and not self.spared
+        together = any(rows_apart(stack.dtype) == 1 for stack in self.stacks)
+        keep = together and self.decode and not (self.spared and self.spelling.one)
         walk = Walk(self.stacks, part.batch, keep, self.sharing)
         for found in walk.run(tuple(part.todo)):
             if isinstance(found, Failed):
@@ -179,14 +174,14 @@ class _Answering:
             self.failures[number] = traceback.format_exc()
             return
         self.nll[number, list(batch.rows)] = forced.nll.double().cpu().numpy()
-        exact, waiting, alone = self._sort(forced, self.ends[number])
+        exact, waiting, apart = self._sort(forced, self.ends[number])
         for row in exact:
             item = batch.rows[row]
             self.tokens[number][item] = list(self.request.encoded[item].answer[:-1])
-        self.decoded[number] += len(waiting) + len(alone)
-        if waiting and found.states is None:
-            alone, waiting = [*alone, *waiting], []
-        self._alone.update((number, batch.rows[row]) for row in alone)
+        self.decoded[number] += len(waiting) + len(apart)
+        if found.states is None or rows_apart(stack.dtype) > 1:
+            apart, waiting = [*apart, *waiting], []
+        self._apart.update((number, batch.rows[row]) for row in apart)
         if waiting:
             self._wait(Waiting.cut(number, forced, waiting, found.states or ()), batch)
 
@@ -208,22 +203,27 @@ class _Answering:
     def _sort(
         self, forced: ForcedBatch, ends: Collection[int]
     ) -> tuple[list[int], list[int], list[int]]:
-        """Tell rows apart: answered with the reference, to be decoded, to be decoded alone."""
+        """Tell rows apart: answered with the reference, to be decoded, to be decoded apart."""
         exact_rows: list[int] = []
         waiting: list[int] = []
-        alone: list[int] = []
-        columns = (forced.exact.tolist(), forced.safe.tolist(), forced.next_token.tolist())
-        for row, (exact, safe, following) in enumerate(zip(*columns, strict=True)):
+        apart: list[int] = []
+        columns = (forced.exact, forced.safe, forced.agreed, forced.next_token)
+        lists = (column.tolist() for column in columns)
+        for row, (exact, safe, agreed, following) in enumerate(zip(*lists, strict=True)):
             if exact and (safe or not self.decode):
                 exact_rows.append(row)
             elif not self.decode:
                 continue
             elif not safe:
-                alone.append(row)
-            # A special token vanishes from the text, so what follows may still be the reference.
-            elif not self.spared or (following in self.special and following not in ends):
+                apart.append(row)
+            elif not self._spares(forced.batch.rows[row], agreed, following, ends):
                 waiting.append(row)
-        return exact_rows, waiting, alone
+        return exact_rows, waiting, apart
+
+    def _spares(self, item: int, agreed: int, following: int, ends: Collection[int]) -> bool:
+        """Whether an answer need not be decoded any further, once it has left the reference."""
+        reference = self.request.encoded[item].answer
+        return self.spared and self.spelling.differs(reference, agreed, following, ends)
 
     def _wait(self, rows: Waiting, batch: Batch) -> None:
         """Let rows wait, and keep account of the memory that takes."""
@@ -261,24 +261,80 @@ class _Answering:
             return
         for (number, item), ids in decoded.answers.items():
             self.tokens[number][item] = ids
-        self._alone.update(decoded.unsure)
+        self._apart.update(decoded.unsure)
         for number in decoded.invalid:
             self.failures[number] = "".join(traceback.format_exception(InvalidLogitsError()))
 
-    def _answer_alone(self, row: tuple[int, int]) -> None:
-        """Decode one item of one stack with nothing beside it."""
-        number, item = row
-        if number in self.failures:
+    def _apart_batches(self) -> list[_Apart]:
+        """Batches of the items that are decoded apart, those of similar length together."""
+        encoded = self.request.encoded
+        rest: dict[int, list[int]] = {}
+        for number, item in sorted(self._apart, key=lambda row: (len(encoded[row[1]].answer), row)):
+            rest.setdefault(number, []).append(item)
+        found = []
+        for number, items in sorted(rest.items()):
+            rows = rows_apart(self.stacks[number].dtype)
+            found += [
+                _Apart(number, items[first : first + rows], rows)
+                for first in range(0, len(items), rows)
+            ]
+        return found
+
+    def _answer_apart(self, some: _Apart) -> None:
+        """Decode some items of one stack with no other stack beside them."""
+        if some.stack in self.failures or not some.items:
             return
-        model, ids = self.stacks[number].model, self.request.encoded[item]
-        limit = self.request.task.max_new_tokens
+        ends, encoded = self.ends[some.stack], self.request.encoded
+        chosen = [encoded[item] for item in some.items]
+        columns = max(len(ids.prompt) for ids in (encoded if some.rows > 1 else chosen))
+
+        def settled(row: int, answer: Sequence[int]) -> bool:
+            reference = chosen[row].answer
+            at = len(answer) - 1
+            # Looked at once, where it leaves the reference; if it might come back it is decoded.
+            if tuple(answer[:at]) != reference[:at] or answer[at] in reference[at : at + 1]:
+                return False
+            return self._spares(some.items[row], at, answer[at], ends)
+
         try:
-            self.tokens[number][item] = decode_alone(model, ids, self.ends[number], limit)
+            answers = decode_apart(
+                self.stacks[some.stack].model,
+                chosen,
+                ends,
+                self.request.task.max_new_tokens,
+                some.rows,
+                columns,
+                settled if self.spared else None,
+            )
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            self.failures[number] = traceback.format_exc()
-        self.sharing.work.alone += 1
+            self.failures[some.stack] = traceback.format_exc()
+            return
+        for item, answer in zip(some.items, answers, strict=True):
+            self.tokens[some.stack][item] = answer
+        self.sharing.work.apart += len(some.items)
+
+
+@dataclass
+class _Apart:
+    """Items of one stack that are decoded in one batch of a fixed number of rows."""
+
+    stack: int
+    items: list[int]
+    rows: int
+
+    def halves(self) -> tuple[_Apart, _Apart]:
+        """Split the items, and halve the rows.
+
+        Raises:
+            ValueError: It has one row.
+        """
+        if self.rows == 1:
+            raise ValueError("one row cannot be split")
+        rows = self.rows // 2
+        first, second = self.items[:rows], self.items[rows:]
+        return _Apart(self.stack, first, rows), _Apart(self.stack, second, rows)
 
 
 def _decoded(rows: list[Waiting]) -> float:
@@ -294,7 +350,3 @@ def _halves(rows: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
     if middle == 0:
         raise ValueError("one row cannot be split")
     return [rows[0].part(everything[:middle])], [rows[0].part(everything[middle:])]
-
-
-def _indivisible(row: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    raise ValueError("one row cannot be split")

@@ -7,8 +7,8 @@ and layer one cache holds the keys and values of exactly the rows that pass ther
 
 Rows of different length stand flush right in the caches, finished rows are dropped on the way, and
 the loop ends with its last row. A row whose best token leads by no more than the numerical error
-leaves the loop: what such a row answers could depend on the rows beside it, so it is decoded alone
-(`plain.decode_alone`), and no answer depends on what else is in the loop.
+leaves the loop: what such a row answers could depend on the rows beside it, so it is decoded apart
+(`plain.decode_apart`), and no answer depends on what else is in the loop.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Decoded:
 
     Attributes:
         answers: Answer tokens without the end token, by (number of the stack, of the item).
-        unsure: Rows that have to be decoded alone.
+        unsure: Rows that have to be decoded apart.
         invalid: Numbers of the stacks that put out NaN or infinite logits.
     """
 
@@ -110,7 +110,7 @@ def decode_together(
     max_new_tokens: int,
     work: Work,
 ) -> Decoded:
-    """Decode until every row has ended, is full, or has to be decoded alone.
+    """Decode until every row has ended, is full, or has to be decoded apart.
 
     Args:
         stacks: All stacks.

@@ -17,8 +17,11 @@ from torch.nn import functional
 
 from hm3rl.evaluation.requests import Batch
 
-MARGIN = {torch.float32: 2e-5, torch.float16: 2**-9, torch.bfloat16: 2**-6}
-"""Relative to the largest logit: smaller leads are within the error of another order of summing."""
+MARGIN = {torch.float32: 2e-5, torch.float16: 2**-8, torch.bfloat16: 2**-5}
+"""Relative to the largest logit: smaller leads are within the error of another order of summing.
+
+In bfloat16 the leads of SmolLM2-135M in batches of 24 and alone differ by up to 0.030 (1741 answer
+tokens, `python -m experiments.smollm2.leads`); float16 has three bits more."""
 
 
 class InvalidLogitsError(ArithmeticError):

@@ -36,13 +36,13 @@ class Work:
         prefixes: Layer forwards of the teacher-forced pass: one for each prefix and batch of items.
         calls: Calls of layer modules that this took; fewer where prefixes were joined.
         decoding_calls: Calls of layer modules while decoding.
-        alone: Items that were decoded alone because a lead was too small.
+        apart: Items that were decoded apart (`plain`): a lead was too small, or float32 not used.
     """
 
     prefixes: int = 0
     calls: int = 0
     decoding_calls: int = 0
-    alone: int = 0
+    apart: int = 0
 
 
 JOINS = ("never", "exact", "always")

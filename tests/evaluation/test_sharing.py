@@ -285,7 +285,7 @@ def test_invalid_logits_harm_nobody_else(
     assert same([one for one in others if isinstance(one, Answers)], plain)
 
 
-def test_small_leads_in_the_loop_are_decoded_alone(
+def test_small_leads_in_the_loop_are_decoded_apart(
     members: MemberSet,
     tiny_pool: ModelPool,
     request_20: Request,
@@ -296,7 +296,7 @@ def test_small_leads_in_the_loop_are_decoded_alone(
     sure = answers_of(stacks, request_20, tiny_pool, trusting)
     monkeypatch.setitem(scoring.MARGIN, torch.float32, 0.05)
     assert same(answers_of(stacks, request_20, tiny_pool, wary), sure)
-    assert trusting.work.alone == 0 and 20 < wary.work.alone < 160
+    assert trusting.work.apart == 0 and 20 < wary.work.apart < 160
 
 
 def test_options_are_checked() -> None:

@@ -23,10 +23,13 @@ from experiments.smollm2.data import (
 from experiments.smollm2.word_problems import OPERATIONS
 from hm3rl import api
 from hm3rl.errors import InputError
+from hm3rl.evaluation.requests import Request
+from hm3rl.evaluation.scoring import MARGIN
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.pretrained import pretrained_folder
 from hm3rl.tasks.base import split_of
 from hm3rl.tasks.jsonl import JsonlTask
+from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.sandbox import SandboxPool
 
 TASKS = tuple(GENERATORS)
@@ -158,6 +161,17 @@ class TestTraining:
         kinds = [row.prompt.split(":")[0] for row in rows]
         counts = {kind: kinds.count(kind) for kind in ("Question", "English", "Docstring")}
         assert counts == {"Question": 400, "English": 50, "Docstring": 50}
+
+
+def test_leads_alone_and_in_a_batch_differ_by_less_than_the_margin():
+    from experiments.smollm2.leads import leads
+
+    pool = ModelPool.load("zoo:base", {"math": "zoo:math"}, dtype=torch.bfloat16)
+    request = Request.build(MathTask(20, 2), "search", pool.tokenizer, 20)
+    values, lengths = leads(pool.model("math"), request)
+    assert values.shape == (sum(lengths), 3) and len(lengths) == 20
+    assert 0 < float(values[:, 1].max()) < MARGIN[torch.bfloat16]
+    assert (values[:, 0] > 0).any() and (values[:, 2] > MARGIN[torch.bfloat16]).any()
 
 
 def test_an_expert_that_is_not_trained_names_the_command():
