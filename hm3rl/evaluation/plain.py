@@ -68,13 +68,16 @@ def decode_apart(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     # Without a configuration the cache keeps all columns; sliding windows are the masks' business.
     cache = DynamicCache()
+    # The last column by its index: a slice is not contiguous, and for such a one torch copies the
+    # head's weights once for each row.
+    last = torch.tensor([-1], device=model.device)
     answers: list[list[int]] = [[] for _ in items]
     going = set(range(len(items)))
     dropped: set[int] = set()
     while going:
         logits = model(
             input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
+            use_cache=True, logits_to_keep=last,
         ).logits[:, -1]  # fmt: skip
         finite = torch.isfinite(logits).all(dim=-1).tolist()
         if not all(finite[row] for row in going):
