@@ -23,6 +23,9 @@ from experiments.smollm2.rows import Row
 
 IGNORED = -100
 
+WINDOW = 16
+"""Steps whose rows are put together by length, so that fewer columns are padding."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -129,8 +132,20 @@ def mixture(expert: str, schedule: Schedule) -> list[Row]:
     for number, task in enumerate(others):
         count = replayed * (number + 1) // len(others) - replayed * number // len(others)
         rows += training_rows(task, count, schedule.seed)
-    random.Random(f"smollm2/{expert}/order/{schedule.seed}").shuffle(rows)
-    return rows
+    rng = random.Random(f"smollm2/{expert}/order/{schedule.seed}")
+    rng.shuffle(rows)
+    ordered: list[Row] = []
+    for first in range(0, total, WINDOW * schedule.rows):
+        window = sorted(rows[first : first + WINDOW * schedule.rows], key=_length)
+        steps = [window[i : i + schedule.rows] for i in range(0, len(window), schedule.rows)]
+        rng.shuffle(steps)
+        ordered += [row for step in steps for row in step]
+    return ordered
+
+
+def _length(row: Row) -> int:
+    """Characters, which go with tokens closely enough to put rows of one length together."""
+    return len(row.prompt) + len(row.reference)
 
 
 def train(
@@ -152,6 +167,9 @@ def train(
         loss), one every `every` steps, and one for the model as returned.
     """
     device = str(base.device)
+    if base.device.type == "cpu":
+        # At a hundred columns its backward pass takes a fifth less time than the fused one's.
+        base.set_attn_implementation("eager")
     rows = mixture(expert, schedule)
     meters = {
         task: encode(held_out_rows(task, "search", schedule.measured), tokenizer, device)
