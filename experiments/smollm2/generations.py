@@ -1,0 +1,140 @@
+"""What models answer, side by side: a table for each task, one row for each item.
+
+    python -m experiments.smollm2.generations smollm2:base smollm2:translation smollm2:math \
+        smollm2:code exported --overrides experiment=smollm2 --to results/generations.md
+
+Models are named as everywhere (folders, adapters, NAME:MEMBER); tasks, precision and device are the
+configuration's. Items are the first of the split. An answer is decoded as the scorer decodes it;
+the column before it says its score.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hm3rl import api
+from hm3rl.evaluation.answers import answer_together
+from hm3rl.evaluation.requests import Request
+from hm3rl.evaluation.stack import Stack
+from hm3rl.models.loading import is_adapter
+from hm3rl.models.pool import ModelPool
+from hm3rl.models.zoo import resolve_source
+from hm3rl.settings import RunSettings
+from hm3rl.tasks.base import Item, Split
+from hm3rl.tasks.build import build_tasks
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one model says to one item.
+
+    Attributes:
+        item: The item.
+        text: The answer.
+        score: Its score in [0, 1].
+    """
+
+    item: Item
+    text: str
+    score: float
+
+
+def answers(model: str, chosen: RunSettings, split: Split, count: int) -> dict[str, list[Answered]]:
+    """Let a model answer the first items of each task.
+
+    Args:
+        model: Folder or name; an adapter is put into the configuration's base.
+        chosen: Tasks, base, precision and device.
+        split: Split of the items.
+        count: Items of each task.
+
+    Returns:
+        The answers by task.
+
+    Raises:
+        InputError: The model or a task is missing or unusable.
+    """
+    base = chosen.pool.base if is_adapter(resolve_source(model)) else model
+    pool = ModelPool.load(
+        base, {"model": model}, api.precision(chosen.pool.dtype), chosen.pool.device
+    )
+    stack = Stack.of_model(pool.model("model"))
+    found = {}
+    for task in build_tasks(chosen.tasks, chosen.evaluation, pool.tokenizer):
+        request = Request.build(
+            task, split, pool.tokenizer, chosen.evaluation.batch_size, chosen.pool.device
+        )
+        numbers = range(min(count, len(request.items)))
+        (said,) = answer_together([stack], request.part(numbers), pool.tokenizer, all_texts=True)
+        if isinstance(said, str):
+            raise RuntimeError(f"{model} does not answer {task.name}:\n{said}")
+        texts = [
+            pool.tokenizer.decode(said.tokens[number] or [], skip_special_tokens=True)
+            for number in numbers
+        ]
+        items = [request.items[number] for number in numbers]
+        scores = task.score(items, texts)
+        found[task.name] = [Answered(*row) for row in zip(items, texts, scores, strict=True)]
+    return found
+
+
+def table(task: str, by_model: dict[str, list[Answered]]) -> str:
+    """One task's table in Markdown.
+
+    Args:
+        task: Its name.
+        by_model: Answers to the same items, by the model's name.
+    """
+    names = list(by_model)
+    lines = [
+        f"## {task}",
+        "",
+        f"| | prompt | reference | {' | '.join(names)} |",
+        f"|---:|---|---|{'---|' * len(names)}",
+    ]
+    for number, row in enumerate(zip(*by_model.values(), strict=True), start=1):
+        said = [f"{one.score:g} {_cell(one.text)}" for one in row]
+        item = row[0].item
+        lines.append(
+            f"| {number} | {_cell(item.prompt)} | {_cell(item.reference)} | {' | '.join(said)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """A text as one cell: code, with new lines marked and bars escaped."""
+    shown = text.strip().replace("`", "'").replace("|", "\\|").replace("\n", " ↵ ")
+    return f"`{shown}`" if shown else "(nothing)"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Let all models answer; print or write the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.smollm2.generations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="NAME=MODEL, or MODEL")
+    parser.add_argument("--overrides", nargs="*", default=["experiment=smollm2"])
+    parser.add_argument("--split", choices=("search", "test"), default="test")
+    parser.add_argument("--items", type=int, default=10)
+    parser.add_argument("--to", type=Path, help="file to write instead of printing")
+    args = parser.parse_args(words)
+    chosen = api.settings(*args.overrides)
+    by_task: dict[str, dict[str, list[Answered]]] = {}
+    for word in args.models:
+        name, _, model = word.rpartition("=")
+        for task, said in answers(model, chosen, args.split, args.items).items():
+            by_task.setdefault(task, {})[name or model.rpartition(":")[2]] = said
+    text = "\n".join(table(task, said) for task, said in by_task.items())
+    if args.to is None:
+        print(text)
+    else:
+        args.to.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
