@@ -106,6 +106,27 @@ class _Part:
         return _Part(first, list(self.todo)), _Part(second, list(self.todo))
 
 
+@dataclass
+class _Apart:
+    """Items of one stack that are decoded in one batch of a fixed number of rows."""
+
+    stack: int
+    items: list[int]
+    rows: int
+
+    def halves(self) -> tuple[_Apart, _Apart]:
+        """Split the items, and halve the rows.
+
+        Raises:
+            ValueError: It has one row.
+        """
+        if self.rows == 1:
+            raise ValueError("one row cannot be split")
+        rows = self.rows // 2
+        first, second = self.items[:rows], self.items[rows:]
+        return _Apart(self.stack, first, rows), _Apart(self.stack, second, rows)
+
+
 class _Answering:
     """One call of `answer_together`."""
 
@@ -314,27 +335,6 @@ class _Answering:
         for item, answer in zip(some.items, answers, strict=True):
             self.tokens[some.stack][item] = answer
         self.sharing.work.apart += len(some.items)
-
-
-@dataclass
-class _Apart:
-    """Items of one stack that are decoded in one batch of a fixed number of rows."""
-
-    stack: int
-    items: list[int]
-    rows: int
-
-    def halves(self) -> tuple[_Apart, _Apart]:
-        """Split the items, and halve the rows.
-
-        Raises:
-            ValueError: It has one row.
-        """
-        if self.rows == 1:
-            raise ValueError("one row cannot be split")
-        rows = self.rows // 2
-        first, second = self.items[:rows], self.items[rows:]
-        return _Apart(self.stack, first, rows), _Apart(self.stack, second, rows)
 
 
 def _decoded(rows: list[Waiting]) -> float:
