@@ -44,10 +44,13 @@ class DataFlowSettings:
     Attributes:
         repetitions: r, how often the sequence of all layers is laid out (not for same-depth paths).
         generations: Generations under one preference, before the next one's turn.
+        scale_max: Largest factor on the states that one member hands to another, its reciprocal the
+            smallest; 1: none is evolved.
     """
 
     repetitions: int = 3
     generations: int = 2
+    scale_max: float = 1.0
 
 
 @dataclass

@@ -29,7 +29,7 @@ from hm3rl.models.hashing import short_hash
 from hm3rl.models.loading import is_adapter
 from hm3rl.models.pool import BASE, ModelPool
 from hm3rl.models.zoo import resolve_source
-from hm3rl.paths.alignment_kind import NO_ALIGNMENT
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT, read_scales
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
 from hm3rl.paths.mergekit_build import BuiltMerge, build_mergekit
@@ -127,7 +127,7 @@ def read_recipe(file: Path) -> RecipeFile:
     if not isinstance(plain, Mapping) or "path" not in plain:
         raise InputError(f"{file} is no recipe", RECIPE_HINT)
     candidate = Candidate.from_dict(plain)
-    if candidate.alignment != NO_ALIGNMENT:
+    if candidate.alignment != NO_ALIGNMENT and not read_scales(candidate.alignment):
         raise InputError(
             f"{file}: the path is aligned ({candidate.alignment}), which is fitted on items of the "
             "search that found it",

@@ -15,7 +15,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import InputError
 from hm3rl.models.shallow import shallow_copy
-from hm3rl.paths.alignment_kind import NO_ALIGNMENT
+from hm3rl.paths.alignment import ScalarMap
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT, read_scales
 from hm3rl.paths.candidate import STEM_HEAD, Candidate
 from hm3rl.paths.families import (
     decoder,
@@ -56,7 +57,14 @@ def assemble(candidate: Candidate, members: MemberSet) -> PreTrainedModel:
     check_layers(candidate, members)
     path = candidate.path
     alignments: Sequence[Alignment | None] = [None] * path.length
-    if candidate.alignment != NO_ALIGNMENT:
+    factors = read_scales(candidate.alignment)
+    if factors:
+        given = dict(zip(path.seams, factors, strict=True))
+        alignments = [
+            ScalarMap(f"given {given[depth]:g}", given[depth]) if depth in given else None
+            for depth in range(path.length)
+        ]
+    elif candidate.alignment != NO_ALIGNMENT:
         alignments = members.aligner(candidate.alignment).maps(
             candidate.alignment, path, members, partial(stitch, members=members)
         )

@@ -9,7 +9,7 @@ from typing import Any
 from hm3rl.errors import InputError
 from hm3rl.merging.recipe import MERGED_PREFIX, MergeRecipe
 from hm3rl.models.hashing import short_hash
-from hm3rl.paths.alignment_kind import NO_ALIGNMENT, split_alignment
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT, read_scales, split_alignment
 from hm3rl.paths.layer_path import LayerPath
 
 STEM_HEAD = "stem"
@@ -25,7 +25,8 @@ class Candidate:
         recipes: Recipes of exactly the merged members the path or head refers to, by name.
         head: "stem", or the member whose output head is used (an untied head then).
         alignment: "none", or kind and calibration batch of the alignment between stitched layers,
-            as `MemberSet.alignment` writes it; a path without seams has none.
+            as `MemberSet.alignment` writes it, or one given factor for each seam (`write_scales`);
+            a path without seams has none, and neither has one with factors of 1.
     """
 
     path: LayerPath
@@ -36,7 +37,13 @@ class Candidate:
     def __post_init__(self) -> None:
         """Sort the recipes and check that they are the ones referred to."""
         split_alignment(self.alignment)
-        if not self.path.seams:
+        factors, seams = read_scales(self.alignment), len(self.path.seams)
+        if factors and len(factors) != seams:
+            raise InputError(
+                f"the path {self.path} has {seams} seams, but {len(factors)} scales are given",
+                "give one for each layer that does not follow its original neighbour",
+            )
+        if not seams or (factors and set(factors) == {1.0}):
             object.__setattr__(self, "alignment", NO_ALIGNMENT)
         recipes = tuple(sorted(set(self.recipes), key=lambda recipe: recipe.name))
         head = STEM_HEAD if self.head == self.path.stem else self.head

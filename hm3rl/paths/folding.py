@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from hm3rl.errors import InputError
 from hm3rl.models.shallow import deep_shallow_copy, shallow_copy
 from hm3rl.paths.alignment import ScalarMap
-from hm3rl.paths.alignment_kind import NO_ALIGNMENT, split_alignment
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT, SCALES, read_scales, split_alignment
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.families import Family, decoder, decoder_layers, family_of
 from hm3rl.paths.views import unaligned
@@ -48,13 +48,13 @@ def check_foldable(candidate: Candidate) -> None:
     kind, _ = split_alignment(candidate.alignment)
     if kind == NO_ALIGNMENT:
         return
-    if kind != "scalar":
+    if kind not in ("scalar", SCALES):
         raise InputError(
             f"the path {candidate.path} has {kind} alignments, which do not fold into a plain "
             "checkpoint",
             "it can be evaluated in process; search with paths.alignment=scalar to export",
         )
-    if candidate.path.seams[0] == 0:
+    if candidate.path.seams[0] == 0 and read_scales(candidate.alignment)[:1] != (1.0,):
         raise InputError(
             f"the path {candidate.path} is aligned in front of layer 0, because its stem and its "
             "first layer are of different models; folded there the error is too large",

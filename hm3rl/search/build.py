@@ -187,6 +187,7 @@ def _check_ranges(settings: RunSettings) -> None:
         "search.cmaes.generations": (settings.search.cmaes.generations, 1),
         "search.data_flow.repetitions": (settings.search.data_flow.repetitions, 1),
         "search.data_flow.generations": (settings.search.data_flow.generations, 1),
+        "search.data_flow.scale_max": (settings.search.data_flow.scale_max, 1),
         "search.rmm.preferences": (rmm.preferences, 0),
         "search.rmm.episodes": (rmm.episodes, 1),
         "search.rmm.epochs": (rmm.epochs, 1),
@@ -287,6 +288,12 @@ def check_settings(settings: RunSettings) -> None:
     _one_of("search.parameter.weights", settings.search.parameter.weights, ("simplex", "free"))
     _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
     _one_of("paths.alignment", settings.paths.alignment, ALIGNMENTS)
+    if settings.search.data_flow.scale_max > 1 and settings.paths.alignment != NO_ALIGNMENT:
+        raise InputError(
+            f"search.data_flow.scale_max={settings.search.data_flow.scale_max:g} with "
+            f"paths.alignment={settings.paths.alignment}: scales are evolved or fitted, not both",
+            "use paths.alignment=none, or scale_max=1",
+        )
     _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))
     if settings.logging.weights and not settings.export.prefer:
         raise InputError(

@@ -7,10 +7,12 @@ search space is an indicator array over all layers of all models in order, r = 3
 
 What differs, and why:
 
-- The scaling matrix W, by which W_ij scales what layer i hands to layer j, is not evolved. A path
-  carries scales that are fitted instead: with `paths.alignment=scalar` each seam gets
-  s = sqrt(E|target|^2 / E|source|^2), the closed form of what W is there for. They do not cost
-  dimensions, of which a few hundred evaluations can adapt few.
+- The scaling matrix W, by which W_ij scales what layer i hands to layer j, has two numbers for
+  each member instead of one for each pair of layers (`DataFlowEncoding`), and is evolved with
+  `search.data_flow.scale_max` above 1. By default it is not: a few hundred evaluations can adapt
+  few dimensions. With `paths.alignment=scalar` each seam gets fitted scales instead,
+  s = sqrt(E|target|^2 / E|source|^2), the closed form of what W is there for. Both are folded into
+  the weights at export.
 - The paper maximises one metric; here preferences take turns (`cma_bridge`), each strategy starting
   from the best vector under its preference.
 - Strategies begin at whole members, with a margin by which a sample changes two places on average.
@@ -69,7 +71,7 @@ class DataFlow:
         problem.logger.phase(PHASE, left)
         space = path_space(problem, names, describe=False)
         own = self.settings.data_flow
-        encoding = DataFlowEncoding(problem, space, own.repetitions)
+        encoding = DataFlowEncoding(problem, space, own.repetitions, own.scale_max)
         starts = np.stack([encoding.whole(m, margin(encoding)) for m in range(len(names))])
         ledger = Ledger(problem, left, PHASE)
         evolve_cma(ledger, encoding, own.generations, rng, starts)

@@ -8,7 +8,9 @@ import numpy as np
 
 from hm3rl.envs.space import PathSpace
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.paths.alignment_kind import write_scales
 from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.layer_path import LayerPath
 from hm3rl.search.architecture_level import to_candidate
 
 
@@ -38,7 +40,11 @@ class PathEncoding:
         return body
 
     def candidate(self, stem: int, body: list[int]) -> Candidate:
-        """The candidate of a stem and layer actions.
+        """The candidate of a stem and layer actions."""
+        return to_candidate(self.problem, self.path(stem, body))
+
+    def path(self, stem: int, body: list[int]) -> LayerPath:
+        """The path of a stem and layer actions.
 
         What C4 leaves too short, or a length that this space does not have, stands for the whole
         model of the stem; only pools of mixed architectures know such a case.
@@ -48,7 +54,7 @@ class PathEncoding:
         if len(body) <= space.max_length:
             row = space.pad_tokens([stem, *body, space.stop])
             path = space.decode(row) if space.is_legal(row) else None
-        return to_candidate(self.problem, path or space.decode(space.whole(stem)))
+        return path or space.decode(space.whole(stem))
 
 
 class DepthEncoding(PathEncoding):
@@ -123,17 +129,27 @@ class DataFlowEncoding(PathEncoding):
     A length beyond the limits is mended by value: the highest entries stay, or come in. With
     same-depth paths, which the paper does not have, the highest entry of each depth wins.
 
+    The paper's W_ij scales what layer i hands to layer j. Its entries are many, so here they follow
+    from two numbers for each member (the paper, too, has a version with few parameters):
+    log W = (u[member of i] + v[member of j]) / 2 * log `scale_max`, where a path has a seam. What
+    the embedding hands to the first layer is not scaled, so that every path can be exported.
+
     Args:
         problem: Makes candidates of paths.
         space: Legal paths.
         repetitions: r; one is enough for same-depth paths, where order plays no part.
+        scale_max: Largest factor of W, its reciprocal the smallest; 1: no W.
     """
 
-    def __init__(self, problem: MergeProblem, space: PathSpace, repetitions: int) -> None:
+    def __init__(
+        self, problem: MergeProblem, space: PathSpace, repetitions: int, scale_max: float = 1.0
+    ) -> None:
         super().__init__(problem, space)
         once = [(m, layer) for m, count in enumerate(space.num_layers) for layer in range(count)]
         self.layers = once * (1 if space.same_depth else repetitions)
-        size = len(self.stems) + len(self.layers)
+        self.scale_max = scale_max
+        scales = 2 * len(space.members) if scale_max > 1 else 0
+        size = len(self.stems) + len(self.layers) + scales
         self.lower, self.upper = -np.ones(size), np.ones(size)
 
     def whole(self, member: int, margin: float) -> np.ndarray:
@@ -143,7 +159,8 @@ class DataFlowEncoding(PathEncoding):
         for place in self.layers:
             on.append(place[0] == member and place not in taken)
             taken.add(place)
-        return np.where(on, margin, -margin)
+        scales = np.zeros(len(self.upper) - len(on))
+        return np.concatenate([np.where(on, margin, -margin), scales])
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Draw n vectors uniformly, shape (n, D)."""
@@ -153,13 +170,28 @@ class DataFlowEncoding(PathEncoding):
         """The candidate of a vector of shape (D,)."""
         count = len(self.stems)
         stem = self.stems[int(np.argmax(vector[:count]))]
-        values = np.asarray(vector[count:])
+        values = np.asarray(vector[count : count + len(self.layers)])
         if self.space.same_depth:
-            return self.candidate(stem, self._by_depth(stem, values))
-        order = np.argsort(-values, kind="stable")
-        length = int(np.clip((values > 0).sum(), self.space.min_length, self.space.max_length))
-        wanted = (self.layers[i] for i in sorted(order[:length].tolist()))
-        return self.candidate(stem, self.following(stem, wanted))
+            path = self.path(stem, self._by_depth(stem, values))
+        else:
+            order = np.argsort(-values, kind="stable")
+            length = int(np.clip((values > 0).sum(), self.space.min_length, self.space.max_length))
+            wanted = (self.layers[i] for i in sorted(order[:length].tolist()))
+            path = self.path(stem, self.following(stem, wanted))
+        if self.scale_max == 1 or not path.seams:
+            return to_candidate(self.problem, path)
+        scales = self._scales(path, np.asarray(vector[count + len(self.layers) :]))
+        return Candidate.of(path, self.problem.members.recipes, alignment=write_scales(scales))
+
+    def _scales(self, path: LayerPath, entries: np.ndarray) -> list[float]:
+        """The factor at each seam of a path, from u and v one after the other, shape (2M,)."""
+        out, into = np.split(np.clip(entries, -1.0, 1.0), 2)
+        place = {name: m for m, name in enumerate(self.space.members)}
+        members = [place[ref.member] for ref in path.refs]
+        logs = [
+            0.0 if at == 0 else (out[members[at - 1]] + into[members[at]]) / 2 for at in path.seams
+        ]
+        return [float(self.scale_max**log) for log in logs]
 
     def _by_depth(self, stem: int, values: np.ndarray) -> list[int]:
         """The member with the highest entry at each depth, among those that can follow."""

@@ -14,6 +14,7 @@ from hm3rl.export import checkpoint
 from hm3rl.export.checkpoint import export_candidate
 from hm3rl.export.reload import probe_tokens
 from hm3rl.models.pool import ModelPool
+from hm3rl.paths.alignment_kind import write_scales
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
@@ -108,6 +109,24 @@ def test_a_folded_alignment_is_exported_with_its_error_stated(family_pool, tmp_p
     assert error < 0.1 * ((plain - wanted).abs().max() / wanted.abs().max()).item()
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"within {fold['logit_error']:.1e} of the aligned model's" in card
+
+
+def test_given_scales_act_as_written_and_are_exported(family_pool, tmp_path):
+    if getattr(family_pool.config, "scale_attn_by_inverse_layer_idx", False):
+        return  # no path of these can be exported but whole ones
+    members = MemberSet(family_pool)
+    path = LayerPath.parse(REPEAT)
+    factors = [1.3 if number % 2 else 0.8 for number in range(len(path.seams))]
+    candidate = Candidate(path, alignment=write_scales(factors))
+    tokens = torch.randint(3, 32, (2, 20), generator=torch.Generator().manual_seed(5))
+    wanted = assemble(candidate, members)(tokens).logits
+    assert not torch.allclose(wanted, assemble(Candidate(path), members)(tokens).logits)
+    export_candidate(candidate, members, tmp_path / "model")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    recipe = yaml.safe_load((tmp_path / "model" / "recipe.yaml").read_text())
+    assert Candidate.from_dict(recipe) == candidate
+    error = ((reloaded(tokens).logits - wanted).abs().max() / wanted.abs().max()).item()
+    assert error <= recipe["fold"]["tolerance"]
 
 
 def test_what_does_not_fold_is_refused_before_writing(tiny_pool, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from hm3rl.errors import InputError
 from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.paths.alignment_kind import read_scales, write_scales
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 
@@ -85,6 +86,21 @@ def test_alignment_is_part_of_the_key_and_of_the_plain_data():
         assert Candidate.from_dict(candidate.to_dict()) == candidate
         keys.add(candidate.key(HASHES))
     assert len(keys) == 4
+
+
+def test_given_scales_are_written_in_the_candidate_one_for_each_seam():
+    seams = path("a | a[0] + b[1] + a[2]")
+    candidate = Candidate(seams, alignment=write_scales([0.95, 1.23456]))
+    assert candidate.alignment == "scales@0.95,1.23"
+    assert read_scales(candidate.alignment) == (0.95, 1.23)
+    assert Candidate.from_dict(candidate.to_dict()) == candidate
+    assert candidate.key(HASHES) != Candidate(seams, alignment="scales@0.95,1.24").key(HASHES)
+    assert Candidate(seams, alignment="scales@1,1") == Candidate(seams)
+    with pytest.raises(InputError, match="has 2 seams, but 3 scales are given"):
+        Candidate(seams, alignment="scales@1,2,3")
+    for wrong in ("scales@0,1", "scales@a,b", "scales@-1,1", "scales@inf,1"):
+        with pytest.raises(InputError, match="no positive factors"):
+            Candidate(seams, alignment=wrong)
 
 
 def test_a_path_without_seams_has_no_alignment():

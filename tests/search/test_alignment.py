@@ -8,6 +8,7 @@ from hm3rl import api
 from hm3rl.errors import InputError
 from hm3rl.evaluation.requests import encode
 from hm3rl.events import NullLogger
+from hm3rl.paths.alignment_kind import read_scales
 from hm3rl.search.build import build_problem, check_settings
 from hm3rl.search.calibration import calibration_batch
 from hm3rl.search.compose import compose_settings
@@ -65,3 +66,23 @@ def test_a_search_aligns_every_path_with_seams(searched):
     settings = compose_settings([*FEW_ITEMS, "paths.alignment=scalar"])
     again = build_problem(settings, run.folder.store, NullLogger())
     assert again.limits.alignment == alignment
+
+
+def test_scales_are_evolved_and_exported(searched, tmp_path):
+    pytest.importorskip("cma")
+    with pytest.raises(InputError, match=r"scale_max=1.5 with paths.alignment=scalar"):
+        wrong = ["search=cmaes_dfs", "search.data_flow.scale_max=1.5", "paths.alignment=scalar"]
+        check_settings(compose_settings(wrong))
+    result = searched(
+        "budget=16", "search=cmaes_dfs", "search.levels=paths", "search.data_flow.scale_max=1.5"
+    )
+    run = api.open_run(result.folder.path)
+    candidates = map(run.candidate, run.archive.keys)
+    scaled = [candidate for candidate in candidates if candidate.alignment != "none"]
+    assert scaled and all(2 / 3 <= s <= 1.5 for c in scaled for s in read_scales(c.alignment))
+    assert len({candidate.alignment for candidate in scaled}) > 1
+    report = api.export(run, scaled[0], tmp_path / "model")
+    assert report.check.logit_error <= 1e-5
+    api.merge(tmp_path / "model" / "recipe.yaml", tmp_path / "again")
+    one, other = (tmp_path / name / "model.safetensors" for name in ("model", "again"))
+    assert one.read_bytes() == other.read_bytes()

@@ -61,6 +61,23 @@ def test_with_same_depth_paths_the_highest_entry_of_each_depth_wins():
     assert str(encoding.decode(encoding.whole(1, 0.5)).path) == "b | b[0:3]"
 
 
+def test_scales_stand_at_the_seams_and_follow_from_two_numbers_a_member():
+    """u of the member handing on and v of the one taking over; the embedding hands on unscaled."""
+    encoding = DataFlowEncoding(PROBLEM, space(LIMITS["same"]), repetitions=1, scale_max=4.0)
+    assert len(encoding.lower) == 2 + 6 + 4
+    indicator = [0, 1, 1, -1, 1, -1, 1, -1]  # b's embedding, then a[0], b[1], a[2]
+    u, v = [1.0, -0.5], [0.5, 0.0]
+    candidate = encoding.decode(np.array([*indicator, *u, *v]))
+    assert str(candidate.path) == "b | a[0] + b[1] + a[2]"
+    # a to b: 4 ** ((1 + 0) / 2), b to a: 4 ** ((-0.5 + 0.5) / 2)
+    assert candidate.alignment == "scales@1,2,1"
+    assert encoding.decode(np.array([*indicator, 0, 0, 0, 0])).alignment == "none"
+    whole = encoding.decode(encoding.whole(1, 0.5))
+    assert str(whole.path) == "b | b[0:3]" and whole.alignment == "none"
+    beyond = encoding.decode(np.array([*indicator, 9, 9, 9, 9]))
+    assert beyond.alignment == "scales@1,4,4"
+
+
 @pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("kind", ["depth", "flow"])
 def test_whatever_is_drawn_is_legal_and_much_of_it_is_reached(kind: str, limits: str):
