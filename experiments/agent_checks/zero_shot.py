@@ -16,8 +16,8 @@ For each finished hm3 run and each preference, scored on the test split, scalari
 that was the last step of every search. The CSV is extended after each preference; rows already
 there are not computed again.
 
-The committed rows are the first 11 of the 20 preferences for seed 0 (made with `--distil` from a
-run of commit e9d6e7a) and the first 6 for seed 1 (a run of ac71d1a); the rest is to be computed.
+The committed rows are the 20 preferences for seed 0 of `../fronts` (hm3 at 300 evaluations, commit
+6bde75c), computed at commit 010d163.
 """
 
 from __future__ import annotations
