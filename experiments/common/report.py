@@ -38,7 +38,8 @@ def write_methods(
     write_table(rows, reference or (lambda variant: first), context.results)
     curves = {
         name: [row.hypervolume_curve for row in longest(rows, name)]
-        for name in dict.fromkeys(row.variant for row in rows)
+        for name in study.variants
+        if select(rows, name)
     }
     draw_curves(curves, HYPERVOLUME, context.results / "hypervolume.png")
     return rows
