@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -28,6 +29,8 @@ PACKAGES = (
     "moocore",
     "hydra-core",
 )
+
+PACKAGE = Path(__file__).parent
 
 
 class RunFolder:
@@ -173,6 +176,30 @@ class RunLock:
             self._stream.close()
 
 
+def checked_out(checkout: Path) -> str | None:
+    """The commit of a git checkout, with `+` if files of the package differ from it.
+
+    Args:
+        checkout: The folder that holds `.git`; of an installed package it holds none.
+
+    Returns:
+        The full hash, or None where there is no checkout or no git.
+    """
+    if not (checkout / ".git").exists():
+        return None
+    git = ["git", "-C", str(checkout)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", PACKAGE.name], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return None
+    if head.returncode or changed.returncode:
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
 def describe_environment(
     source_hashes: Mapping[str, str], tasks: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
@@ -183,7 +210,8 @@ def describe_environment(
         tasks: Notes on how this machine scores a task, by task and subject.
 
     Returns:
-        JSON-ready mapping: command, versions, machine, sources, tasks.
+        JSON-ready mapping: command, commits (none outside a git checkout), versions, machine,
+        sources, tasks.
     """
     versions = {}
     for name in PACKAGES:
@@ -193,6 +221,7 @@ def describe_environment(
             versions[name] = "not installed"
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commits": [commit] if (commit := checked_out(PACKAGE.parent)) else [],
         "versions": versions,
         "python": platform.python_version(),
         "machine": {

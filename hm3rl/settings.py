@@ -280,6 +280,8 @@ class AgentSettings:
         clip_range: PPO's clip.
         entropy: PPO's entropy bonus.
         value_weight: PPO's value loss weight.
+        likelihood_weight: Weight of the vector critic's auxiliary task in regression, to predict
+            each task's negative log-likelihood of the finished path; 0: no such head.
         target_kl: PPO stops an update beyond 1.5 times this KL divergence.
         epochs: PPO epochs for one rollout.
         rollouts: Paths in one PPO rollout.
@@ -328,6 +330,7 @@ class AgentSettings:
     clip_range: float = 0.2
     entropy: float = 0.01
     value_weight: float = 0.5
+    likelihood_weight: float = 0.0
     target_kl: float = 0.03
     epochs: int = 4
     rollouts: int = 8

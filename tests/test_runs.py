@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from hm3rl.errors import InputError
-from hm3rl.runs import RunFolder, RunLock, describe_environment, write_csv, write_text
+from hm3rl.runs import (
+    RunFolder,
+    RunLock,
+    checked_out,
+    describe_environment,
+    write_csv,
+    write_text,
+)
 
 
 def test_a_folder_has_one_writer_at_a_time(tmp_path: Path):
@@ -35,3 +43,18 @@ def test_the_environment_names_versions_and_sources():
     assert described["tasks"] == {"code": {"programs": "limits"}}
     assert described["sources"] == {"base": "abc"}
     assert described["versions"]["torch"].startswith("2.")
+
+
+def test_the_commit_of_a_checkout_is_known_and_whether_its_package_was_changed(tmp_path: Path):
+    assert checked_out(tmp_path) is None
+    name = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "hm3rl").mkdir()
+    code = tmp_path / "hm3rl" / "a.py"
+    code.write_text("x = 1\n")
+    for command in (["init", "-q"], ["add", "."], [*name, "commit", "-q", "-m", "one"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    (tmp_path / "notes.txt").write_text("beside the package\n")
+    commit = checked_out(tmp_path)
+    assert commit is not None and len(commit) == 40
+    code.write_text("x = 2\n")
+    assert checked_out(tmp_path) == commit + "+"

@@ -16,6 +16,7 @@ STUDY = Study(
         "no_screening": Variant(("agent.screening.enabled=false",), SEEDS),
         "stem_fixed": Variant(("paths.stem=translation",), SEEDS),
         "one_merged_member": Variant(("search.parameter.members=1",), SEEDS),
+        "likelihood_critic": Variant(("agent.likelihood_weight=0.5",), SEEDS),
     },
     write=write_methods_only,
     runs="fronts",

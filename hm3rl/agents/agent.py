@@ -151,7 +151,7 @@ class MergeAgent:
                 continue
             self.knowledge.add(row, outcome)
             if outcome.ok:
-                self.replay.add(row[None], outcome.vector[None], goal[None])
+                self.replay.add(row[None], outcome.vector[None], goal[None], outcome.nll[None])
 
     def best_known(self, preferences: np.ndarray) -> np.ndarray:
         """Best utility of all evaluated paths under each of P preferences, shape (P,)."""

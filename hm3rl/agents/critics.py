@@ -3,6 +3,9 @@
 V(S, c, lambda), the vector baseline of PPO, learns on the preference that acted. V_u(S, c, lambda')
 learns on hindsight preferences, either the mean return (the baseline of advantage-weighted
 regression) or, for implicit Q-learning, an expectile of the action values.
+
+With `agent.likelihood_weight` V's features also have to tell the likelihoods of the finished path,
+an auxiliary task (Jaderberg et al., 2017): a likelihood moves where a score of 64 items does not.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ class CriticTrainer:
     def loss(
         self, replay: Replay, batches: list[TrajectoryBatch], heads: list[Heads]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Sum of both losses, and each, V's also by objective.
+        """Sum of all losses, and each; V's and the likelihoods' also by objective.
 
         Args:
             replay: Lends context and descriptors.
@@ -80,7 +83,21 @@ class CriticTrainer:
         report = {"regression/value": value_loss.item(), "regression/utility": utility_loss.item()}
         names = (f"regression/value/{name}" for name in self.objectives)
         report.update(zip(names, by_objective.tolist(), strict=True))
-        return value_loss + utility_loss, report
+        loss = value_loss + utility_loss
+        if self.settings.likelihood_weight > 0:
+            errors = self._likelihood_errors(acted, heads[0].likelihoods)
+            loss = loss + self.settings.likelihood_weight * errors.mean()
+            names = (f"regression/likelihood/{name}" for name in self.objectives)
+            report.update(zip(names, errors.tolist(), strict=True))
+        return loss, report
+
+    def _likelihood_errors(self, batch: TrajectoryBatch, predicted: Tensor) -> Tensor:
+        """Huber losses of the paths' likelihoods as told by each of their states, shape (K,)."""
+        known = ~batch.likelihood.isnan().any(dim=1)
+        steps = batch.steps[known].float()
+        target = batch.likelihood[known][:, None].expand_as(predicted[known])
+        error = huber_loss(predicted[known], target, reduction="none")
+        return (error * steps[..., None]).sum(dim=(0, 1)) / steps.sum().clamp(min=1.0)
 
     def _share(self, batch: TrajectoryBatch) -> Tensor:
         return batch.to_go(self.settings.gamma, self.settings.reward == "spread")

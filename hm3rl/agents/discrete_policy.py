@@ -103,4 +103,5 @@ class StatePolicy(PreferencePolicy):
             self.score(self.actor(encoded, preference)),
             self.vector_value(self.vector_critic(encoded, preference)),
             self.utility_value(self.utility_critic(encoded, preference)).squeeze(-1),
+            encoded.new_empty(len(encoded), 0),
         )

@@ -32,6 +32,7 @@ LEAST: dict[str, float] = {
     "hidden": 1,
     "entropy": 0,
     "value_weight": 0,
+    "likelihood_weight": 0,
     "epochs": 1,
     "rollouts": 1,
     "critic_warm_up": 0,

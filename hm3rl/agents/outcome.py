@@ -4,7 +4,7 @@ One Gaussian process for each task's score over z*, or one Bayesian linear regre
 paths and thousands of evaluations need. See `agents.gp` for the kernel, `agents.linear` for the
 regression and `agents.features` for what they see. The negative log-likelihoods stored with every
 evaluation are left out: on the tiny zoo scores predicted by way of them were not predicted better
-(experiments/agent_checks/likelihoods.py).
+(experiments/agent_checks/likelihoods.py). A critic can be made to learn them (`agents.critics`).
 """
 
 from __future__ import annotations

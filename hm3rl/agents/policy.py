@@ -5,6 +5,7 @@ the action's own embedding, plus a learned weight for how the action relates to 
 values are V(S, c, lambda), K-dimensional, the baseline of PPO with linear utilities, and
 V_u(S, c, lambda'), scalar, the baseline of advantage-weighted regression and of PPO with any other
 utility (method.md, section 4). The third value, F-hat of complete paths, is `agents.outcome`.
+The vector critic can also be made to predict each task's likelihood (`agent.likelihood_weight`).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class PathPolicy(PreferencePolicy):
         conditioning: `concat` or `film`.
         critic: Which critic `forward` and `evaluate_actions` return, for the PPO that trains it:
             `vector` (K columns) or `scalar` (one column, V_u).
+        likelihoods: Whether the vector critic has a head for likelihoods.
         **kwargs: Passed on to Stable-Baselines3.
     """
 
@@ -72,11 +74,13 @@ class PathPolicy(PreferencePolicy):
         hidden: int = 64,
         conditioning: str = "concat",
         critic: str = "vector",
+        likelihoods: bool = False,
         **kwargs: Any,
     ) -> None:
         self.shape = PathShape(*shape)
         self.embedding, self.hidden = embedding, hidden
         self.conditioning, self.critic = conditioning, critic
+        self.likelihoods = likelihoods
         self.objectives = int(observation_space["preference"].shape[0])  # type: ignore[index]
         kwargs["features_extractor_class"] = PathEncoder
         kwargs["features_extractor_kwargs"] = {
@@ -102,6 +106,8 @@ class PathPolicy(PreferencePolicy):
             # A policy that starts near uniform explores; small last layers make it so.
             self.query.weight.mul_(0.1)
             self.relation.weight.mul_(0.1)
+        # Made last, so that the other layers begin as they do without it.
+        self.likelihood = nn.Linear(hidden, k) if self.likelihoods else None
         self.register_buffer("relations", relation_table(self.shape), persistent=False)
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -119,6 +125,7 @@ class PathPolicy(PreferencePolicy):
             hidden=self.hidden,
             conditioning=self.conditioning,
             critic=self.critic,
+            likelihoods=self.likelihoods,
         )
         return data
 
@@ -148,9 +155,11 @@ class PathPolicy(PreferencePolicy):
         preference = preference[:, None].expand(*states.shape[:2], preference.shape[-1])
         features = self.actor(states[:acting], preference[:acting])
         action = self._action(features, table[:acting], last[:acting])
-        values = self.vector_value(self.vector_critic(states, preference))
+        valued = self.vector_critic(states, preference)
         utility = self.utility_value(self.utility_critic(states, preference)).squeeze(-1)
-        return Heads(action, values, utility)
+        none = valued[..., :0]
+        likelihoods = none if self.likelihood is None else self.likelihood(valued)
+        return Heads(action, self.vector_value(valued), utility, likelihoods)
 
     def _action(self, features: Tensor, table: Tensor, last: Tensor) -> Tensor:
         """Scores of all actions, shape (B, T, actions)."""
@@ -263,4 +272,6 @@ class PathPolicy(PreferencePolicy):
     def critics(self) -> list[nn.Parameter]:
         """Parameters of both critics, the shared encoder excepted."""
         parts = [self.vector_critic, self.vector_value, self.utility_critic, self.utility_value]
+        if self.likelihood is not None:
+            parts.append(self.likelihood)
         return [parameter for part in parts for parameter in part.parameters()]

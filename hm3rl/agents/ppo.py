@@ -140,6 +140,7 @@ def build_ppo(
             "hidden": settings.hidden,
             "conditioning": settings.conditioning,
             "critic": "vector" if vector else "scalar",
+            "likelihoods": settings.likelihood_weight > 0,
         },
         seed=seed,
         device="cpu",

@@ -25,11 +25,14 @@ class Heads(NamedTuple):
             policy that acts by those.
         values: V, shape (..., K).
         utility: V_u, shape (...).
+        likelihoods: What the vector critic expects of each task's logarithmic likelihood, in units
+            of the replay's spread, shape (..., K); (..., 0) without that head.
     """
 
     logits: Tensor
     values: Tensor
     utility: Tensor
+    likelihoods: Tensor
 
 
 class Conditioned(nn.Module):

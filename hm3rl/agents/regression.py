@@ -145,8 +145,8 @@ class Regression:
         none = heads.logits[:0]
         actions = [*heads.logits.split(BATCH)] if len(heads.logits) else []
         actions += [none] * (len(batches) - len(actions))
-        values, utilities = heads.values.split(BATCH), heads.utility.split(BATCH)
-        return [Heads(*parts) for parts in zip(actions, values, utilities, strict=True)]
+        rest = (part.split(BATCH) for part in heads[1:])
+        return [Heads(*parts) for parts in zip(actions, *rest, strict=True)]
 
     @property
     def _drawn(self) -> bool:

@@ -10,6 +10,12 @@ from torch import Tensor
 
 from hm3rl.envs.space import PathSpace
 
+SMALLEST = 1e-6
+"""Smaller negative log-likelihoods count as this, so that they have a logarithm."""
+
+LEAST_SPREAD = 1e-3
+"""Logarithms that differ by less in the whole replay are not blown up to a spread of 1."""
+
 
 class TrajectoryBatch(NamedTuple):
     """Whole trajectories.
@@ -20,6 +26,8 @@ class TrajectoryBatch(NamedTuple):
         steps: Which steps were taken, boolean of shape (B, horizon).
         preference: The preference under which they are learnt from, shape (B, K).
         vector: Outcomes f / z*, shape (B, K).
+        likelihood: Logarithms of each task's negative log-likelihood, less their mean over the
+            evaluated trajectories and divided by their spread; NaN if unknown; shape (B, K).
         lengths: Layers of each path, integers of shape (B,).
     """
 
@@ -28,6 +36,7 @@ class TrajectoryBatch(NamedTuple):
     steps: Tensor
     preference: Tensor
     vector: Tensor
+    likelihood: Tensor
     lengths: Tensor
 
     def to_go(self, gamma: float, spread: bool) -> Tensor:
@@ -63,6 +72,7 @@ class Replay:
         self.tokens = np.zeros((0, space.horizon), dtype=np.int64)
         self.vectors = np.zeros((0, objectives))
         self.preferences = np.zeros((0, objectives))
+        self.logs = np.zeros((0, objectives))
         self.imagined = np.zeros(0, dtype=bool)
         self._masks = np.zeros((0, space.horizon, space.num_actions), dtype=bool)
         self.context = torch.as_tensor(space.context.ravel()[None], dtype=torch.float32)
@@ -76,6 +86,7 @@ class Replay:
         tokens: np.ndarray,
         vectors: np.ndarray,
         preferences: np.ndarray,
+        nll: np.ndarray | None = None,
         imagined: bool = False,
     ) -> None:
         """Append trajectories.
@@ -84,6 +95,7 @@ class Replay:
             tokens: Rows, shape (n, horizon).
             vectors: Outcomes f / z*, shape (n, K).
             preferences: Preferences under which they were made, shape (n, K).
+            nll: Negative log-likelihoods, shape (n, K), NaN where unknown; None: all unknown.
             imagined: Whether the outcomes are F-hat's predictions rather than evaluations.
         """
         if len(tokens) == 0:
@@ -91,6 +103,8 @@ class Replay:
         self.tokens = np.concatenate([self.tokens, tokens])
         self.vectors = np.concatenate([self.vectors, vectors])
         self.preferences = np.concatenate([self.preferences, preferences])
+        logs = np.full(vectors.shape, np.nan) if nll is None else np.log(np.maximum(nll, SMALLEST))
+        self.logs = np.concatenate([self.logs, logs])
         self.imagined = np.concatenate([self.imagined, np.full(len(tokens), imagined)])
         self._masks = np.concatenate([self._masks, np.stack([self._mask(row) for row in tokens])])
 
@@ -107,8 +121,17 @@ class Replay:
         """Drop imagined trajectories (their predictions are out of date)."""
         keep = ~self.imagined
         self.tokens, self.vectors = self.tokens[keep], self.vectors[keep]
+        self.logs = self.logs[keep]
         self.preferences, self._masks = self.preferences[keep], self._masks[keep]
         self.imagined = self.imagined[keep]
+
+    def _likelihoods(self, index: np.ndarray) -> np.ndarray:
+        """Standardised logarithms of trajectories by position, shape (B, K)."""
+        known = self.logs[~np.isnan(self.logs).any(axis=1)]
+        if len(known) == 0:
+            return self.logs[index]
+        spread = np.maximum(known.std(axis=0), LEAST_SPREAD)
+        return np.asarray((self.logs[index] - known.mean(axis=0)) / spread)
 
     def batch(self, index: np.ndarray, preferences: np.ndarray) -> TrajectoryBatch:
         """Trajectories by position, relabelled with preferences of shape (B, K)."""
@@ -119,5 +142,6 @@ class Replay:
             path != self.space.pad,
             torch.as_tensor(preferences, dtype=torch.float32),
             torch.as_tensor(self.vectors[index], dtype=torch.float32),
+            torch.as_tensor(self._likelihoods(index), dtype=torch.float32),
             torch.as_tensor(self.lengths[index]),
         )

@@ -43,6 +43,7 @@ def network_sizes(shape: PathShape, settings: AgentSettings, objectives: int) ->
         "agent.hidden": settings.hidden,
         "agent.conditioning": settings.conditioning,
         "agent.head": settings.head,
+        "agent.likelihood_weight above 0": settings.likelihood_weight > 0,
     }
 
 

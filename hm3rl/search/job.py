@@ -18,7 +18,15 @@ from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import LoggerGroup, RunLogger
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.candidate import Candidate
-from hm3rl.runs import RunFolder, RunLock, describe_environment, write_csv, write_text
+from hm3rl.runs import (
+    PACKAGE,
+    RunFolder,
+    RunLock,
+    checked_out,
+    describe_environment,
+    write_csv,
+    write_text,
+)
 from hm3rl.search.base import Searcher
 from hm3rl.search.build import build_problem, build_searcher, check_settings
 from hm3rl.search.compose import to_dict, to_yaml
@@ -167,7 +175,7 @@ def run_search(
 
 
 def note_environment(folder: RunFolder, problem: MergeProblem) -> None:
-    """Write environment.json, or compare with the one that is there.
+    """Write environment.json, or compare with the one that is there and add this commit to it.
 
     Raises:
         InputError: The run is resumed and a source model is another one now.
@@ -177,13 +185,17 @@ def note_environment(folder: RunFolder, problem: MergeProblem) -> None:
         notes = {task.name: task.notes() for task in problem.evaluator.tasks}
         folder.write_json(folder.environment, describe_environment(hashes, notes))
         return
-    before = json.loads(folder.environment.read_text())["sources"]
-    changed = [name for name in hashes if before.get(name) != hashes[name]]
+    noted = json.loads(folder.environment.read_text())
+    changed = [name for name in hashes if noted["sources"].get(name) != hashes[name]]
     if changed:
         raise InputError(
             f"the run in {folder.path} began with other weights of {', '.join(changed)}",
             "restore that model, or start a new run",
         )
+    commit = checked_out(PACKAGE.parent)
+    if commit and commit not in noted.get("commits", []):
+        noted["commits"] = [*noted.get("commits", []), commit]
+        folder.write_json(folder.environment, noted)
 
 
 def experts(problem: MergeProblem) -> list[Candidate]:

@@ -100,7 +100,12 @@ def test_the_same_seed_makes_the_same_decisions() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"outcome": OutcomeSettings("linear", fit_steps=15)}, {"head": "wolpertinger"}],
+    [
+        {},
+        {"outcome": OutcomeSettings("linear", fit_steps=15)},
+        {"head": "wolpertinger"},
+        {"likelihood_weight": 0.5},
+    ],
 )
 def test_an_agent_survives_its_zip(tmp_path: Path, options: dict) -> None:
     agent, _ = run(quick(**options), 12, 8)

@@ -106,6 +106,25 @@ def test_critics_learn_vectors_and_hindsight_utilities() -> None:
         assert np.corrcoef(found, replay.vectors[:, k])[0, 1] > 0.9
 
 
+def test_the_vector_critic_learns_likelihoods_where_they_are_known() -> None:
+    space = make_space(actions="same_depth")
+    known, policy = filled_replay(space, 60), make_policy(space, gain=1.0, likelihoods=True)
+    nll = np.exp(-3.0 * known.vectors)
+    replay = Replay(space, K)
+    replay.add(known.tokens, known.vectors, known.preferences, nll)
+    replay.add(known.tokens[:5], known.vectors[:5], known.preferences[:5])  # none was measured
+    regression = regression_of(policy, settings(likelihood_weight=0.5))
+    for _ in range(250):
+        report = regression.step(replay, np.arange(len(replay)))
+    assert {"regression/likelihood/0", "regression/likelihood/1"} <= set(report)
+    batch = replay.batch(np.arange(60), known.preferences)
+    found = policy.sequences(batch.path, replay.context, replay.descriptors, batch.preference)
+    for k in range(K):
+        final = found.likelihoods[:, -1, k].detach().numpy()
+        assert np.corrcoef(final, np.log(nll[:, k]))[0, 1] > 0.9
+        assert final.std() == pytest.approx(1.0, abs=0.3)
+
+
 def test_imagined_trajectories_reach_the_policy_but_not_the_critics() -> None:
     space = make_space(actions="same_depth")
     replay = filled_replay(space, 10)

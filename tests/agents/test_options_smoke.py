@@ -38,6 +38,7 @@ SWITCHES = [
     ("distil_steps", 0),
     ("length_cost", 0.1),
     ("gamma", 0.9),
+    ("likelihood_weight", 0.5),
     ("screening.offline_share", 0.0),
 ]
 

@@ -28,7 +28,11 @@ def make_space(order: list[int] | None = None, actions: str = "any") -> PathSpac
 
 
 def make_policy(
-    space: PathSpace, conditioning: str = "concat", critic: str = "vector", gain: float = 3.0
+    space: PathSpace,
+    conditioning: str = "concat",
+    critic: str = "vector",
+    gain: float = 3.0,
+    likelihoods: bool = False,
 ) -> PathPolicy:
     torch.manual_seed(0)
     env = MergePathEnv(space, lambda paths: np.zeros((len(paths), K)), K)
@@ -41,6 +45,7 @@ def make_policy(
         hidden=16,
         conditioning=conditioning,
         critic=critic,
+        likelihoods=likelihoods,
     )
     with torch.no_grad():  # away from the near-uniform start, so that differences show
         for parameter in policy.parameters():

@@ -103,6 +103,17 @@ def test_a_run_that_is_resumed_counts_as_unfinished_until_it_ends(
     assert api.open_run(run).archive.keys == searched("budget=20").problem.archive.keys
 
 
+def test_resuming_at_another_commit_is_noted(searched, tmp_path: Path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(searched("budget=20").folder.path, run)
+    monkeypatch.setattr("hm3rl.search.job.checked_out", lambda checkout: "f" * 40)
+    api.search(f"resume={run}")
+    api.search(f"resume={run}")
+    commits = json.loads((run / "environment.json").read_text())["commits"]
+    assert commits[-1] == "f" * 40
+    assert len(commits) == len(set(commits))
+
+
 def test_resuming_with_other_source_weights_is_refused(searched, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(searched("budget=20").folder.path, run)
