@@ -30,8 +30,9 @@ class EvaluationEvent:
         seconds: Seconds spent on it, all parts together (0 for a hit in the store).
         cached: Whether the store already knew the answer.
         failed: Whether the evaluation failed.
-        fidelity: "full", or on which share of the items it was scored and how; only full
-            evaluations enter the archive.
+        fidelity: "full", or on which share of the items it was scored and how.
+        decides: Whether that is what the search decides by; only such evaluations enter the
+            archive.
     """
 
     charged: float
@@ -46,6 +47,7 @@ class EvaluationEvent:
     cached: bool
     failed: bool
     fidelity: str = "full"
+    decides: bool = True
 
 
 @runtime_checkable

@@ -121,6 +121,8 @@ class EvaluationSettings:
             this machine that lives as long as the search.
         store: SQLite file of stored evaluations; empty: the run folder's own. A store shared by
             several runs saves time, never budget.
+        fidelity: What the search decides by: `full`, or `proxy` (one teacher-forced pass, nothing
+            decoded or executed: z*, archive and front are of proxies, the test scores full).
         proxy_cost: What a proxy (one teacher-forced pass, nothing decoded or executed) of all items
             is charged, in evaluations; on the tiny zoo it takes half the time of one.
         program_workers: Processes that execute generated programs.
@@ -136,6 +138,7 @@ class EvaluationSettings:
     workers: int = 2
     ray_address: str = ""
     store: str = ""
+    fidelity: str = "full"
     proxy_cost: float = 0.5
     program_workers: int = 1
     program_seconds: float = 1.0

@@ -80,7 +80,8 @@ class Record:
     def utility_curve(self) -> np.ndarray:
         """Expected utility (weighted sum of f / z*, search split), shape (budget,)."""
         objectives = self.summary["objectives"]
-        full = [row for row in self._rows if row.get("fidelity", "full") == "full"]
+        decisive = self._rows[0].get("fidelity")  # the sources', which come first
+        full = [row for row in self._rows if row.get("fidelity") == decisive]
         points = np.array([[float(row[name]) for name in objectives] for row in full])
         points = points / np.array(self.summary["z_star"]["search"])
         sources = np.array([row["phase"] == "sources" for row in full])

@@ -82,8 +82,10 @@ class ByHypervolume:
     ) -> Sequence[int]:
         """Order candidates; see `Ranking`."""
         asked = problem.evaluator.items("search", fidelity)
-        # Nobody asked for the front's proxies, so on such a rung the candidates stand alone.
-        front = () if fidelity.proxy else problem.archive.front_keys()
+        # Nobody asked for the front's proxies in a search that decides by full scores, so on such
+        # a rung the candidates stand alone.
+        alike = fidelity.measure == problem.fidelity.measure
+        front = problem.archive.front_keys() if alike else ()
         points = []
         for key in front:
             scores = problem.evaluation(key).per_item

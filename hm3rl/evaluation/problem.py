@@ -6,7 +6,9 @@ split, which never comes back into the search.
 
 Asking for a share of the items costs that share of an evaluation, and asking for more of them later
 the rest. A proxy is paid for apart: per item it costs `proxy_cost` of what scoring the item costs,
-and scoring it afterwards costs the full price.
+and scoring it afterwards costs the full price. A search that decides by proxies
+(`evaluation.fidelity=proxy`) has z*, archive and front of proxies, one evaluation each; what the
+front is worth is then told by the test split alone, which is always scored in full.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class MergeProblem:
         limits: Legal paths.
         budget: Distinct candidates that may be asked for.
         logger: Hears every evaluation.
-        proxy_cost: What a proxy of all items costs, in evaluations.
+        proxy_cost: What a proxy of all items costs, in evaluations; 1 if they decide.
+        fidelity: What the search decides by: "full", or "proxy".
 
     Attributes:
         trace: One point per charged evaluation, at whatever fidelity.
@@ -78,15 +81,21 @@ class MergeProblem:
         budget: int,
         logger: RunLogger | None = None,
         proxy_cost: float = PROXY_COST,
+        fidelity: str = FULL,
     ) -> None:
         if budget < 0:
             raise InputError(f"budget={budget}", "give a budget of 0 or more evaluations")
+        self.fidelity = Fidelity.parse(fidelity)
+        if self.fidelity.share < 1:
+            raise InputError(
+                f"evaluation.fidelity={fidelity}", "a search decides by all items: full or proxy"
+            )
         self.members = members
         self.evaluator = evaluator
         self.limits = limits
         self.budget = budget
         self.logger: RunLogger = NullLogger() if logger is None else logger
-        self.proxy_cost = Fraction(str(proxy_cost))
+        self.proxy_cost = Fraction(1 if self.fidelity.proxy else str(proxy_cost))
         self.trace: list[TracePoint] = []
         self.deciding = 0.0
         self._archive: Archive | None = None
@@ -151,7 +160,7 @@ class MergeProblem:
             self.evaluator.prepare(split)
         names = (*self.pool.expert_names, self.pool.base_name)
         candidates = [Candidate.whole(name, self.members.num_layers(name)) for name in names]
-        scored = list(self.evaluator.stream(candidates))
+        scored = list(self.evaluator.stream(candidates, fidelity=self.fidelity))
         for name, one in zip(names, scored, strict=True):
             if not one.evaluation.ok:
                 reason = (one.evaluation.error or "").strip().splitlines()[-1:]
@@ -197,15 +206,15 @@ class MergeProblem:
         return [self._evaluations[self.key(candidate)] for candidate in candidates]
 
     def evaluate(
-        self, candidates: Sequence[Candidate], phase: str, fidelity: str | Fidelity = FULL
+        self, candidates: Sequence[Candidate], phase: str, fidelity: str | Fidelity | None = None
     ) -> list[Evaluation]:
         """Score candidates on the search split and charge what this run has not asked for yet.
 
         Args:
             candidates: Candidates, repeats possible.
             phase: Name under which they are logged.
-            fidelity: On which share of the items, and how; see `Fidelity.parse`. Only full
-                evaluations enter the archive.
+            fidelity: On which share of the items, and how; see `Fidelity.parse`. Only what the
+                search decides by, the default, enters the archive.
 
         Returns:
             One evaluation per candidate, in order.
@@ -215,7 +224,7 @@ class MergeProblem:
             InputError: A candidate breaks the limits or cannot exist.
         """
         self.prepare()
-        asked = Fidelity.parse(fidelity)
+        asked = self.fidelity if fidelity is None else Fidelity.parse(fidelity)
         found = self._found(asked)
         keys = [self.key(candidate) for candidate in candidates]
         new: dict[str, Candidate] = {}
@@ -233,9 +242,9 @@ class MergeProblem:
             self._enter(candidate, one, phase, free=False)
         return [found[key] for key in keys]
 
-    def price(self, fidelity: str | Fidelity = FULL) -> float:
+    def price(self, fidelity: str | Fidelity | None = None) -> float:
         """What a candidate costs of which nothing has been asked, in evaluations."""
-        asked = Fidelity.parse(fidelity)
+        asked = self.fidelity if fidelity is None else Fidelity.parse(fidelity)
         return float(self._share(asked) * self._rate(asked))
 
     @property
@@ -275,7 +284,9 @@ class MergeProblem:
 
     def _found(self, asked: Fidelity) -> dict[str, Evaluation]:
         """This run's evaluations at a fidelity, by key."""
-        return self._evaluations if asked.is_full else self._lower.setdefault(asked, {})
+        if asked == self.fidelity:
+            return self._evaluations
+        return self._lower.setdefault(asked, {})
 
     def _share(self, asked: Fidelity) -> Fraction:
         """Share of the search items that a fidelity asks; all tasks together."""
@@ -299,7 +310,8 @@ class MergeProblem:
         self._candidates[key] = candidate
         self._found(asked)[key] = evaluation
         # A failure is never a score: it is charged and remembered, but no point of the archive.
-        enters = evaluation.ok and asked.is_full
+        decides = asked == self.fidelity
+        enters = evaluation.ok and decides
         on_front = archive.add(key, evaluation.vector) if enters else False
         if free:
             self._asked[key, "full"] = self._asked[key, "proxy"] = Fraction(1)
@@ -324,6 +336,7 @@ class MergeProblem:
                 cached=one.cached,
                 failed=not evaluation.ok,
                 fidelity=evaluation.fidelity,
+                decides=decides,
             )
         )
 

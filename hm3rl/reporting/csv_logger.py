@@ -72,7 +72,7 @@ class CsvLogger:
         self._evaluations.flush()
         if event.failed:
             self._say(f"evaluation {event.key} failed: {event.text}")
-        if event.fidelity != "full":
+        if not event.decides:
             return
         line = {
             "key": event.key,

@@ -27,9 +27,10 @@ PHASE_STYLE = {
 
 
 def read_evaluations(path: Path) -> list[dict[str, str]]:
-    """Rows of evaluations.csv, those of full fidelity."""
+    """Rows of evaluations.csv of the fidelity that decides: that of the first rows, the sources."""
     with path.open(encoding="utf-8", newline="") as stream:
-        return [row for row in csv.DictReader(stream) if row.get("fidelity", "full") == "full"]
+        rows = list(csv.DictReader(stream))
+    return [row for row in rows if row.get("fidelity") == rows[0].get("fidelity")]
 
 
 def plot_front(

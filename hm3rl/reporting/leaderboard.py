@@ -122,6 +122,11 @@ def write_leaderboard(
         "The front was chosen on the search split; `·` marks models that another one dominates on "
         "the test split. ± is one standard error.",
         *(
+            ["Search scores are proxies: teacher-forced, nothing decoded or executed."]
+            if summary.get("fidelity") == "proxy"
+            else []
+        ),
+        *(
             f"`↓` is minimised and shown as it is; its utility is {definition(name, minimised)}."
             for name in minimised
         ),

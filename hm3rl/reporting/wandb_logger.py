@@ -120,7 +120,7 @@ class WandbLogger:
 
     def evaluation(self, event: EvaluationEvent) -> None:
         """Log scores and hypervolume."""
-        group = "score" if event.fidelity == "full" else f"score at {event.fidelity}"
+        group = "score" if event.decides else f"score at {event.fidelity}"
         values: dict[str, Any] = {f"{group}/{name}": value for name, value in event.scores.items()}
         values |= {
             "evaluations": event.charged,
@@ -130,7 +130,7 @@ class WandbLogger:
             "evaluation/failed": int(event.failed),
         }
         self._run.log(values)
-        if event.fidelity == "full":
+        if event.decides:
             self._remember(event)
 
     def _remember(self, event: EvaluationEvent) -> None:

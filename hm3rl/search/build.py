@@ -301,6 +301,7 @@ def check_settings(settings: RunSettings) -> None:
             "name its preference, for example +export.prefer.math=1, or log no weights",
         )
     _one_of("evaluation.backend", settings.evaluation.backend, ("in_process", "ray"))
+    _one_of("evaluation.fidelity", settings.evaluation.fidelity, ("full", "proxy"))
     _one_of("evaluation.join", settings.evaluation.join, JOINS)
     if settings.evaluation.backend == "ray" and find_spec("ray") is None:
         raise InputError(
@@ -463,6 +464,7 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
         budget=settings.budget,
         logger=logger,
         proxy_cost=settings.evaluation.proxy_cost,
+        fidelity=settings.evaluation.fidelity,
     )
 
 

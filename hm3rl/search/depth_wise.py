@@ -102,7 +102,8 @@ class Brackets:
         self.settings = settings
         self.rng = rng
         self.rungs = [
-            str(Fidelity(settings.eta ** -float(i))) for i in reversed(range(settings.rungs))
+            str(Fidelity(settings.eta ** -float(i), problem.fidelity.proxy))
+            for i in reversed(range(settings.rungs))
         ]
         self._floor = problem.remaining - budget
         self._vectors: dict[Blocks, np.ndarray] = {}

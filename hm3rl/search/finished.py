@@ -90,6 +90,7 @@ class FinishedRun:
                 alive.limits,
                 alive.budget,
                 proxy_cost=float(alive.proxy_cost),
+                fidelity=str(alive.fidelity),
             )
         problem.prepare()
         for candidate in self._candidates.values():
@@ -99,7 +100,8 @@ class FinishedRun:
 
     def evaluation(self, key: str) -> Evaluation:
         """The evaluation of a model on the search split, from the store."""
-        return self.problem.evaluator.evaluate([self.candidate(key)])[0]
+        problem = self.problem
+        return problem.evaluator.evaluate([self.candidate(key)], fidelity=problem.fidelity)[0]
 
     @cached_property
     def agent(self) -> MergeAgent | SeparateAgents | None:

@@ -317,6 +317,8 @@ def summarise(
         "seed": settings.seed,
         "budget": settings.budget,
         "charged": problem.charged,
+        # What the search split was scored by; the test split is always scored in full.
+        "fidelity": str(problem.fidelity),
         "failed": problem.failed,
         "objectives": list(problem.objectives),
         "hypervolume": {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,8 @@ from hm3rl.events import EvaluationEvent, NullLogger
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.paths import Candidate, LayerPath, PathLimits
 from hm3rl.paths.members import MemberSet
+from hm3rl.settings import EvaluationSettings, TaskSettings
+from hm3rl.tasks.build import build_tasks
 from tests.evaluation.conftest import EchoTask, WordTask, blend
 
 LIMITS = PathLimits(3, 3, actions="same_depth")
@@ -242,3 +246,36 @@ def test_proxies_that_cost_nothing_are_counted_all_the_same(
     problem = MergeProblem(members, evaluator, LIMITS, budget=0, proxy_cost=0)
     problem.evaluate([ONE, TWO], "rung", "proxy:0.5")
     assert (problem.charged_proxy, problem.charged) == (1, 0)
+
+
+def test_a_search_that_decides_by_proxies_pays_one_evaluation_each(
+    zoo_members: MemberSet, store: EvaluationStore, listener: Listener
+) -> None:
+    names = zoo_members.pool.expert_names
+    small = {name: TaskSettings(kind=name, search_items=8, test_items=4) for name in names}
+    tasks = build_tasks(small, EvaluationSettings(), zoo_members.pool.tokenizer)
+    problem = MergeProblem(
+        zoo_members,
+        Evaluator(zoo_members, tasks, store),
+        PathLimits(6, 8),
+        budget=3,
+        logger=listener,
+        proxy_cost=0.1,
+        fidelity="proxy",
+    )
+    one, two = (path(f"{a} | {a}[0:4] + {b}[4:8]") for a, b in pairwise(names))
+    found = problem.evaluate([one, two], "online")
+    assert [e.fidelity for e in found] == ["proxy"] * 2
+    assert (problem.charged, problem.remaining, problem.price()) == (2, 1, 1)
+    assert found[0].key in problem.archive and all(e.decides for e in listener.events)
+    experts = problem.known([Candidate.whole(name, 8) for name in names])
+    assert problem.z_star.tolist() == np.max([e.vector for e in experts], axis=0).tolist()
+    problem.evaluate([path(f"{names[2]} | {names[2]}[0:7]")], "rung", "proxy:0.5")
+    assert problem.charged == 2.5 and not listener.events[-1].decides
+    (tested,) = problem.rescore([one])
+    assert tested.fidelity == "full"
+
+
+def test_a_search_decides_by_all_items(members: MemberSet, evaluator: Evaluator) -> None:
+    with pytest.raises(InputError, match="all items"):
+        MergeProblem(members, evaluator, LIMITS, budget=1, fidelity="items:0.5")

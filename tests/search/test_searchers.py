@@ -11,6 +11,7 @@ import pytest
 
 from hm3rl.runs import RunFolder
 from hm3rl.search.build import SEARCHERS, missing_packages
+from hm3rl.search.finished import FinishedRun
 from hm3rl.search.hm3 import HM3
 from hm3rl.search.job import SearchResult
 from hm3rl.settings import AgentSettings, SearchSettings
@@ -99,3 +100,16 @@ def test_front_csv_has_both_splits_and_rebuildable_paths(searched: Run):
         assert float(row["search_math"]) == pytest.approx(model.search.vector[1], abs=1e-4)
         assert float(row["test_math"]) == pytest.approx(model.test.vector[1], abs=1e-4)
         assert 0 <= float(row["test_translation_chrf"]) <= 1
+
+
+@pytest.mark.parametrize("search", ["hm3", "depth_wise"])
+def test_a_search_may_decide_by_proxies_and_is_tested_in_full(searched: Run, search: str):
+    result = searched("budget=20", f"search={search}", "evaluation.fidelity=proxy")
+    assert result.summary["fidelity"] == "proxy" and 19 < result.problem.charged <= 20
+    keys = {point.key for point in result.problem.trace} & set(result.problem.archive.keys)
+    assert {result.problem.evaluation(key).fidelity for key in keys} == {"proxy"}
+    assert {row.test.fidelity for row in result.front} == {"full"}
+    run = FinishedRun(result.folder.path)
+    best = run.archive.keys[int(run.archive.normalised.sum(axis=1).argmax())]
+    assert run.evaluation(best).fidelity == "proxy"
+    assert "proxies" in result.folder.leaderboard.read_text()
