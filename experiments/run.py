@@ -60,6 +60,13 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parse(words)
     root = args.root or Path("runs/shrunk" if args.shrink else "runs")
     studies = [load(name) for name in (NAMES if args.study == "all" else [args.study])]
+    lacking = {} if args.show or args.no_run else {study.name: study.needs() for study in studies}
+    for name, missing in lacking.items():
+        if missing and args.study != "all":
+            sys.exit(f"{name}: {missing}")
+        if missing:
+            print(f"{name} is left out: {missing}")
+    studies = [study for study in studies if not lacking.get(study.name)]
     if args.shrink:
         studies = [study.shrunk() for study in studies]
     unknown = set(args.methods) - {name for study in studies for name in study.variants}

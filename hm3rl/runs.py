@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -198,6 +199,12 @@ def checked_out(checkout: Path) -> str | None:
     if head.returncode or changed.returncode:
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def peak_memory() -> int:
+    """The most bytes this process has held in memory so far, mapped files included."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def describe_environment(

@@ -11,6 +11,7 @@ from hm3rl.runs import (
     RunLock,
     checked_out,
     describe_environment,
+    peak_memory,
     write_csv,
     write_text,
 )
@@ -58,3 +59,9 @@ def test_the_commit_of_a_checkout_is_known_and_whether_its_package_was_changed(t
     assert commit is not None and len(commit) == 40
     code.write_text("x = 2\n")
     assert checked_out(tmp_path) == commit + "+"
+
+
+def test_the_peak_of_memory_is_that_of_this_process():
+    before = peak_memory()
+    held = bytearray(b"x") * before
+    assert peak_memory() > len(held) == before

@@ -24,6 +24,7 @@ from hm3rl.runs import (
     RunLock,
     checked_out,
     describe_environment,
+    peak_memory,
     write_csv,
     write_text,
 )
@@ -159,6 +160,8 @@ def run_search(
             summary = summarise(settings, problem, searcher, front, test, tested_sources)
             summary["seconds"] = seconds(spent, searcher, search_seconds, problem)
             summary["resumed"] = resumed
+            # Of the process: searches of one sweep share it, and workers of a pool are not in it.
+            summary["peak_memory_mb"] = round(peak_memory() / 2**20)
             summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
             columns, rows = front_table(problem, front)
             write_csv(folder.front, columns, rows)

@@ -212,6 +212,6 @@ def test_every_study_is_a_hydra_experiment_with_a_readme_that_names_its_command(
 @pytest.mark.studies
 def test_all_studies_run_shrunk(tmp_path: Path):
     command_line.main(["all", "--shrink", "--root", str(tmp_path)])
-    for study in STUDIES:
+    for study in (study for study in STUDIES if not study.needs()):
         made = {file.suffix for file in (tmp_path / "results" / study.name).iterdir()}
         assert {".csv", ".png", ".md"} <= made, study.name

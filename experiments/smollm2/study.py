@@ -1,0 +1,76 @@
+"""HM3 and its competitors on pretrained weights, at a hundred evaluations; see README.md."""
+
+from __future__ import annotations
+
+from experiments.common.methods import METHODS
+from experiments.common.plan import Context, Study, Variant
+from experiments.common.records import Record
+from experiments.common.report import write_methods
+from hm3rl.errors import InputError
+from hm3rl.models.zoo import resolve_source
+from hm3rl.runs import write_text
+from hm3rl.search.compose import compose_settings
+
+ONE_THREAD = ("threads=1",)
+"""Two searches of one thread each take less time than one after the other with two."""
+
+
+def missing() -> str:
+    """What of base and experts is not on this machine."""
+    pool = compose_settings(["experiment=smollm2"]).pool
+    for source in (pool.base, *pool.experts.values()):
+        try:
+            resolve_source(source)
+        except InputError as error:
+            return str(error)
+    return ""
+
+
+def sources_table(record: Record) -> list[str]:
+    """Scores of base and experts, as a search decides by them and on the test split."""
+    tasks = record.summary["objectives"]
+    heads = [f"{split} {task}" for split in ("search", "test") for task in tasks]
+    lines = [f"| model | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for name, scores in record.summary["sources"].items():
+        cells = [f"{value:.3f}" for split in ("search", "test") for value in scores[split]]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def costs_table(rows: list[Record]) -> list[str]:
+    """Seconds of each search and the most memory its process held."""
+    lines = [
+        "| method | budget | seed | whole search, s | an evaluation, s | in forward passes "
+        "| with test scores, s | peak memory, GB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        seconds = row.summary["seconds"]
+        each = (seconds["model"] + seconds["programs"] + seconds["other"]) / row.budget
+        lines.append(
+            f"| {row.variant} | {row.budget} | {row.seed} | {seconds['search']:.0f} "
+            f"| {each:.1f} | {seconds['model'] / seconds['search']:.0%} "
+            f"| {seconds['whole_run']:.0f} | {row.summary['peak_memory_mb'] / 1024:.2f} |"
+        )
+    return lines
+
+
+def write(study: Study, context: Context) -> None:
+    """Write what `write_methods` does, sources.md and costs.md."""
+    rows = write_methods(study, context)
+    for name, lines in (("sources", sources_table(rows[0])), ("costs", costs_table(rows))):
+        write_text(context.results / f"{name}.md", "\n".join(lines) + "\n")
+        print("\n" + "\n".join(lines))
+
+
+STUDY = Study(
+    name="smollm2",
+    variants={
+        "hm3": Variant((*METHODS["hm3"], *ONE_THREAD), {100: 3}),
+        "parameter_only": Variant((*METHODS["parameter_only"], *ONE_THREAD), {100: 3}),
+        "random": Variant((*METHODS["random"], *ONE_THREAD), {100: 3}),
+        "mm_mo": Variant((*METHODS["mm_mo"], *ONE_THREAD), {30: 3}),
+    },
+    write=write,
+    needs=missing,
+)
