@@ -43,12 +43,12 @@ class Schedule:
         measured: Search items of each task that the log's scores are taken on.
     """
 
-    steps: int = 1000
+    steps: int = 400
     rows: int = 16
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     warmup: int = 50
-    rank: int = 16
-    replay: float = 0.2
+    rank: int = 4
+    replay: float = 0.05
     seed: int = 0
     every: int = 100
     measured: int = 32
