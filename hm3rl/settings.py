@@ -38,6 +38,7 @@ class PoolSettings:
         vocabulary: What happens to sources whose tokens have other ids than the donor's: `refuse`,
             or `map` embedding and head by token; tokens that a source lacks take the donor's row.
         tokenizer: The donor, the source whose tokenizer all share; empty: the base.
+        merged_mb: Memory for merged models that are kept for their next use; one is kept always.
     """
 
     base: str = MISSING
@@ -47,6 +48,7 @@ class PoolSettings:
     architecture: str = "same"
     vocabulary: str = "refuse"
     tokenizer: str = ""
+    merged_mb: int = 4096
 
 
 @dataclass

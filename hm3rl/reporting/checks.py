@@ -14,7 +14,6 @@ import torch
 from hm3rl.evaluation.requests import Request
 from hm3rl.merging.task_vectors import DEFAULT_LIMIT
 from hm3rl.models.pool import ModelPool
-from hm3rl.paths.members import DEFAULT_CACHE_BYTES
 from hm3rl.search.build import (
     build_members,
     check_settings,
@@ -90,12 +89,13 @@ def free_disk(folder: Path) -> tuple[Path, int]:
     return root, shutil.disk_usage(root).free
 
 
-def peak_memory(pool: ModelPool, merged: int) -> dict[str, int]:
+def peak_memory(pool: ModelPool, merged: int, kept: int) -> dict[str, int]:
     """Bound the memory of a search in bytes, part by part.
 
     Args:
         pool: The sources, loaded.
         merged: Number of merged members that are held at once.
+        kept: Bytes of them that are kept (`pool.merged_mb`).
 
     Returns:
         Bytes by part: the sources; statistics of the task vectors, up to their limit; the merged
@@ -109,7 +109,7 @@ def peak_memory(pool: ModelPool, merged: int) -> dict[str, int]:
         "sources": sources,
         # At most 20 bytes for each distinct magnitude and 4 for each sorted entry; mostly far less.
         "merge statistics": min(24 * parameters * len(pool.mergeable), DEFAULT_LIMIT),
-        f"{merged} merged members": max(min(each * merged, DEFAULT_CACHE_BYTES), each),
+        f"{merged} merged members": max(min(each * merged, kept), each),
         "one merge": each,
     }
 
@@ -156,7 +156,7 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     longest = max(1.0, limits.max_length / pool.num_layers)
     operations = 2.0 * parameters * longest * tokens["search"]
     rate = matmul_rate(pool.dtype, pool.device)
-    parts = peak_memory(pool, settings.search.parameter.members)
+    parts = peak_memory(pool, settings.search.parameter.members, settings.pool.merged_mb * 2**20)
     export = int(sum(p.nbytes for p in model.parameters()) * longest)
     front = expected_front(settings.budget, len(tasks))
     root, free = free_disk(Path(settings.output or settings.root))

@@ -166,6 +166,7 @@ def _check_ranges(settings: RunSettings) -> None:
         "paths.min_length": (settings.paths.min_length, 0),
         "paths.max_length": (settings.paths.max_length, 0),
         "paths.alignment_items": (settings.paths.alignment_items, 1),
+        "pool.merged_mb": (settings.pool.merged_mb, 1),
         "evaluation.batch_size": (evaluation.batch_size, 1),
         "evaluation.together": (evaluation.together, 1),
         "evaluation.activation_mb": (evaluation.activation_mb, 1),
@@ -390,11 +391,11 @@ def load_pool(settings: RunSettings) -> ModelPool:
 def build_members(settings: RunSettings, pool: ModelPool, tasks: Sequence[Task]) -> MemberSet:
     """The members of a configuration, with a calibration batch if their paths are aligned."""
     if settings.paths.alignment == NO_ALIGNMENT:
-        return MemberSet(pool)
+        return MemberSet(pool, cache_bytes=settings.pool.merged_mb * 2**20)
     batch = calibration_batch(
         tasks, pool.tokenizer, settings.paths.alignment_items, settings.pool.device
     )
-    return MemberSet(pool, calibration=batch)
+    return MemberSet(pool, cache_bytes=settings.pool.merged_mb * 2**20, calibration=batch)
 
 
 def build_evaluator(
