@@ -10,10 +10,12 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from experiments.run import load
 from experiments.smollm2.catalogue import KINDS, catalogue
 from experiments.smollm2.data import (
     COUNTS,
@@ -29,8 +31,11 @@ from hm3rl import api
 from hm3rl.errors import InputError
 from hm3rl.evaluation.requests import Request
 from hm3rl.evaluation.scoring import MARGIN
+from hm3rl.events import NullLogger
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.pretrained import fetch, pretrained_folder
+from hm3rl.paths.candidate import Candidate
+from hm3rl.search.build import build_problem
 from hm3rl.tasks.base import split_of
 from hm3rl.tasks.jsonl import JsonlTask
 from hm3rl.tasks.math import MathTask
@@ -234,3 +239,31 @@ def test_an_expert_that_is_not_trained_names_the_command():
         pretrained_folder("smollm2:poetry")
     experts = api.settings("experiment=smollm2").pool.experts
     assert experts == {task: f"smollm2:{task}" for task in TASKS}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_shipped_expert_has_a_card_a_log_and_few_megabytes(task: str):
+    folder = pretrained_folder(f"smollm2:{task}")
+    facts = json.loads((folder / "training.json").read_text())
+    card, log = (folder / "README.md").read_text(), (folder / "training_log.csv").read_text()
+    assert facts["expert"] == task and f"experiments.smollm2.train {task}" in card
+    assert log.splitlines()[-1].startswith(f"{facts['schedule']['steps']},")
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 3 * 2**20
+
+
+@pytest.mark.slow
+def test_each_shipped_expert_is_the_best_at_its_task(tmp_path: Path):
+    """Needs SmolLM2 in the cache (hm3rl fetch smollm2)."""
+    if missing := load("smollm2").needs():
+        pytest.skip(missing)
+    small = [f"tasks.{task}.search_items=12" for task in TASKS]
+    chosen = api.settings("experiment=smollm2", "threads=1", *small)
+    problem = build_problem(chosen, tmp_path / "store.sqlite", NullLogger())
+    facts = [
+        json.loads((pretrained_folder(f"smollm2:{t}") / "training.json").read_text()) for t in TASKS
+    ]
+    assert {one["base_content_hash"] for one in facts} == {problem.pool.hashes["base"]}
+    problem.prepare()
+    experts = problem.known([Candidate.whole(task, 30) for task in TASKS])
+    table = np.array([one.scores for one in experts])
+    assert (table.argmax(axis=0) == np.arange(3)).all() and table.diagonal().min() > 0.5

@@ -209,6 +209,15 @@ def test_every_study_is_a_hydra_experiment_with_a_readme_that_names_its_command(
     assert f"python -m experiments.run {study.name}" in readme
 
 
+def test_a_study_that_lacks_something_says_so_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HM3RL_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"smollm2: .*\n.*hm3rl fetch smollm2"):
+        command_line.main(["smollm2", "--root", str(tmp_path / "runs")])
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.studies
 def test_all_studies_run_shrunk(tmp_path: Path):
     command_line.main(["all", "--shrink", "--root", str(tmp_path)])
