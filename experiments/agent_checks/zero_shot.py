@@ -65,6 +65,7 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
         run.problem.evaluator,
         run.problem.limits,
         budget + len(run.agent.space.members),
+        fidelity=str(run.problem.fidelity),
     )
     problem.prepare()
     names = run.agent.space.members
