@@ -104,6 +104,8 @@ def test_front_csv_has_both_splits_and_rebuildable_paths(searched: Run):
 
 @pytest.mark.parametrize("search", ["hm3", "depth_wise"])
 def test_a_search_may_decide_by_proxies_and_is_tested_in_full(searched: Run, search: str):
+    if missing := missing_packages(search):
+        pytest.skip(f"needs {', '.join(missing)}")
     result = searched("budget=20", f"search={search}", "evaluation.fidelity=proxy")
     assert result.summary["fidelity"] == "proxy" and 19 < result.problem.charged <= 20
     keys = {point.key for point in result.problem.trace} & set(result.problem.archive.keys)
