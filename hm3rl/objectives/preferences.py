@@ -141,7 +141,7 @@ def parse_preference_text(tokens: Sequence[str], objectives: Sequence[str]) -> F
 
     Raises:
         InputError: A word that is not name=number, a name given twice, or anything
-        `parse_preference` refuses.
+            `parse_preference` refuses.
     """
     weights: dict[str, float] = {}
     for word in [part for token in tokens for part in token.replace(",", " ").split()]:
