@@ -9,6 +9,6 @@ LEVELS = ("none", "scalar", "diagonal", "full", "full_paper", "mlp")
 
 STUDY = Study(
     name="alignment",
-    variants={level: Variant((f"paths.alignment={level}",), {300: 5}) for level in LEVELS},
+    variants={level: Variant((f"paths.alignment={level}",), {100: 5}) for level in LEVELS},
     write=write_methods_only,
 )

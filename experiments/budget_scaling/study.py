@@ -47,7 +47,7 @@ def write(study: Study, context: Context) -> None:
 STUDY = Study(
     name="budget_scaling",
     variants={
-        "hm3": Variant((), {100: 3, 300: 3, 1000: 3}),
+        "hm3": Variant((), {100: 3, 300: 3, 1000: 1}),
         **{name: Variant(words, {100: 3}) for name, words in LENGTHS.items()},
         **{
             name: Variant(words, {100: 3}, tasks=EXPERTS[: int(name[-1])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments.common.plan import Study, Variant
 from experiments.common.report import write_methods_only
 
-SEEDS = {30: 10}
+SEEDS = {30: 5}
 PARTS = ("weak_to_strong", "fisher", "sparsity")
 
 STUDY = Study(

@@ -30,7 +30,7 @@ STUDY = Study(
     name="pool_size",
     variants={
         f"{method}_{size}": Variant(
-            (f"search={method}", *sources(size)), {300: 3}, tasks=EXPERTS[:size]
+            (f"search={method}", *sources(size)), {100: 3}, tasks=EXPERTS[:size]
         )
         for size in SIZES
         for method in METHODS

@@ -7,7 +7,7 @@ from experiments.common.report import write_methods_only
 
 TCHEBYCHEFF = ("agent.scalarisation=tchebycheff", "agent.critic=scalar")
 UTILITY = ("agent.screening.acquisition=utility",)
-SEEDS = {300: 5}
+SEEDS = {100: 5}
 
 STUDY = Study(
     name="scalarisation",
