@@ -14,6 +14,14 @@ from hm3rl.search.compose import compose_settings
 ONE_THREAD = ("threads=1",)
 """Two searches of one thread each take less time than one after the other with two."""
 
+FOUR_MEMBERS = (
+    "search.parameter_share=0.2",
+    "search.offline_share=0.2",
+    "search.parameter.members=4",
+    "pool.merged_mb=1536",
+)
+"""As HM3 was run first: the tiny zoo's shares of the budget, and few members."""
+
 
 def missing() -> str:
     """What of base and experts is not on this machine."""
@@ -67,6 +75,7 @@ STUDY = Study(
     name="smollm2",
     variants={
         "hm3": Variant((*METHODS["hm3"], *ONE_THREAD), {100: 3}),
+        "hm3_four_members": Variant((*METHODS["hm3"], *ONE_THREAD, *FOUR_MEMBERS), {100: 1}),
         "parameter_only": Variant((*METHODS["parameter_only"], *ONE_THREAD), {100: 3}),
         "random": Variant((*METHODS["random"], *ONE_THREAD), {100: 3}),
         "mm_mo": Variant((*METHODS["mm_mo"], *ONE_THREAD), {30: 3}),
