@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.common.items import items_table
 from experiments.common.methods import METHODS
 from experiments.common.plan import Context, Study, Variant
 from experiments.common.records import Record
@@ -64,9 +65,14 @@ def costs_table(rows: list[Record]) -> list[str]:
 
 
 def write(study: Study, context: Context) -> None:
-    """Write what `write_methods` does, sources.md and costs.md."""
+    """Write what `write_methods` does, sources.md, costs.md and items.md."""
     rows = write_methods(study, context)
-    for name, lines in (("sources", sources_table(rows[0])), ("costs", costs_table(rows))):
+    tables = {
+        "sources": sources_table(rows[0]),
+        "costs": costs_table(rows),
+        "items": items_table(rows, "hm3"),
+    }
+    for name, lines in tables.items():
         write_text(context.results / f"{name}.md", "\n".join(lines) + "\n")
         print("\n" + "\n".join(lines))
 
