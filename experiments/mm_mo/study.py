@@ -16,7 +16,9 @@ STUDY = Study(
             f"no_{part}": Variant(("search=mm_mo", f"search.mm_mo.{part}=false"), SEEDS)
             for part in PARTS
         },
+        "latin_hypercube": Variant(("search=mm_mo", "search.mm_mo.initial=30"), SEEDS),
         "random_merges": Variant(("search=parameter_only", "search.parameter.warm_up=1.0"), SEEDS),
     },
     write=write_methods_only,
+    runs="fronts",
 )
