@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.common.figures import draw_bars
+from experiments.common.methods import method
 from experiments.common.plan import Context, Study, Variant
 from experiments.common.records import records, select
 from experiments.common.tables import write_seconds
@@ -14,7 +15,8 @@ from hm3rl.runs import write_text
 PARTS = ("model", "programs", "agent", "other")
 
 LENGTHS = {f"length_{n}": (f"paths.max_length={n}", "paths=any") for n in (8, 12, 16)}
-POOLS = {f"experts_{n}": sources(n) for n in (2, 4, 5)}
+POOLS = {f"hm3_{n}": ("search=hm3", *sources(n)) for n in (2, 4, 5)}
+"""The same searches as in ../pool_size, under the same names."""
 
 
 def write(study: Study, context: Context) -> None:
@@ -47,7 +49,7 @@ def write(study: Study, context: Context) -> None:
 STUDY = Study(
     name="budget_scaling",
     variants={
-        "hm3": Variant((), {100: 3, 300: 3, 1000: 1}),
+        "hm3": method("hm3", {100: 3, 300: 3, 1000: 3}),
         **{name: Variant(words, {100: 3}) for name, words in LENGTHS.items()},
         **{
             name: Variant(words, {100: 3}, tasks=EXPERTS[: int(name[-1])])
@@ -55,4 +57,5 @@ STUDY = Study(
         },
     },
     write=write,
+    runs="fronts",
 )

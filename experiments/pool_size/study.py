@@ -36,4 +36,5 @@ STUDY = Study(
         for method in METHODS
     },
     write=write,
+    runs="fronts",
 )

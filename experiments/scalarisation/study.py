@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.common.methods import method
 from experiments.common.plan import Study, Variant
 from experiments.common.report import write_methods_only
 
@@ -12,11 +13,12 @@ SEEDS = {100: 5}
 STUDY = Study(
     name="scalarisation",
     variants={
-        "weighted_sum": Variant((), SEEDS),
+        "hm3": method("hm3", SEEDS),
         "scalar_critic": Variant(("agent.critic=scalar",), SEEDS),
         "tchebycheff": Variant(TCHEBYCHEFF, SEEDS),
-        "weighted_sum_utility": Variant(UTILITY, SEEDS),
+        "utility": Variant(UTILITY, SEEDS),
         "tchebycheff_utility": Variant((*TCHEBYCHEFF, *UTILITY), SEEDS),
     },
     write=write_methods_only,
+    runs="fronts",
 )
