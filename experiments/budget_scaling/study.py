@@ -8,7 +8,7 @@ from experiments.common.figures import draw_bars
 from experiments.common.methods import method
 from experiments.common.plan import Context, Study, Variant
 from experiments.common.records import records, select
-from experiments.common.tables import write_seconds
+from experiments.common.tables import time_line, write_seconds
 from experiments.pool_size.study import EXPERTS, sources
 from hm3rl.runs import write_text
 
@@ -41,7 +41,8 @@ def write(study: Study, context: Context) -> None:
         "Means over seeds; milliseconds for each evaluation charged. Merging and assembly are part "
         "of `other`."
     )
-    write_text(context.results / "table.md", "\n".join([*lines, "", note]) + "\n")
+    text = "\n".join([*lines, "", note, time_line(rows)]) + "\n"
+    write_text(context.results / "table.md", text)
     print("\n".join(lines))
     draw_bars(bars, "milliseconds an evaluation, everything", context.results / "seconds.png")
 

@@ -19,6 +19,8 @@ from hm3rl.runs import write_csv, write_text
 
 COLUMNS = ("method", "seed", "budget", "split", "hypervolume")
 SECONDS = ("search", "model", "programs", "agent", "merging", "other", "other_ms_per_evaluation")
+WHOLE = "whole_run"
+"""Preparing, searching, and scoring the front on the test split."""
 SPLITS = ("test", "search")
 
 CAPTION = """Normalised hypervolume (f / z\\*, z\\* = best expert on each task of the same split;
@@ -57,12 +59,30 @@ def write_hypervolumes(rows: Sequence[Record], results: Path) -> None:
 
 def write_seconds(rows: Sequence[Record], results: Path) -> None:
     """Write seconds.csv: where the time of each search went; resumed ones only know a last life."""
+    names = (*SECONDS, WHOLE)
     cells = [
-        [row.variant, row.seed, row.budget, *(row.summary["seconds"].get(k, "") for k in SECONDS)]
-        for row in rows
-        if not row.is_prefix and not row.summary.get("resumed")
+        [row.variant, row.seed, row.budget, *(row.summary["seconds"].get(k, "") for k in names)]
+        for row in _timed(rows)
     ]
-    write_csv(results / "seconds.csv", ("method", "seed", "budget", *SECONDS), cells)
+    write_csv(results / "seconds.csv", ("method", "seed", "budget", *names), cells)
+
+
+def _timed(rows: Sequence[Record]) -> list[Record]:
+    """One record for each search whose whole time is known."""
+    return [row for row in rows if not row.is_prefix and not row.summary.get("resumed")]
+
+
+def time_line(rows: Sequence[Record]) -> str:
+    """A sentence on the total time of a study's searches.
+
+    Args:
+        rows: Records of the study.
+    """
+    timed = _timed(rows)
+    hours = sum(row.summary["seconds"][WHOLE] for row in timed) / 3600
+    resumed = len({row.folder for row in rows}) - len(timed)
+    untimed = f"; {resumed} resumed not counted" if resumed else ""
+    return f"Total time: {len(timed)} searches, {hours:.2f} hours of wall clock{untimed}."
 
 
 def method_table(rows: Sequence[Record], reference: Reference) -> list[str]:
@@ -105,6 +125,6 @@ def _compared(pairs: Sequence[tuple[float, float]]) -> list[str]:
 
 def write_table(rows: Sequence[Record], reference: Reference, results: Path) -> None:
     """Write table.md, and print it."""
-    text = "\n".join(method_table(rows, reference)) + "\n"
+    text = "\n".join([*method_table(rows, reference), "", time_line(rows)]) + "\n"
     write_text(results / "table.md", text)
     print(text)

@@ -18,7 +18,7 @@ from experiments.common.prefix import hypervolume_on_test
 from experiments.common.records import records
 from experiments.common.report import write_methods_only
 from experiments.common.runner import Command, commands, run
-from experiments.common.tables import method_table
+from experiments.common.tables import method_table, time_line
 from hm3rl import api
 from hm3rl.objectives.archive import Archive
 from hm3rl.search.build import check_settings, missing_packages
@@ -45,7 +45,7 @@ def pretend(folder: Path, volumes: list[float], test: float = 0.5, budget: int =
         "objectives": ["math"],
         "hypervolume": {"search": max(volumes), "test": test, "sources_search": 0.1},
         "z_star": {"search": [0.5], "test": [0.5]},
-        "seconds": {"search": 1.0},
+        "seconds": {"search": 1.0, "whole_run": 1800.0},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     rows = ["charged,phase,key,math,hypervolume,fidelity", "0,sources,s,0.05,0.1,full"]
@@ -128,6 +128,17 @@ def test_the_table_pairs_runs_by_seed(tmp_path: Path):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:3] == ["theirs", "4", "2"]
     assert cells[5].startswith("0.75 [") and cells[6].startswith("+0.0500 ±")
+
+
+def test_the_total_time_counts_each_search_once_and_no_resumed_one(tmp_path: Path):
+    study = small_study(a=Variant((), {4: 3}, prefixes=(2,)))
+    for job in study.limited():
+        pretend(job.folder(tmp_path), [0.2])
+        if job.seed == 2:
+            file = job.folder(tmp_path) / "summary.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"resumed": True}))
+    line = time_line(records(study, tmp_path))
+    assert line == "Total time: 2 searches, 1.00 hours of wall clock; 1 resumed not counted."
 
 
 def test_the_test_score_of_a_prefix_is_that_of_the_front_of_then(
