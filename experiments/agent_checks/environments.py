@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.agent_checks.known import best_choices, measures, reachable_returns
 from hm3rl.agents.discrete import DiscreteAgent, DiscreteSettings
-from hm3rl.objectives.scalarisation import tchebycheff
+from hm3rl.objectives.scalarisation import Scalarisation, tchebycheff
 
 GAMMA = 0.99
 DEPTH = np.array([0.0, -25.0])
@@ -50,7 +50,7 @@ class Protocol:
 
     def make(self) -> gym.Env[Any, Any]:
         """The environment."""
-        return mo_gymnasium.make(self.name)  # type: ignore[no-any-return]
+        return mo_gymnasium.make(self.name)
 
 
 PLAIN = DiscreteSettings(gamma=GAMMA, anchor="none")
@@ -112,7 +112,7 @@ def known(problem: str) -> dict[str, dict[str, float]]:
     goals = riesz(front.shape[1])
     out = {}
     for variant, settings in protocol.settings.items():
-        kind = settings.scalarisation
+        kind: Scalarisation = settings.scalarisation  # type: ignore[assignment]
         scale = np.broadcast_to(protocol.scale, front.shape[1:])
         utopia = np.broadcast_to(protocol.utopia, scale.shape) if kind == "tchebycheff" else scale
         # A number as scale changes no linear preference; a vector means scaled objectives.

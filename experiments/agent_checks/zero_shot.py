@@ -59,7 +59,7 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
     Returns:
         The best by search scores.
     """
-    assert run.agent is not None
+    assert isinstance(run.agent, MergeAgent)
     problem = MergeProblem(
         run.problem.members,
         run.problem.evaluator,
@@ -72,7 +72,7 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
     merged = [name for name in names if problem.members.is_merged(name)]
     # The members' own points are given; the budget counts from here on.
     problem.evaluate(
-        [Candidate.whole(problem.members.recipe(n), problem.pool.num_layers) for n in merged],
+        [_whole(problem, name) for name in merged],
         "members",
     )
     given = problem.charged
@@ -92,9 +92,15 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
     return problem.candidate(problem.archive.best(preference, run.settings.agent.scalarisation))  # type: ignore[arg-type]
 
 
+def _whole(problem: MergeProblem, name: str) -> Candidate:
+    recipe = problem.members.recipe(name)
+    assert recipe is not None  # `name` is a merged member
+    return Candidate.whole(recipe, problem.pool.num_layers)
+
+
 def answers(run: FinishedRun, preference: np.ndarray, budget: int) -> dict[str, float]:
     """Utility on the test split of each answer to a preference."""
-    assert run.agent is not None
+    assert isinstance(run.agent, MergeAgent)
     agent = run.agent
     candidates = {
         "greedy": to_candidate(run.problem, agent.decode(preference)),
@@ -150,8 +156,8 @@ def main() -> None:
             rows = list(csv.reader(stream))[1:]
     for folder in args.runs:
         run = FinishedRun(folder)
-        if run.agent is None:
-            parser.error(f"{folder} has no agent; give runs of search=hm3")
+        if not isinstance(run.agent, MergeAgent):
+            parser.error(f"{folder} has no agent for every preference; give runs of search=hm3")
         if args.distil:
             run.agent.refit()
             run.agent.distil(lambda values: None)

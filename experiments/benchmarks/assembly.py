@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +110,14 @@ def measure(shape: str, root: Path) -> dict[str, float]:
     candidates = [draw_candidate(generator, pool.num_layers) for _ in range(CANDIDATES)]
     ours, added = [], 0
     for candidate in candidates:
-        seconds, model = timed(lambda candidate=candidate: assemble(candidate, members))
+        seconds, model = timed(partial(assemble, candidate, members))
         ours.append(seconds)
         own = storages(model)
         added = max(added, sum(own[at] for at in own.keys() - shared.keys()))
     theirs = []
     tokens = torch.arange(3, 35).reshape(2, 16)
     for number, candidate in enumerate(candidates[:MERGEKIT_RUNS]):
-        seconds, model = timed(
-            lambda c=candidate, n=number: by_mergekit(c, pool, root / f"mergekit-{n}")
-        )
+        seconds, model = timed(partial(by_mergekit, candidate, pool, root / f"mergekit-{number}"))
         theirs.append(seconds)
         expected = model(tokens).logits.float()
         found = assemble(candidate, members)(tokens).logits.float()

@@ -163,7 +163,7 @@ def plain_answers(stack: Stack, request: Request, end: int) -> list[list[int]]:
     answers: list[list[int]] = [[] for _ in request.items]
     for batch in request.batches:
         prompts = slice(0, batch.prompt_columns)
-        tokens = stack.model.generate(
+        tokens = stack.model.generate(  # type: ignore[operator]
             batch.input_ids[:, prompts],
             attention_mask=batch.attention_mask[:, prompts],
             max_new_tokens=request.task.max_new_tokens,

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def measure_ours(folders: dict[str, Path], operator: str) -> dict[str, Any]:
     merged_model(task_vectors, recipe(operator, 0))
     with PeakMemory() as memory:
         later = [
-            timed(lambda number=number: merged_model(task_vectors, recipe(operator, number)))
+            timed(partial(merged_model, task_vectors, recipe(operator, number)))
             for number in range(1, len(WEIGHTS))
         ]
     entries = sum(tensor.numel() for tensor in pool.tensors("base").values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -19,7 +20,7 @@ LINES = ("-", "--", ":", "-.", (0, (1, 2)))
 """Colours told apart by the colour-blind, and line styles for grey print."""
 
 
-def style(number: int) -> dict[str, object]:
+def style(number: int) -> dict[str, Any]:
     """Colour and line of the method with a number; 40 differ."""
     return {
         "color": COLOURS[number % len(COLOURS)],

@@ -72,7 +72,7 @@ def answers(model: str, chosen: RunSettings, split: Split, count: int) -> dict[s
         if isinstance(said, str):
             raise RuntimeError(f"{model} does not answer {task.name}:\n{said}")
         texts = [
-            pool.tokenizer.decode(said.tokens[number] or [], skip_special_tokens=True)
+            str(pool.tokenizer.decode(said.tokens[number] or [], skip_special_tokens=True))
             for number in numbers
         ]
         items = [request.items[number] for number in numbers]
