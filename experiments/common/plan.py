@@ -85,6 +85,7 @@ class Study:
         write: Writes tables and figures from the finished searches; `write(study, context)`.
         runs: Study whose experiment file and run folders this one shares; empty: its own.
         shrunk_seeds: Seeds of a shrunk run; its tables have intervals from two on.
+        in_all: Whether it is one of the studies that `all` stands for.
         needs: Says what is missing on this machine, and how to get it; empty: nothing.
     """
 
@@ -93,6 +94,7 @@ class Study:
     write: Callable[[Study, Context], None] = field(repr=False)
     runs: str = ""
     shrunk_seeds: int = 1
+    in_all: bool = True
     needs: Callable[[], str] = field(default=str, repr=False)
 
     @property

@@ -87,5 +87,6 @@ STUDY = Study(
         "mm_mo": Variant((*METHODS["mm_mo"], *ONE_THREAD), {30: 3}),
     },
     write=write,
+    in_all=False,  # minutes for each search, however small
     needs=missing,
 )
