@@ -1,7 +1,7 @@
 """Run studies: the searches that are missing, then their tables and figures.
 
     python -m experiments.run fronts                # one study, at full size
-    python -m experiments.run all --shrink          # the tiny zoo's, in minutes, to see that they run
+    python -m experiments.run all --shrink          # the tiny zoo's in minutes, to see they run
     python -m experiments.run fronts --methods hm3 random --budgets 1000 --seeds 0 1 2
     python -m experiments.run hm3_table6 --no-run   # tables and figures of what is finished
 
