@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from experiments.common.figures import draw_curves
 from experiments.common.plan import Context, Study
@@ -23,6 +24,8 @@ def write_methods(
 ) -> list[Record]:
     """Write hypervolume.csv, table.md, seconds.csv and hypervolume.png.
 
+    Searches of budgets beyond the study's plan have a figure of their own, hypervolume_BUDGET.png.
+
     Args:
         study: The study.
         context: Where runs are and results go.
@@ -36,13 +39,23 @@ def write_methods(
     write_hypervolumes(rows, context.results)
     write_seconds(rows, context.results)
     write_table(rows, reference or (lambda variant: first), context.results)
+    planned = {
+        b for variant in study.variants.values() for b in (*variant.seeds, *variant.prefixes)
+    }
+    _draw(study, [r for r in rows if r.budget in planned], context.results / "hypervolume.png")
+    for budget in sorted({row.budget for row in rows} - planned):
+        _draw(study, select(rows, budget=budget), context.results / f"hypervolume_{budget}.png")
+    return rows
+
+
+def _draw(study: Study, rows: Sequence[Record], target: Path) -> None:
     curves = {
         name: [row.hypervolume_curve for row in longest(rows, name)]
         for name in study.variants
         if select(rows, name)
     }
-    draw_curves(curves, HYPERVOLUME, context.results / "hypervolume.png")
-    return rows
+    if curves:
+        draw_curves(curves, HYPERVOLUME, target)
 
 
 def write_methods_only(study: Study, context: Context) -> None:

@@ -118,6 +118,21 @@ def test_a_study_that_owns_its_runs_finds_further_budgets(tmp_path: Path):
     assert [(row.budget, row.seed) for row in records(guest, tmp_path)] == [(4, 0)]
 
 
+def test_budgets_beyond_the_plan_have_a_figure_of_their_own(tmp_path: Path):
+    study = small_study(a=Variant((), {4: 1}, prefixes=(2,)))
+    pretend(tmp_path / "small" / "a" / "budget4-seed0", [0.2])
+    note = tmp_path / "small" / "a" / "budget4-seed0" / "prefix-2.json"
+    note.write_text(json.dumps({"hypervolume_test": 0.1}))
+    study.write(study, Context(tmp_path, tmp_path / "planned"))
+    pretend(tmp_path / "small" / "a" / "budget9-seed0", [0.2], budget=9)
+    study.write(study, Context(tmp_path, tmp_path / "beyond"))
+    assert [file.name for file in (tmp_path / "planned").glob("*.png")] == ["hypervolume.png"]
+    assert (tmp_path / "beyond" / "hypervolume_9.png").is_file()
+    names = ("planned", "beyond")
+    same = {(tmp_path / name / "hypervolume.png").read_bytes() for name in names}
+    assert len(same) == 1
+
+
 def test_the_table_pairs_runs_by_seed(tmp_path: Path):
     study = small_study(ours=Variant((), {4: 3}), theirs=Variant((), {4: 2}))
     for job in study.limited():
