@@ -20,4 +20,5 @@ STUDY = Study(
     },
     write=write_methods_only,
     runs="fronts",
+    adds=True,
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from experiments.common.committed import known
 from experiments.common.figures import draw_bars
 from experiments.common.methods import method
 from experiments.common.plan import Context, Study, Variant
-from experiments.common.records import records, select
-from experiments.common.tables import time_line, write_seconds
+from experiments.common.records import select
+from experiments.common.tables import time_line, timed, write_hypervolumes, write_seconds
 from experiments.pool_size.study import EXPERTS, sources
 from hm3rl.runs import write_text
 
@@ -20,8 +21,9 @@ POOLS = {f"hm3_{n}": ("search=hm3", *sources(n)) for n in (2, 4, 5)}
 
 
 def write(study: Study, context: Context) -> None:
-    """Write seconds.csv, table.md and seconds.png."""
-    rows = records(study, context.root)
+    """Write hypervolume.csv, seconds.csv, table.md and seconds.png."""
+    rows = timed(known(study, context))
+    write_hypervolumes(rows, context.results)
     write_seconds(rows, context.results)
     lines = [
         "| row | budget | seeds | seconds | " + " | ".join(f"{p}, ms" for p in PARTS) + " |",
@@ -30,11 +32,9 @@ def write(study: Study, context: Context) -> None:
     bars: dict[str, list[float]] = {}
     for name, budget in dict.fromkeys((row.variant, row.budget) for row in rows):
         some = select(rows, name, budget)
-        spent = np.array([[r.summary["seconds"][p] for p in PARTS] for r in some])
-        charged = np.array([row.summary["charged"] for row in some])
-        each = 1000 * spent / charged[:, None]
+        each = 1000 * np.array([[float(r.seconds[p]) for p in PARTS] for r in some]) / budget
         cells = [f"{value:.1f}" for value in each.mean(axis=0)]
-        total = np.mean([row.summary["seconds"]["search"] for row in some])
+        total = np.mean([float(row.seconds["search"]) for row in some])
         lines.append(f"| {name} | {budget} | {len(some)} | {total:.0f} | {' | '.join(cells)} |")
         bars[f"{name}, {budget}"] = [float(value) for value in each.sum(axis=1)]
     note = (
@@ -59,4 +59,5 @@ STUDY = Study(
     },
     write=write,
     runs="fronts",
+    adds=True,
 )

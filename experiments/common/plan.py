@@ -68,11 +68,13 @@ class Context:
         root: Folder of all runs.
         results: Folder that receives tables and figures.
         shrunk: Whether this is a shrunk run; what is measured beyond the searches then shrinks too.
+        committed: Results folders whose searches count beside those under `root`.
     """
 
     root: Path
     results: Path
     shrunk: bool = False
+    committed: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Study:
         runs: Study whose experiment file and run folders this one shares; empty: its own.
         shrunk_seeds: Seeds of a shrunk run; its tables have intervals from two on.
         in_all: Whether it is one of the studies that `all` stands for.
+        adds: Whether its tables can be made from committed results beside run folders (`--add`).
         needs: Says what is missing on this machine, and how to get it; empty: nothing.
     """
 
@@ -95,6 +98,7 @@ class Study:
     runs: str = ""
     shrunk_seeds: int = 1
     in_all: bool = True
+    adds: bool = False
     needs: Callable[[], str] = field(default=str, repr=False)
 
     @property

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,40 @@ from hm3rl.objectives.statistics import anytime_expected_utility
 
 LATTICE = 10
 """Divisions of the simplex lattice over whose preferences the expected utility (EUM) is a mean."""
+
+
+class Row(Protocol):
+    """What tables and curves need of a search at one budget."""
+
+    @property
+    def variant(self) -> str:
+        """Row of the study."""
+
+    @property
+    def seed(self) -> int:
+        """Seed."""
+
+    @property
+    def budget(self) -> int:
+        """Evaluations that count here."""
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether the search went on after this budget."""
+
+    @property
+    def seconds(self) -> Mapping[str, str]:
+        """Where its time went, as seconds.csv has it; empty for prefixes and resumed searches."""
+
+    @property
+    def curves(self) -> np.ndarray | None:
+        """Hypervolume and expected utility, shape (2, budget); None where nobody kept them."""
+
+    def hypervolume(self, split: str) -> float:
+        """Normalised hypervolume of split "search" or "test"."""
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -48,6 +82,20 @@ class Record:
     def is_prefix(self) -> bool:
         """Whether the search went on after this budget."""
         return bool(self.budget < self.summary["budget"])
+
+    @cached_property
+    def seconds(self) -> Mapping[str, str]:
+        """Where the time went and the commit it ran at; a resumed search only knows a last life."""
+        if self.is_prefix or self.summary.get("resumed"):
+            return {}
+        environment = json.loads((self.folder / "environment.json").read_text())
+        spent = {name: str(value) for name, value in self.summary["seconds"].items()}
+        return {**spent, "commit": (environment["commits"] or [""])[-1][:7]}
+
+    @cached_property
+    def curves(self) -> np.ndarray | None:
+        """Hypervolume and expected utility after 1 ... budget evaluations, shape (2, budget)."""
+        return np.array([self.hypervolume_curve, self.utility_curve])
 
     def hypervolume(self, split: str) -> float:
         """Normalised hypervolume after `budget` evaluations.
@@ -129,7 +177,7 @@ def records(study: Study, root: Path) -> list[Record]:
 
 
 def select(
-    rows: Sequence[Record], variant: str | None = None, budget: int | None = None
-) -> list[Record]:
+    rows: Sequence[AnyRow], variant: str | None = None, budget: int | None = None
+) -> list[AnyRow]:
     """Those of one variant, one budget, or both."""
     return [row for row in rows if variant in (None, row.variant) and budget in (None, row.budget)]

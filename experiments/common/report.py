@@ -5,26 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from experiments.common.committed import known
 from experiments.common.figures import draw_curves
 from experiments.common.plan import Context, Study
-from experiments.common.records import Record, records, select
-from experiments.common.tables import Reference, write_hypervolumes, write_seconds, write_table
+from experiments.common.records import AnyRow, Row, select
+from experiments.common.tables import (
+    Reference,
+    write_curves,
+    write_hypervolumes,
+    write_seconds,
+    write_table,
+)
 
 HYPERVOLUME = "hypervolume of f / z*, reference 0 (search split)"
 
 
-def longest(rows: Sequence[Record], variant: str) -> list[Record]:
-    """The records of a variant at its largest budget."""
+def longest(rows: Sequence[AnyRow], variant: str) -> list[AnyRow]:
+    """The searches of a variant at its largest budget."""
     own = select(rows, variant)
     return select(own, budget=max(row.budget for row in own))
 
 
-def write_methods(
-    study: Study, context: Context, reference: Reference | None = None
-) -> list[Record]:
-    """Write hypervolume.csv, table.md, seconds.csv and hypervolume.png.
+def write_methods(study: Study, context: Context, reference: Reference | None = None) -> list[Row]:
+    """Write hypervolume.csv, table.md, seconds.csv, curves.csv and hypervolume.png.
 
     Searches of budgets beyond the study's plan have a figure of their own, hypervolume_BUDGET.png.
+    A figure of which some curves are missing is left as it is.
 
     Args:
         study: The study.
@@ -32,12 +40,13 @@ def write_methods(
         reference: Whom each variant is compared with; None: all with the study's first.
 
     Returns:
-        The records.
+        The searches.
     """
-    rows = records(study, context.root)
+    rows = known(study, context)
     first = next(iter(study.variants))
     write_hypervolumes(rows, context.results)
     write_seconds(rows, context.results)
+    write_curves(rows, context.results)
     write_table(rows, reference or (lambda variant: first), context.results)
     planned = {
         b for variant in study.variants.values() for b in (*variant.seeds, *variant.prefixes)
@@ -48,14 +57,28 @@ def write_methods(
     return rows
 
 
-def _draw(study: Study, rows: Sequence[Record], target: Path) -> None:
-    curves = {
-        name: [row.hypervolume_curve for row in longest(rows, name)]
-        for name in study.variants
-        if select(rows, name)
-    }
-    if curves:
-        draw_curves(curves, HYPERVOLUME, target)
+def _draw(study: Study, rows: Sequence[Row], target: Path) -> None:
+    drawn = {name: longest(rows, name) for name in study.variants if select(rows, name)}
+    values = {name: curves(some, target, 0) for name, some in drawn.items()}
+    whole = {name: some for name, some in values.items() if some}
+    if whole and len(whole) == len(values):
+        draw_curves(whole, HYPERVOLUME, target)
+
+
+def curves(rows: Sequence[Row], target: Path, which: int) -> list[np.ndarray]:
+    """The curves of searches for a figure; none, and a printed line, if nobody kept some of them.
+
+    Args:
+        rows: The searches.
+        target: The figure.
+        which: 0 for hypervolume, 1 for expected utility.
+    """
+    found = [row.curves[which] for row in rows if row.curves is not None]
+    if len(found) < len(rows):
+        missing = ", ".join(f"{r.variant} seed {r.seed}" for r in rows if r.curves is None)
+        print(f"{target.name} stays as it is: no curves at {rows[0].budget} of {missing}")
+        return []
+    return found
 
 
 def write_methods_only(study: Study, context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Tables of a study: one CSV file with every run, one Markdown table with intervals."""
+"""Tables of a study: CSV files with every run, one Markdown table with intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.common.records import Record, select
+from experiments.common.committed import CURVES, HYPERVOLUMES, SECONDS, folded
+from experiments.common.records import AnyRow, Row, select
 from hm3rl.objectives.statistics import (
     Interval,
     improvement_interval,
@@ -18,7 +19,7 @@ from hm3rl.objectives.statistics import (
 from hm3rl.runs import write_csv, write_text
 
 COLUMNS = ("method", "seed", "budget", "split", "hypervolume")
-SECONDS = ("search", "model", "programs", "agent", "merging", "other", "other_ms_per_evaluation")
+PARTS = ("search", "model", "programs", "agent", "merging", "other", "other_ms_per_evaluation")
 WHOLE = "whole_run"
 """Preparing, searching, and scoring the front on the test split."""
 SPLITS = ("test", "search")
@@ -41,12 +42,12 @@ def written(found: Interval, digits: int = 4) -> str:
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
-def volumes(rows: Sequence[Record], split: str) -> np.ndarray:
+def volumes(rows: Sequence[Row], split: str) -> np.ndarray:
     """Hypervolumes of records, shape (runs,)."""
     return np.array([row.hypervolume(split) for row in rows])
 
 
-def write_hypervolumes(rows: Sequence[Record], results: Path) -> None:
+def write_hypervolumes(rows: Sequence[Row], results: Path) -> None:
     """Write hypervolume.csv: method, seed, budget, split, hypervolume."""
     results.mkdir(parents=True, exist_ok=True)
     cells = [
@@ -54,42 +55,54 @@ def write_hypervolumes(rows: Sequence[Record], results: Path) -> None:
         for row in rows
         for split in SPLITS
     ]
-    write_csv(results / "hypervolume.csv", COLUMNS, cells)
+    write_csv(results / HYPERVOLUMES, COLUMNS, cells)
 
 
-def write_seconds(rows: Sequence[Record], results: Path) -> None:
-    """Write seconds.csv: where the time of each search went; resumed ones only know a last life."""
-    names = (*SECONDS, WHOLE)
+def write_seconds(rows: Sequence[Row], results: Path) -> None:
+    """Write seconds.csv: where the time of each search went, and the commit it ran at."""
+    names = (*PARTS, WHOLE, "commit")
     cells = [
-        [row.variant, row.seed, row.budget, *(row.summary["seconds"].get(k, "") for k in names)]
-        for row in _timed(rows)
+        [row.variant, row.seed, row.budget, *(row.seconds.get(name, "") for name in names)]
+        for row in timed(rows)
     ]
-    write_csv(results / "seconds.csv", ("method", "seed", "budget", *names), cells)
+    write_csv(results / SECONDS, ("method", "seed", "budget", *names), cells)
 
 
-def _timed(rows: Sequence[Record]) -> list[Record]:
-    """One record for each search whose whole time is known."""
-    return [row for row in rows if not row.is_prefix and not row.summary.get("resumed")]
+def write_curves(rows: Sequence[Row], results: Path) -> None:
+    """Write curves.csv: hypervolume and expected utility (search split) where they change."""
+    cells = [
+        [row.variant, row.seed, row.budget, n, f"{volume:.6f}", f"{utility:.6f}"]
+        for row in rows
+        if row.curves is not None and not row.is_prefix
+        for n, volume, utility in folded(row.curves)
+    ]
+    columns = ("method", "seed", "budget", "evaluations", "hypervolume", "utility")
+    write_csv(results / CURVES, columns, cells)
 
 
-def time_line(rows: Sequence[Record]) -> str:
+def timed(rows: Sequence[AnyRow]) -> list[AnyRow]:
+    """One row for each search whose whole time is known."""
+    return [row for row in rows if row.seconds]
+
+
+def time_line(rows: Sequence[Row]) -> str:
     """A sentence on the total time of a study's searches.
 
     Args:
-        rows: Records of the study.
+        rows: Searches of the study.
     """
-    timed = _timed(rows)
-    hours = sum(row.summary["seconds"][WHOLE] for row in timed) / 3600
-    resumed = len({row.folder for row in rows}) - len(timed)
+    counted = timed(rows)
+    hours = sum(float(row.seconds[WHOLE]) for row in counted) / 3600
+    resumed = sum(not row.is_prefix for row in rows) - len(counted)
     untimed = f"; {resumed} resumed not counted" if resumed else ""
-    return f"Total time: {len(timed)} searches, {hours:.2f} hours of wall clock{untimed}."
+    return f"Total time: {len(counted)} searches, {hours:.2f} hours of wall clock{untimed}."
 
 
-def method_table(rows: Sequence[Record], reference: Reference) -> list[str]:
+def method_table(rows: Sequence[Row], reference: Reference) -> list[str]:
     """Lines of the Markdown table: each method at each budget, compared with its reference.
 
     Args:
-        rows: Records of the study.
+        rows: Searches of the study.
         reference: Whom each variant is compared with, where both have a seed.
     """
     first = " or ".join(dict.fromkeys(f"`{reference(row.variant)}`" for row in rows))
@@ -123,7 +136,7 @@ def _compared(pairs: Sequence[tuple[float, float]]) -> list[str]:
     return [written(probability, 2), f"{gap.value:+.4f}{half}"]
 
 
-def write_table(rows: Sequence[Record], reference: Reference, results: Path) -> None:
+def write_table(rows: Sequence[Row], reference: Reference, results: Path) -> None:
     """Write table.md, and print it."""
     text = "\n".join([*method_table(rows, reference), "", time_line(rows)]) + "\n"
     write_text(results / "table.md", text)

@@ -26,4 +26,5 @@ STUDY = Study(
     },
     write=write_methods_only,
     shrunk_seeds=2,
+    adds=True,
 )

@@ -13,4 +13,5 @@ STUDY = Study(
     variants={name: method(name, {300: 5}) for name in ROWS},
     write=write_methods_only,
     runs="fronts",
+    adds=True,
 )

@@ -21,4 +21,5 @@ STUDY = Study(
     },
     write=write_methods_only,
     runs="fronts",
+    adds=True,
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from experiments.common.methods import method
 from experiments.common.plan import Context, Study, Variant
 from experiments.common.report import write_methods
 
 EXPERTS = ("translation", "math", "code", "sorting", "reversal")
-METHODS = ("hm3", "parameter_only", "random")
-SIZES = (2, 3, 4, 5)
+ROWS = ("hm3", "parameter_only", "random")
+SIZES = (2, 4, 5)
+SEEDS = {100: 3}
 
 
 def sources(size: int) -> tuple[str, ...]:
@@ -21,20 +23,30 @@ def sources(size: int) -> tuple[str, ...]:
     )
 
 
+def same_size(variant: str) -> str:
+    """The row of hm3 with as many experts."""
+    _, _, size = variant.rpartition("_")
+    return f"hm3_{size}" if size.isdigit() else "hm3"
+
+
 def write(study: Study, context: Context) -> None:
     """Write the tables and curves; each size has a reference of its own."""
-    write_methods(study, context, lambda variant: f"hm3_{variant.rpartition('_')[2]}")
+    write_methods(study, context, same_size)
 
 
 STUDY = Study(
     name="pool_size",
     variants={
-        f"{method}_{size}": Variant(
-            (f"search={method}", *sources(size)), {100: 3}, tasks=EXPERTS[:size]
-        )
-        for size in SIZES
-        for method in METHODS
+        **{name: method(name, SEEDS) for name in ROWS},  # three experts, as in ../fronts
+        **{
+            f"{name}_{size}": Variant(
+                (f"search={name}", *sources(size)), SEEDS, tasks=EXPERTS[:size]
+            )
+            for size in SIZES
+            for name in ROWS
+        },
     },
     write=write,
     runs="fronts",
+    adds=True,
 )

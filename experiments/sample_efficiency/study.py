@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.common.committed import known
 from experiments.common.figures import draw_curves
 from experiments.common.plan import Context, Study
-from experiments.common.records import Record, records
+from experiments.common.records import Row
 from experiments.common.report import longest
 from experiments.common.tables import written
 from experiments.fronts.study import STUDY as FRONTS
+from hm3rl.errors import InputError
 from hm3rl.objectives.statistics import (
     evaluations_to_reach,
     interquartile_interval,
@@ -23,10 +25,25 @@ FIRST = "hm3"
 CHECKPOINTS = (30, 100, 300, 1000)
 
 
-def targets(rows: Sequence[Record]) -> dict[str, float]:
+def curves(row: Row) -> np.ndarray:
+    """Hypervolume and expected utility of a search, shape (2, budget).
+
+    Raises:
+        InputError: The search is known by its committed results only, which lack its curves.
+    """
+    if row.curves is None:
+        raise InputError(
+            f"no curves of {row.variant} at {row.budget}, seed {row.seed}",
+            "run that search here: python -m experiments.run fronts "
+            f"--methods {row.variant} --budgets {row.budget} --seeds {row.seed}",
+        )
+    return row.curves
+
+
+def targets(rows: Sequence[Row]) -> dict[str, float]:
     """Each method's final search hypervolume, interquartile mean over seeds."""
     names = dict.fromkeys(row.variant for row in rows)
-    finals = {name: [row.hypervolume_curve[-1] for row in longest(rows, name)] for name in names}
+    finals = {name: [row.hypervolume("search") for row in longest(rows, name)] for name in names}
     return {name: float(interquartile_mean(np.array(values))) for name, values in finals.items()}
 
 
@@ -39,7 +56,7 @@ def shown(needed: Sequence[float]) -> str:
 
 def write(study: Study, context: Context) -> None:
     """Write evaluations.csv, expected_utility.csv, table.md, expected_utility.png."""
-    rows = [row for row in records(study, context.root) if not row.is_prefix]
+    rows = [row for row in known(study, context) if not row.is_prefix]
     ours = longest(rows, FIRST)
     cells: list[list[object]] = []
     lines = [
@@ -51,20 +68,20 @@ def write(study: Study, context: Context) -> None:
     for name, target in targets(rows).items():
         theirs = longest(rows, name)
         budget = theirs[0].budget
-        needed = [evaluations_to_reach(row.hypervolume_curve, target) for row in ours]
+        needed = [evaluations_to_reach(curves(row)[0], target) for row in ours]
         cells += [
             [name, budget, f"{target:.6f}", row.seed, count]
             for row, count in zip(ours, needed, strict=True)
         ]
-        curves = np.array([row.utility_curve for row in theirs])
+        utilities = np.array([curves(row)[1] for row in theirs])
         utility += [
-            [name, row.seed, n, f"{row.utility_curve[n - 1]:.6f}"]
-            for row in theirs
+            [name, row.seed, n, f"{curve[n - 1]:.6f}"]
+            for row, curve in zip(theirs, utilities, strict=True)
             for n in sorted({budget, *(n for n in CHECKPOINTS if n < budget)})
         ]
         median = float(np.quantile(needed, 0.5, method="lower"))
         share = f"{median / budget:.2f}" if np.isfinite(median) else "never"
-        final = written(interquartile_interval([curves[:, -1]]))
+        final = written(interquartile_interval([utilities[:, -1]]))
         line = f"| {name} | {budget} | {target:.4f} | {shown(needed)} | {share} | {final} |"
         lines.append(line)
     write_csv(
@@ -80,12 +97,16 @@ def write(study: Study, context: Context) -> None:
     write_text(context.results / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
     draw_curves(
-        {name: [row.utility_curve for row in longest(rows, name)] for name in targets(rows)},
+        {name: [curves(row)[1] for row in longest(rows, name)] for name in targets(rows)},
         "expected utility, weighted sum of f / z* (search split)",
         context.results / "expected_utility.png",
     )
 
 
 STUDY = Study(
-    name="sample_efficiency", variants=FRONTS.variants, write=write, runs=FRONTS.experiment
+    name="sample_efficiency",
+    variants=FRONTS.variants,
+    write=write,
+    runs=FRONTS.experiment,
+    adds=True,
 )

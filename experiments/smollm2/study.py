@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments.common.items import items_table
 from experiments.common.methods import METHODS
 from experiments.common.plan import Context, Study, Variant
-from experiments.common.records import Record
+from experiments.common.records import Record, records
 from experiments.common.report import write_methods
 from hm3rl.errors import InputError
 from hm3rl.models.zoo import resolve_source
@@ -66,7 +66,8 @@ def costs_table(rows: list[Record]) -> list[str]:
 
 def write(study: Study, context: Context) -> None:
     """Write what `write_methods` does, sources.md, costs.md and items.md."""
-    rows = write_methods(study, context)
+    write_methods(study, context)
+    rows = records(study, context.root)
     tables = {
         "sources": sources_table(rows[0]),
         "costs": costs_table(rows),

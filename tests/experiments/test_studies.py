@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import run as command_line
 from experiments.common import figures
+from experiments.common.committed import folded, known, unfolded
 from experiments.common.methods import METHODS, UNPLANNED
 from experiments.common.plan import Context, Study, Variant
 from experiments.common.prefix import hypervolume_on_test
@@ -20,7 +25,9 @@ from experiments.common.report import write_methods_only
 from experiments.common.runner import Command, commands, run
 from experiments.common.tables import method_table, time_line
 from hm3rl import api
+from hm3rl.errors import InputError
 from hm3rl.objectives.archive import Archive
+from hm3rl.runs import RunFolder, RunLock
 from hm3rl.search.build import check_settings, missing_packages
 from hm3rl.search.compose import compose_settings
 from hm3rl.search.finished import FinishedRun
@@ -48,6 +55,7 @@ def pretend(folder: Path, volumes: list[float], test: float = 0.5, budget: int =
         "seconds": {"search": 1.0, "whole_run": 1800.0},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "environment.json").write_text(json.dumps({"commits": ["0123456789"]}))
     rows = ["charged,phase,key,math,hypervolume,fidelity", "0,sources,s,0.05,0.1,full"]
     best = 0.1
     for number, score in enumerate(volumes, start=1):
@@ -154,6 +162,101 @@ def test_the_total_time_counts_each_search_once_and_no_resumed_one(tmp_path: Pat
             file.write_text(json.dumps(json.loads(file.read_text()) | {"resumed": True}))
     line = time_line(records(study, tmp_path))
     assert line == "Total time: 2 searches, 1.00 hours of wall clock; 1 resumed not counted."
+
+
+def test_committed_searches_stay_and_what_they_lack_is_added(tmp_path: Path):
+    study = small_study(a=Variant((), {4: 3}), b=Variant((), {4: 1}))
+    results = tmp_path / "results"
+    pretend(tmp_path / "here" / "small" / "a" / "budget4-seed0", [0.2, 0.6], test=0.5)
+    pretend(tmp_path / "here" / "small" / "b" / "budget4-seed0", [0.3], test=0.4)
+    study.write(study, Context(tmp_path / "here", results))
+    pretend(tmp_path / "there" / "small" / "a" / "budget4-seed0", [0.9], test=0.9)
+    pretend(tmp_path / "there" / "small" / "a" / "budget4-seed1", [0.7], test=0.7)
+    added = Context(tmp_path / "there", results, committed=(results,))
+    rows = known(study, added)
+    assert [(row.variant, row.seed) for row in rows] == [("a", 0), ("a", 1), ("b", 0)]
+    assert [row.hypervolume("test") for row in rows] == [0.5, 0.7, 0.4]
+    for row, curve in zip(rows, ([0.2, 0.6, 0.6, 0.6], [0.7] * 4, [0.3] * 4), strict=True):
+        assert row.curves is not None and row.curves[0] == pytest.approx(curve)
+        assert row.seconds["commit"] == "0123456"
+    study.write(study, added)
+    text = (results / "table.md").read_text()
+    assert "| a | 4 | 2 |" in text and "3 searches, 1.50 hours" in text
+    assert len(known(study, Context(tmp_path / "nowhere", results, committed=(results,)))) == 3
+
+
+def test_a_study_takes_what_it_names_from_the_results_of_the_study_it_shares_with(tmp_path: Path):
+    study = small_study(a=Variant((), {4: 1}, prefixes=(2,)), b=Variant((), {4: 1}))
+    for name in ("a", "b"):
+        folder = tmp_path / "small" / name / "budget4-seed0"
+        pretend(folder, [0.2])
+        (folder / "prefix-2.json").write_text(json.dumps({"hypervolume_test": 0.1}))
+    pretend(tmp_path / "small" / "a" / "budget9-seed0", [0.2], budget=9)
+    study.write(study, Context(tmp_path, tmp_path / "results"))
+    elsewhere = Context(tmp_path / "nowhere", tmp_path / "guest", committed=(tmp_path / "results",))
+    guest = Study("guest", {"a": study.variants["a"]}, write_methods_only, runs="small")
+    rows = known(guest, elsewhere)
+    assert [(row.variant, row.budget, row.is_prefix) for row in rows] == [
+        ("a", 2, True),
+        ("a", 4, False),
+    ]
+    assert rows[0].hypervolume("test") == pytest.approx(0.1) and not rows[0].seconds
+
+
+def test_a_figure_without_all_of_its_curves_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    study = small_study(a=Variant((), {4: 2}))
+    pretend(tmp_path / "here" / "small" / "a" / "budget4-seed0", [0.2])
+    results = tmp_path / "results"
+    study.write(study, Context(tmp_path / "here", results))
+    before = (results / "hypervolume.png").read_bytes()
+    (results / "curves.csv").unlink()
+    pretend(tmp_path / "there" / "small" / "a" / "budget4-seed1", [0.9])
+    study.write(study, Context(tmp_path / "there", results, committed=(results,)))
+    assert (results / "hypervolume.png").read_bytes() == before
+    said = "hypervolume.png stays as it is: no curves at 4 of a seed 0"
+    assert said in capsys.readouterr().out
+
+
+def test_curves_are_kept_by_their_changes():
+    curves = np.array([[0.1, 0.1, 0.4, 0.4, 0.4], [0.2, 0.3, 0.3, 0.3, 0.5]])
+    steps = folded(curves)
+    assert [step[0] for step in steps] == [1, 2, 3, 5]
+    assert unfolded(steps, 5) == pytest.approx(curves)
+    assert folded(np.full((2, 3), 0.5)) == [(1, 0.5, 0.5)]
+
+
+def test_only_tables_of_searches_can_be_added_to():
+    for words in (["preferences"], ["all"], ["fronts", "--shrink"]):
+        with pytest.raises(SystemExit, match=r"--add is for full tables of one of .* fronts"):
+            command_line.main([*words, "--add", "--no-run"])
+
+
+def test_evaluations_to_reach_need_curves(tmp_path: Path):
+    study = command_line.load("sample_efficiency")
+    results = tmp_path / "results"
+    results.mkdir()
+    lines = ["method,seed,budget,split,hypervolume", "hm3,0,300,search,0.8", "hm3,0,300,test,0.7"]
+    (results / "hypervolume.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="no curves of hm3 at 300, seed 0"):
+        study.write(study, Context(tmp_path, results, committed=(results,)))
+
+
+def test_terminated_it_ends_its_searches(tmp_path: Path):
+    search = ["fronts", "--methods", "random", "--budgets", "100", "--seeds", "0"]
+    words = [sys.executable, "-m", "experiments.run", *search, "--root", str(tmp_path)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "fronts" / "random" / "budget100-seed0"
+    deadline = time.monotonic() + 120
+    while not (folder / "config.yaml").is_file():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.terminate()
+    process.communicate(timeout=120)
+    # The search has let its folder go, and can be continued.
+    with RunLock(RunFolder(folder)):
+        assert not (folder / "summary.json").exists()
 
 
 def test_the_test_score_of_a_prefix_is_that_of_the_front_of_then(
