@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from experiments.common.committed import known
 from experiments.common.figures import draw_curves
 from experiments.common.plan import Context, Study
@@ -59,26 +57,15 @@ def write_methods(study: Study, context: Context, reference: Reference | None = 
 
 def _draw(study: Study, rows: Sequence[Row], target: Path) -> None:
     drawn = {name: longest(rows, name) for name in study.variants if select(rows, name)}
-    values = {name: curves(some, target, 0) for name, some in drawn.items()}
-    whole = {name: some for name, some in values.items() if some}
-    if whole and len(whole) == len(values):
-        draw_curves(whole, HYPERVOLUME, target)
-
-
-def curves(rows: Sequence[Row], target: Path, which: int) -> list[np.ndarray]:
-    """The curves of searches for a figure; none, and a printed line, if nobody kept some of them.
-
-    Args:
-        rows: The searches.
-        target: The figure.
-        which: 0 for hypervolume, 1 for expected utility.
-    """
-    found = [row.curves[which] for row in rows if row.curves is not None]
-    if len(found) < len(rows):
-        missing = ", ".join(f"{r.variant} seed {r.seed}" for r in rows if r.curves is None)
-        print(f"{target.name} stays as it is: no curves at {rows[0].budget} of {missing}")
-        return []
-    return found
+    lacking = [name for name, some in drawn.items() if any(row.curves is None for row in some)]
+    if lacking:
+        print(f"{target.name} stays as it is: nobody kept all curves of {', '.join(lacking)}")
+    elif drawn:
+        curves = {
+            name: [row.curves[0] for row in some if row.curves is not None]
+            for name, some in drawn.items()
+        }
+        draw_curves(curves, HYPERVOLUME, target)
 
 
 def write_methods_only(study: Study, context: Context) -> None:

@@ -215,7 +215,7 @@ def test_a_figure_without_all_of_its_curves_stays_as_it_is(
     pretend(tmp_path / "there" / "small" / "a" / "budget4-seed1", [0.9])
     study.write(study, Context(tmp_path / "there", results, committed=(results,)))
     assert (results / "hypervolume.png").read_bytes() == before
-    said = "hypervolume.png stays as it is: no curves at 4 of a seed 0"
+    said = "hypervolume.png stays as it is: nobody kept all curves of a"
     assert said in capsys.readouterr().out
 
 
