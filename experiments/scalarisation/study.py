@@ -17,7 +17,7 @@ STUDY = Study(
         "scalar_critic": Variant(("agent.critic=scalar",), SEEDS),
         "tchebycheff": Variant(TCHEBYCHEFF, SEEDS),
         "utility": Variant(UTILITY, SEEDS),
-        "tchebycheff_utility": Variant(("agent=tchebycheff",), SEEDS),
+        "tchebycheff_utility": Variant((*TCHEBYCHEFF, *UTILITY), SEEDS),
     },
     write=write_methods_only,
     runs="fronts",
