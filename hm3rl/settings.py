@@ -196,7 +196,8 @@ class SearchSettings:
             or `paths`.
         levels: What competitors over paths stitch: `both` (HM3's parameter level comes first, with
             its share, and the best merged models join the experts) or `paths` (sources alone).
-        parameter_share: Share of the budget for the parameter level (HM3, levels=both).
+        parameter_share: Share of the budget for the parameter level (HM3, levels=both); null: 0.2,
+            more where that is little for so many experts (`level_sampler.level_share`).
         offline_share: Share of the budget for the offline phase (HM3); the rest is online.
         parameter: The parameter level.
         evolution: nsga2, nsga3 and de.
@@ -211,7 +212,7 @@ class SearchSettings:
     name: str = "hm3"
     space: str = "parameters"
     levels: str = "both"
-    parameter_share: float = 0.2
+    parameter_share: float | None = None
     offline_share: float = 0.2
     parameter: ParameterSettings = field(default_factory=ParameterSettings)
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)

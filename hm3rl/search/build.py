@@ -37,7 +37,7 @@ from hm3rl.plugins import load_plugins
 from hm3rl.search.base import Searcher
 from hm3rl.search.calibration import calibration_batch
 from hm3rl.search.hm3 import HM3
-from hm3rl.search.level_sampler import SAMPLERS
+from hm3rl.search.level_sampler import SAMPLERS, SHARE
 from hm3rl.search.parameter_only import ParameterOnly
 from hm3rl.search.random_search import RandomSearch
 from hm3rl.settings import RunSettings
@@ -333,6 +333,7 @@ def check_settings(settings: RunSettings) -> None:
             "use pool.device=cpu, or install a CUDA build of torch",
         )
     p, o = settings.search.parameter_share, settings.search.offline_share
+    p = SHARE if p is None else p
     if not (p > 0 and o > 0 and p + o < 1):
         raise InputError(
             f"search.parameter_share={p} and search.offline_share={o} leave no share for a phase",

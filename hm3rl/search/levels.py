@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from hm3rl.evaluation.problem import MergeProblem
-from hm3rl.search.level_sampler import sample_recipes
+from hm3rl.search.level_sampler import level_share, sample_recipes
 from hm3rl.search.parameter_level import search_recipes, select_members
 from hm3rl.settings import SearchSettings
 
@@ -47,7 +47,8 @@ def offer_members(
     if settings.levels == "paths":
         return [*experts, problem.pool.base_name], budget
     planned = min(planned or budget, budget)
-    parameter = min(max(round(planned * settings.parameter_share), 1), budget - 1)
+    share = level_share(settings, planned, len(experts))
+    parameter = min(max(round(planned * share), 1), budget - 1)
     problem.logger.phase("parameter", parameter)
     before = problem.charged
     if vary:

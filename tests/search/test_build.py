@@ -50,11 +50,11 @@ def test_free_weights_are_for_operators_of_task_vectors():
 def test_shares_never_take_the_last_evaluation_of_a_later_phase(shares: tuple[float, float]):
     settings = SearchSettings(parameter_share=shares[0], offline_share=shares[1])
     for budget in range(3, 60):
-        parts = HM3(settings, AgentSettings(), seed=0).split(budget)
+        parts = HM3(settings, AgentSettings(), seed=0).split(budget, 3)
         assert sum(parts) == budget and min(parts) >= 1
 
 
 def test_more_budget_leaves_the_plan_as_it_was_and_lengthens_the_last_phase():
-    plain = HM3(SearchSettings(), AgentSettings(), seed=0).split(100)
-    longer = HM3(SearchSettings(), AgentSettings(), seed=0, planned=100).split(140)
+    plain = HM3(SearchSettings(), AgentSettings(), seed=0).split(100, 3)
+    longer = HM3(SearchSettings(), AgentSettings(), seed=0, planned=100).split(140, 3)
     assert longer == (plain[0], plain[1], plain[2] + 40)

@@ -37,21 +37,48 @@ def test_every_searcher_spends_its_budget_exactly(searched: Run, name: str):
     assert phases(result)["sources"] == 4
 
 
-def test_hm3_splits_its_budget_20_20_60(searched: Run):
-    counts = phases(searched("budget=20"))
+SHARES = "search.parameter_share=0.2"
+
+
+def test_hm3_splits_its_budget_as_it_is_told(searched: Run):
+    counts = phases(searched("budget=20", SHARES))
     assert (counts["parameter"], counts["offline"], counts["online"]) == (4, 4, 12)
 
 
+@pytest.mark.parametrize(
+    ("budget", "experts", "parts"),
+    [
+        (300, 3, (60, 60, 180)),
+        (300, 5, (80, 60, 160)),
+        (100, 3, (20, 20, 60)),
+        (100, 4, (40, 20, 40)),
+        (100, 5, (40, 20, 40)),  # never more than what is left for the online phase
+        (60, 3, (20, 12, 28)),
+        (60, 2, (12, 12, 36)),
+        (20, 3, (8, 4, 8)),
+    ],
+)
+def test_more_experts_or_a_small_budget_give_merges_a_larger_share(
+    budget: int, experts: int, parts: tuple[int, int, int]
+):
+    assert HM3(SearchSettings(), AgentSettings(), seed=0).split(budget, experts) == parts
+
+
+@pytest.mark.parametrize("name", ["rmm", "random"])
+def test_competitors_spend_as_much_on_merges(searched: Run, name: str):
+    assert phases(searched("budget=20", f"search={name}"))["parameter"] == 8
+
+
 def test_the_ablations_drop_a_level_or_a_phase(searched: Run):
-    counts = phases(searched("budget=20", "search=architecture_only"))
+    counts = phases(searched("budget=20", SHARES, "search=architecture_only"))
     assert (counts["parameter"], counts["offline"], counts["online"]) == (0, 5, 15)
-    counts = phases(searched("budget=20", "search=no_offline"))
+    counts = phases(searched("budget=20", SHARES, "search=no_offline"))
     assert (counts["parameter"], counts["offline"], counts["online"]) == (4, 0, 16)
 
 
 @pytest.mark.parametrize("budget", range(3, 40))
 def test_every_phase_gets_at_least_one_evaluation(budget: int):
-    parts = HM3(SearchSettings(), AgentSettings(), seed=0).split(budget)
+    parts = HM3(SearchSettings(), AgentSettings(), seed=0).split(budget, 3)
     assert sum(parts) == budget and min(parts) >= 1
 
 
