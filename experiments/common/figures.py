@@ -80,7 +80,7 @@ def draw_bars(
         axis.axvline(start, color="black", linestyle=":", linewidth=1, label="experts alone")
         axis.legend(frameon=False, fontsize=8)
     axis.set_yticks(range(len(values)), list(values))
-    axis.invert_yaxis()
+    axis.set_ylim(len(values) - 0.5, -0.5)  # the first row on top, none on the frame
     axis.set_xlabel(ylabel)
     figure.savefig(target, dpi=110)
     plt.close(figure)

@@ -119,13 +119,13 @@ def method_table(rows: Sequence[Row], reference: Reference) -> list[str]:
             other = reference(variant)
             own = {row.seed: row.hypervolume("test") for row in select(rows, other, budget)}
             pairs = [(own[r.seed], r.hypervolume("test")) for r in some if r.seed in own]
-            cells += _compared(pairs) if variant != other else ["", ""]
+            cells += compared(pairs) if variant != other else ["", ""]
             name = variant + (" (prefix)" if some[0].is_prefix else "")
             lines.append(f"| {name} | {budget} | {len(some)} | {' | '.join(cells)} |")
     return lines
 
 
-def _compared(pairs: Sequence[tuple[float, float]]) -> list[str]:
+def compared(pairs: Sequence[tuple[float, float]]) -> list[str]:
     """Probability of improvement and mean difference of runs paired by seed."""
     if not pairs:
         return ["", ""]

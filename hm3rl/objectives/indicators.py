@@ -92,3 +92,29 @@ def expected_utility(
     """
     utilities = scalarise(_as_points(points)[:, None, :], np.asarray(preferences)[None, :, :], kind)
     return float(utilities.max(axis=0).mean())
+
+
+def chosen_utility(
+    decisive: np.ndarray,
+    judged: np.ndarray,
+    preferences: np.ndarray,
+    kind: Scalarisation = "weighted_sum",
+) -> float:
+    """Mean over preferences of what the model chosen by some scores is worth by others.
+
+    `expected_utility` of the judged scores is never less: its best of many noisy scores is too
+    good, the more so the more points there are. A choice made by other items has no such bias.
+
+    Args:
+        decisive: Normalised scores that choose, shape (N, K).
+        judged: Scores of the same N on other items, shape (N, K).
+        preferences: Shape (P, K).
+        kind: Scalarisation.
+
+    Returns:
+        The mean.
+    """
+    goals = np.asarray(preferences)[None, :, :]
+    chosen = scalarise(_as_points(decisive)[:, None, :], goals, kind).argmax(axis=0)
+    worth = scalarise(_as_points(judged)[:, None, :], goals, kind)
+    return float(worth[chosen, np.arange(len(chosen))].mean())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hm3rl.objectives.indicators import (
+    chosen_utility,
     expected_utility,
     hypervolume,
     hypervolume_contributions,
@@ -56,3 +57,23 @@ def test_expected_utility_takes_the_best_point_for_each_preference():
 def test_numbers_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
         hypervolume(np.array([[np.nan, 1.0]]))
+
+
+def test_a_model_is_chosen_by_some_scores_and_judged_by_others():
+    decisive = np.array([[1.0, 0.0], [0.9, 0.2], [0.0, 1.0]])
+    judged = np.array([[0.5, 0.0], [0.8, 0.4], [0.1, 0.6]])
+    preferences = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert chosen_utility(decisive, judged, preferences) == pytest.approx((0.5 + 0.6) / 2)
+
+
+def test_a_chosen_model_is_worth_no_more_than_the_best_one():
+    rng = np.random.default_rng(0)
+    truth = rng.random((40, 3))
+    decisive, judged = (truth + rng.normal(0, 0.05, truth.shape) for _ in range(2))
+    preferences = rng.dirichlet(np.ones(3), size=50)
+    for kind in ("weighted_sum", "tchebycheff"):
+        chosen = chosen_utility(decisive, judged, preferences, kind)
+        assert chosen < expected_utility(judged, preferences, kind)
+        assert chosen_utility(judged, judged, preferences, kind) == pytest.approx(
+            expected_utility(judged, preferences, kind)
+        )
