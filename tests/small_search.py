@@ -14,12 +14,9 @@ from hm3rl.search.build import build_problem
 from hm3rl.search.finished import FinishedRun
 from hm3rl.search.job import SearchResult
 
+TASKS = ("translation", "math", "code")
 FEW_ITEMS = [
-    *(
-        f"tasks.{task}.{split}_items=24"
-        for task in ("translation", "math", "code")
-        for split in ("search", "test")
-    ),
+    *(f"tasks.{task}.{split}_items=24" for task in TASKS for split in ("search", "test")),
     "agent.pretrain_steps=30",
     "agent.distil_steps=30",
     "agent.replay_steps=2",

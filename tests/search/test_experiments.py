@@ -12,9 +12,17 @@ from hm3rl.models.zoo import resolve_source
 from hm3rl.search.build import missing_packages
 from hm3rl.search.compose import to_yaml
 from hm3rl.settings import config_folder
-from tests.small_search import FEW_ITEMS
+from tests.small_search import FEW_ITEMS, TASKS
 
 FILES = sorted((config_folder() / "experiment").glob("*.yaml"))
+# 135M parameters take seconds a candidate, and in bf16 minutes where a CPU has no instructions
+# for it: few items, in float32.
+PRETRAINED = {
+    "smollm2": [
+        "pool.dtype=float32",
+        *(f"tasks.{task}.{split}_items=2" for task in TASKS for split in ("search", "test")),
+    ]
+}
 
 
 @cache
@@ -24,7 +32,14 @@ def searched_by(file: Path) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # on import of botorch
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=[pytest.mark.slow] if file.stem in PRETRAINED else [])
+        for file in FILES
+    ],
+    ids=lambda file: file.stem,
+)
 def test_every_committed_experiment_runs_in_a_shrunk_form(file: Path, tmp_path: Path):
     twin = next((other for other in FILES if searched_by(other) == searched_by(file)), file)
     if twin != file:
@@ -38,7 +53,8 @@ def test_every_committed_experiment_runs_in_a_shrunk_form(file: Path, tmp_path: 
     missing = missing_packages(api.settings(f"experiment={file.stem}").search.name)
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    words = [f"experiment={file.stem}", *FEW_ITEMS, "budget=6", f"output={tmp_path / 'run'}"]
+    smaller = [*FEW_ITEMS, *PRETRAINED.get(file.stem, [])]
+    words = [f"experiment={file.stem}", *smaller, "budget=6", f"output={tmp_path / 'run'}"]
     result = api.search(*words)
     assert result.summary["charged"] == 6
     assert (
