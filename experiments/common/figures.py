@@ -59,15 +59,20 @@ def _curve(axis: Axes, runs: np.ndarray, name: str, number: int, band: bool) -> 
 
 
 def draw_bars(
-    values: Mapping[str, Sequence[float]], ylabel: str, target: Path, start: float | None = None
+    values: Mapping[str, Sequence[float]],
+    xlabel: str,
+    target: Path,
+    start: float | None = None,
+    start_label: str = "experts alone",
 ) -> None:
     """Draw each row's runs as dots beside their interquartile mean.
 
     Args:
         values: Values of the runs, by row.
-        ylabel: What is drawn.
+        xlabel: What is drawn.
         target: PNG file.
-        start: A reference line, such as the experts alone.
+        start: A reference line.
+        start_label: What the reference line is.
     """
     figure, axis = plt.subplots(figsize=(6.4, 0.9 + 0.42 * len(values)), layout="constrained")
     for place, (_, runs) in enumerate(values.items()):
@@ -77,10 +82,10 @@ def draw_bars(
         if not np.isnan(found.low):
             axis.plot([found.low, found.high], [place, place], color="#0072b2", linewidth=1.5)
     if start is not None:
-        axis.axvline(start, color="black", linestyle=":", linewidth=1, label="experts alone")
+        axis.axvline(start, color="black", linestyle=":", linewidth=1, label=start_label)
         axis.legend(frameon=False, fontsize=8)
     axis.set_yticks(range(len(values)), list(values))
     axis.set_ylim(len(values) - 0.5, -0.5)  # the first row on top, none on the frame
-    axis.set_xlabel(ylabel)
+    axis.set_xlabel(xlabel)
     figure.savefig(target, dpi=110)
     plt.close(figure)

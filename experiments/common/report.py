@@ -26,7 +26,7 @@ def longest(rows: Sequence[AnyRow], variant: str) -> list[AnyRow]:
     return select(own, budget=max(row.budget for row in own))
 
 
-def write_methods(study: Study, context: Context, reference: Reference | None = None) -> list[Row]:
+def write_methods(study: Study, context: Context) -> list[Row]:
     """Write hypervolume.csv, table.md, seconds.csv, curves.csv and hypervolume.png.
 
     Searches of budgets beyond the study's plan have a figure of their own, hypervolume_BUDGET.png.
@@ -35,23 +35,37 @@ def write_methods(study: Study, context: Context, reference: Reference | None = 
     Args:
         study: The study.
         context: Where runs are and results go.
-        reference: Whom each variant is compared with; None: all with the study's first.
 
     Returns:
         The searches.
     """
-    rows = known(study, context)
     first = next(iter(study.variants))
-    write_hypervolumes(rows, context.results)
-    write_seconds(rows, context.results)
-    write_curves(rows, context.results)
-    write_table(rows, reference or (lambda variant: first), context.results)
+    rows = write_tables(study, context, lambda variant: first)
     planned = {
         b for variant in study.variants.values() for b in (*variant.seeds, *variant.prefixes)
     }
     _draw(study, [r for r in rows if r.budget in planned], context.results / "hypervolume.png")
     for budget in sorted({row.budget for row in rows} - planned):
         _draw(study, select(rows, budget=budget), context.results / f"hypervolume_{budget}.png")
+    return rows
+
+
+def write_tables(study: Study, context: Context, reference: Reference) -> list[Row]:
+    """Write hypervolume.csv, table.md, seconds.csv and curves.csv.
+
+    Args:
+        study: The study.
+        context: Where runs are and results go.
+        reference: Whom each variant is compared with.
+
+    Returns:
+        The searches.
+    """
+    rows = known(study, context)
+    write_hypervolumes(rows, context.results)
+    write_seconds(rows, context.results)
+    write_curves(rows, context.results)
+    write_table(rows, reference, context.results)
     return rows
 
 
