@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
@@ -402,10 +402,14 @@ def push(
         out.print(f"{len(report.files)} files, {size:.1f} MiB: {report.url}", markup=False)
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; exits with the codes above.
+
+    Args:
+        words: A verb and its arguments; None: those of the process.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    app(prog_name="hm3rl")
+    app(words, prog_name="hm3rl")
 
 
 if __name__ == "__main__":

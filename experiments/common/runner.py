@@ -1,21 +1,33 @@
 """Runs jobs as sweeps of `hm3rl search -m`, several processes at a time; what is finished is left.
 
-Budgets and seeds of one variant can be one sweep, whose process loads the libraries once. A search
-that was killed is continued by `hm3rl search resume=`.
+Budgets and seeds of one variant can be one sweep, in one process. A search that was killed is
+continued by `hm3rl search resume=`.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing import forkserver, get_context
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.common.plan import Job
+from hm3rl import cli
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+LOADED = (
+    "hm3rl.api",
+    "hm3rl.search.job",
+    "hm3rl.reporting.terminal",
+    "transformers.models.llama.modeling_llama",
+)
+"""What a search loads sooner or later."""
 
 
 class Command(NamedTuple):
@@ -97,7 +109,10 @@ def _sweep(jobs: Sequence[Job], root: Path) -> Command:
 
 
 def run(todo: Sequence[Command], workers: int) -> list[str]:
-    """Run commands, `workers` at a time, each with one thread.
+    """Run commands, `workers` at a time, each in a process of its own with one thread.
+
+    The processes are forked from one that has loaded the libraries: that takes as long as a shrunk
+    search does.
 
     Args:
         todo: The commands.
@@ -106,20 +121,25 @@ def run(todo: Sequence[Command], workers: int) -> list[str]:
     Returns:
         What failed, one text for each command; the others have finished.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    alive: set[subprocess.Popen[str]] = set()
+    if not todo:
+        return []
+    context = _forking()
+    alive: set[BaseProcess] = set()
 
     def execute(command: Command) -> str:
         begun = time.perf_counter()
-        words = [sys.executable, "-m", "hm3rl.cli", "search", *command.words]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment)
-        alive.add(process)
-        _, errors = process.communicate()
-        alive.discard(process)
+        with tempfile.TemporaryDirectory(prefix="hm3rl-") as folder:
+            said = Path(folder) / "stderr"
+            environment = {**os.environ, **ONE_THREAD}
+            process = context.Process(target=_search, args=(command.words, environment, said))
+            process.start()
+            alive.add(process)
+            process.join()
+            alive.discard(process)
+            errors = said.read_text(encoding="utf-8", errors="replace") if said.exists() else ""
         missing = [str(folder) for folder in command.folders if not finished(folder)]
-        if process.returncode or missing:
-            why = f"exit code {process.returncode}; not finished: {', '.join(missing) or 'none'}"
+        if process.exitcode or missing:
+            why = f"exit code {process.exitcode}; not finished: {', '.join(missing) or 'none'}"
             return f"{command.label}: {why}\n{errors.strip()[-3000:]}"
         print(f"{command.label}: {time.perf_counter() - begun:.0f} s", flush=True)
         return ""
@@ -140,3 +160,32 @@ def run(todo: Sequence[Command], workers: int) -> list[str]:
                 process.terminate()
             raise
     return failures
+
+
+def _forking() -> ForkServerContext:
+    """The context whose processes begin with the libraries loaded."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *LOADED])
+    # The libraries read these when they are loaded, which is in the server.
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return context
+
+
+def _search(words: Sequence[str], environment: Mapping[str, str], errors: Path) -> None:
+    """`hm3rl search` with these words; ends the process with its exit code."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for target, number in ((os.devnull, 1), (errors, 2)):
+        opened = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    cli.main(["search", *words])
