@@ -10,6 +10,8 @@ import torch
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.indicators import hypervolume
+from hm3rl.search.hm3 import HM3
+from hm3rl.settings import AgentSettings, SearchSettings
 from hm3rl.settings_baselines import MmMoSettings
 from tests.search.formula import formula_problem
 
@@ -139,8 +141,9 @@ def test_it_serves_as_the_parameter_level_of_hm3(searched):
     words = ["search.parameter.sampler=mm_mo", "search.mm_mo.initial=4", "search.mm_mo.steps=5"]
     result = searched("budget=20", *words)
     problem = result.problem
-    first = [problem.candidate(point.key) for point in problem.trace[:4]]
+    merges, _, _ = HM3(SearchSettings(), AgentSettings(), seed=0).split(20, 3)
+    first = [problem.candidate(point.key) for point in problem.trace[:merges]]
     assert all(len(c.recipes) == 1 and len(c.path.members) == 1 for c in first)
     assert {c.recipes[0].operator for c in first} == {"dare_ties"} and problem.charged == 20
-    members = {r.name for p in problem.trace[4:] for r in problem.candidate(p.key).recipes}
+    members = {r.name for p in problem.trace[merges:] for r in problem.candidate(p.key).recipes}
     assert members and members <= {c.recipes[0].name for c in first}
