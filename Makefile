@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch first and pinned: a looser range may replace a build that is there already by a larger one.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Processes that share the tests, of one thread each.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-slow lint install install-extras docs format clean
 
@@ -26,10 +29,10 @@ demo: install
 	$(BIN)/hm3rl search experiment=tiny
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: install
 	$(BIN)/ruff check .
