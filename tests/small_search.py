@@ -24,6 +24,7 @@ FEW_ITEMS = [
     "agent.imagined=8",
     "agent.outcome.fit_steps=8",
     "search.parameter.members=2",
+    *(f"search.mm_mo.{key}" for key in ("samples=4", "restarts=1", "steps=2")),
 ]
 
 

@@ -1,0 +1,1 @@
+"""The model a user gets for a preference."""
