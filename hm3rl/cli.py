@@ -63,6 +63,8 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(2) from None
     except HM3Error as error:
         err.print(f"failed: {error}", markup=False, soft_wrap=True)
+        for way_out in getattr(error, "__notes__", ()):
+            err.print(f"  -> {way_out}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         err.print("interrupted; every finished evaluation is saved", markup=False)
@@ -321,6 +323,9 @@ def store(
         Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
         typer.Option(help="Write everything to FILE.csv or FILE.jsonl (with every item)"),
     ] = None,
+    drop_failed: Annotated[
+        bool, typer.Option("--drop-failed", help="Forget failures; they are computed again")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """What evaluations a store holds; merge others into it, export them."""
@@ -332,10 +337,15 @@ def store(
         others = [store_files.find_store(other) for other in merge or []]
         # With --merge the store may be a new file.
         found = path if others and not path.exists() else store_files.find_store(path)
-        with EvaluationStore(found, read_only=not others) as opened:
+        with EvaluationStore(found, read_only=not (others or drop_failed)) as opened:
             if others:
-                new = store_files.merge_stores(opened, others)
-                err.print(f"{new} new evaluations", markup=False)
+                merged = store_files.merge_stores(opened, others)
+                err.print(f"{merged.new} new evaluations", markup=False)
+                if merged.unreadable:
+                    lost = f"{merged.unreadable} evaluations could not be read from a damaged file"
+                    err.print(lost, markup=False)
+            if drop_failed:
+                err.print(f"dropped {opened.drop_failed()} failures", markup=False)
             if export is not None:
                 count = store_files.export_store(opened, export)
                 err.print(f"wrote {count} evaluations to {export}", markup=False, soft_wrap=True)

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hm3rl.evaluation.causes import by_candidate
 from hm3rl.evaluation.generation import decode_together
-from hm3rl.evaluation.memory import in_memory, is_out_of_memory
+from hm3rl.evaluation.memory import in_memory
 from hm3rl.evaluation.plain import decode_apart, rows_apart
 from hm3rl.evaluation.requests import Batch, Request
 from hm3rl.evaluation.scoring import ForcedBatch, InvalidLogitsError, compare
@@ -83,7 +84,8 @@ def answer_together(
         infinite logits, or breaks. Of items in no batch, no tokens and a likelihood of 0.
 
     Raises:
-        HM3Error: Memory does not suffice for a single item.
+        MachineError: Memory does not suffice for a single item.
+        Exception: What no model caused (`causes`).
     """
     sharing = Sharing() if sharing is None else sharing
     return _Answering(stacks, request, tokenizer, all_texts, decode, sharing).run()
@@ -190,7 +192,7 @@ class _Answering:
         try:
             forced = self._compared(stack, found.hidden, batch, self.ends[number])
         except Exception as error:
-            if is_out_of_memory(error):
+            if not by_candidate(error):
                 raise
             self.failures[number] = traceback.format_exc()
             return
@@ -271,7 +273,7 @@ class _Answering:
         try:
             decoded = decode_together(self.stacks, rows, self.ends, limit, self.sharing.work)
         except Exception as error:
-            if is_out_of_memory(error):
+            if not by_candidate(error):
                 raise
             numbers = sorted({some.stack for some in rows})
             if len(numbers) == 1:
@@ -328,7 +330,7 @@ class _Answering:
                 settled if self.spared else None,
             )
         except Exception as error:
-            if is_out_of_memory(error):
+            if not by_candidate(error):
                 raise
             self.failures[some.stack] = traceback.format_exc()
             return

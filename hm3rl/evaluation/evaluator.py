@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.base import Backend
 from hm3rl.evaluation.backends.in_process import InProcessBackend
-from hm3rl.evaluation.conditions import scored_suite
+from hm3rl.evaluation.conditions import attention_suffix, scored_suite
 from hm3rl.evaluation.costs import Minimised, PathLength, minimised, objectives, with_costs
 from hm3rl.evaluation.fidelity import Fidelity
 from hm3rl.evaluation.result import FULL, Evaluation
@@ -21,6 +21,9 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
 from hm3rl.tasks.base import Split, Task
 from hm3rl.tasks.suite import check_tasks
+
+SPLITS: tuple[Split, ...] = ("search", "test")
+"""Splits that are scored."""
 
 
 class Evaluator:
@@ -83,6 +86,18 @@ class Evaluator:
                 backend=self.backend.name,
             )
         return self._conditions[split]._replace(fidelity=str(fidelity))
+
+    def adopt_older_conditions(self) -> None:
+        """Let evaluations answer that a store holds under a condition that said less.
+
+        Only for the store of one run: all of it was computed as that run's configuration says, so
+        what the older condition did not say cannot differ. In a shared store it may.
+        """
+        said_now = attention_suffix(self.pool)
+        for split in SPLITS if said_now else ():
+            condition = self.condition(split)
+            older = condition._replace(backend=condition.backend.removesuffix(said_now))
+            self.store.rename(older, condition)
 
     def items(self, split: Split, fidelity: str | Fidelity = FULL) -> dict[str, tuple[int, ...]]:
         """Numbers of the items that a fidelity asks, by task."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from hm3rl.errors import HM3Error
+from hm3rl.errors import MachineError
 
 S = TypeVar("S")
 
@@ -25,9 +25,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def too_little_memory(what: str = "score a single item with this model") -> HM3Error:
+def too_little_memory(what: str = "score a single item with this model") -> MachineError:
     """The error of a machine that cannot go on, however small the portions."""
-    return HM3Error(f"memory does not suffice to {what}; free some, or use pool.dtype=bfloat16")
+    return MachineError(f"memory does not suffice to {what}; free some, or use pool.dtype=bfloat16")
 
 
 @dataclass
@@ -59,7 +59,8 @@ def in_memory(
             date.
 
     Raises:
-        HM3Error: Memory does not suffice for what cannot be divided (`halves` raises ValueError).
+        MachineError: Memory does not suffice for what cannot be divided (`halves` raises
+            ValueError).
     """
     too_much = TooMuch() if too_much is None else too_much
     parts = _divided(rows, halves) if size(rows) >= too_much.size else None

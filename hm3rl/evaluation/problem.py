@@ -163,9 +163,8 @@ class MergeProblem:
         scored = list(self.evaluator.stream(candidates, fidelity=self.fidelity))
         for name, one in zip(names, scored, strict=True):
             if not one.evaluation.ok:
-                reason = (one.evaluation.error or "").strip().splitlines()[-1:]
                 raise InputError(
-                    f"the source {name!r} cannot be scored: {' '.join(reason)}",
+                    f"the source {name!r} cannot be scored: {one.evaluation.reason}",
                     "check that it generates text with plain transformers",
                 )
         experts = np.stack([one.evaluation.vector for one in scored[: len(self.pool.expert_names)]])

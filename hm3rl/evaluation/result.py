@@ -36,6 +36,8 @@ class Evaluation:
         fidelity: "full", or which share of the items was scored and how (`Fidelity`).
         status: "ok", or "failed" when no score exists.
         error: Traceback of the failure, or None.
+        cause: "candidate" if the candidate caused the failure (`causes`); None without a failure,
+            and of failures stored before causes were, which may be anybody's.
     """
 
     key: str
@@ -52,6 +54,7 @@ class Evaluation:
     fidelity: str = FULL
     status: Status = "ok"
     error: str | None = field(default=None, repr=False)
+    cause: Literal["candidate"] | None = None
 
     @classmethod
     def of_items(
@@ -120,8 +123,9 @@ class Evaluation:
         error: str,
         seconds: Mapping[str, float],
         fidelity: str = FULL,
+        cause: Literal["candidate"] | None = "candidate",
     ) -> Evaluation:
-        """Record that scoring failed."""
+        """Record that scoring failed; what the candidate did not cause is not recorded at all."""
         return cls(
             key=key,
             split=split,
@@ -137,6 +141,7 @@ class Evaluation:
             fidelity=fidelity,
             status="failed",
             error=error,
+            cause=cause,
         )
 
     @property
@@ -145,9 +150,25 @@ class Evaluation:
         return self.status == "ok"
 
     @property
+    def reason(self) -> str:
+        """The last line of a failure's traceback; empty if it did not fail."""
+        return ((self.error or "").strip().splitlines() or [""])[-1]
+
+    @property
+    def settled(self) -> bool:
+        """Whether it answers from the store: there are scores, or the candidate is why not."""
+        return self.ok or self.cause == "candidate"
+
+    @property
     def vector(self) -> np.ndarray:
-        """Scores as an array, shape (K,); zeros if failed, which is the reward of a failure."""
-        return np.array(self.scores) if self.ok else np.zeros(len(self.tasks))
+        """Scores as an array, shape (K,).
+
+        Raises:
+            ValueError: The evaluation failed.
+        """
+        if not self.ok:
+            raise ValueError(f"the evaluation of {self.key} failed, it has no scores")
+        return np.array(self.scores)
 
     @property
     def total_seconds(self) -> float:

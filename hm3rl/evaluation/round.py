@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from hm3rl.errors import HM3Error
 from hm3rl.evaluation.backends.base import Backend, Job, Outcome
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import Condition, EvaluationStore, ItemScores
@@ -111,7 +112,10 @@ class Round:
                     yield Scored(self._known[key], cached)
         finally:
             if self._claimed:
-                self.store.release(self._claimed, self.condition)
+                # What could not be computed or stored is what the caller must hear of; a claim
+                # ends with this process anyway.
+                with suppress(HM3Error):
+                    self.store.release(self._claimed, self.condition)
 
     def _look_up(self, keys: Iterable[str]) -> None:
         """Learn what the store knows: evaluations, and items of other fidelities."""
@@ -119,7 +123,8 @@ class Round:
         self._known.update(
             (key, evaluation)
             for key, evaluation in self.store.get(wanted, self.condition).items()
-            if not self.secondary or evaluation.secondary is not None or not evaluation.ok
+            if evaluation.settled
+            and (not self.secondary or evaluation.secondary is not None or not evaluation.ok)
         )
         missing = [key for key in wanted if key not in self._known]
         if not missing or self.secondary:  # those metrics are means over all texts

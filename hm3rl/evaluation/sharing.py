@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 import torch
 
 from hm3rl.errors import InputError
-from hm3rl.evaluation.memory import TooMuch, is_out_of_memory
+from hm3rl.evaluation.causes import by_candidate
+from hm3rl.evaluation.memory import TooMuch
 from hm3rl.evaluation.requests import Batch, batch_tokens
 from hm3rl.evaluation.stack import Call, Kept, Kind, Stack, States, listen_to_all
 from hm3rl.evaluation.trie import Node, trie
@@ -163,7 +164,7 @@ class Walk:
             try:
                 places.append(_Place(root, self._listen(root), ()))
             except Exception as error:
-                if is_out_of_memory(error):
+                if not by_candidate(error):
                     raise
                 among = list(root.numbers())
                 if len(among) == 1:
@@ -224,7 +225,7 @@ class Walk:
                 try:
                     places += self._joined(part) if len(part) > 1 else [self._single(*part[0])]
                 except Exception as error:
-                    if is_out_of_memory(error):
+                    if not by_candidate(error):
                         raise
                     if len(part) == 1:
                         failed.append((part[0][1], traceback.format_exc()))

@@ -13,19 +13,22 @@ what.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hm3rl.errors import InputError
+from hm3rl.errors import InputError, IntegrityError, MachineError
 from hm3rl.evaluation.claims import Claims
 from hm3rl.evaluation.fidelity import Fidelity, Measure
 from hm3rl.evaluation.result import FULL, Evaluation
-from hm3rl.evaluation.schema import check_readable, migrate
+from hm3rl.evaluation.schema import check_file, check_readable, migrate, unusable
 from hm3rl.tasks.base import Split
 
 BUSY_SECONDS = 60.0
@@ -90,30 +93,53 @@ class EvaluationStore:
         read_only: Open what is there, also of an older version, and change nothing in it.
 
     Raises:
-        InputError: The file is no store, or of a newer version.
+        InputError: The file is no store, or of a newer version; nothing was written to it.
+
+    Every method raises `MachineError` where another program holds the file locked or the disk is
+    full, and `IntegrityError` where the file is damaged.
     """
 
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
-        try:
+        in_memory = str(path) == ":memory:"
+        there = not in_memory and check_file(self.path)
+        if read_only and not there:
+            why = "it is empty" if self.path.is_file() else "there is no such file"
+            raise unusable(self.path, why)
+        with self._troubles():
             if read_only:
-                name = f"{self.path.resolve().as_uri()}?mode=ro"
-                self._db = sqlite3.connect(name, timeout=BUSY_SECONDS, uri=True)
-                if check_readable(self._db, self.path) == 0:
-                    raise sqlite3.DatabaseError("it is empty")
+                self._db = _reader(self.path)
+                check_readable(self._db, self.path)
             else:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                if not in_memory:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
                 self._db.execute("PRAGMA foreign_keys=ON")
                 migrate(self._db, self.path)
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise InputError(
-                f"{self.path} cannot be used as a store of evaluations ({error})",
-                "name another file, or remove this one",
-            ) from error
         self._claims = Claims(self._db, self.path)
+
+    @classmethod
+    def of_finished_run(cls, path: str | Path) -> EvaluationStore:
+        """Open a store to which little is added, and nothing where its folder is read-only.
+
+        There a copy in memory takes what is added, and goes with the process.
+
+        Raises:
+            InputError: The file is no store, or of a newer version.
+        """
+        path = Path(path)
+        if not path.is_file() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            return cls(path)
+        copy = cls(":memory:")
+        copy._db.close()
+        with cls(path, read_only=True) as there, there._troubles():
+            copy._db = _in_memory(there._db)
+        copy._db.execute("PRAGMA foreign_keys=ON")
+        migrate(copy._db, path)
+        copy._claims = Claims(copy._db, copy.path)
+        return copy
 
     def __enter__(self) -> EvaluationStore:
         return self
@@ -122,7 +148,8 @@ class EvaluationStore:
         self.close()
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
+        with self._troubles():
+            return int(self._db.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
 
     def close(self) -> None:
         """Close the file; what was claimed and not computed is free for others."""
@@ -143,12 +170,13 @@ class EvaluationStore:
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), CHUNK):
             part = wanted[start : start + CHUNK]
-            rows = self._db.execute(
-                f"SELECT * FROM evaluations WHERE key IN ({_marks(part)}) AND suite=? "
-                "AND split=? AND dtype=? AND backend=? AND fidelity=?",
-                (*part, *condition),
-            )
-            found.update((e.key, e) for e in self._read(rows))
+            with self._troubles():
+                rows = self._db.execute(
+                    f"SELECT * FROM evaluations WHERE key IN ({_marks(part)}) AND suite=? "
+                    "AND split=? AND dtype=? AND backend=? AND fidelity=?",
+                    (*part, *condition),
+                )
+                found.update((e.key, e) for e in self._read(rows))
         return found
 
     def items(self, keys: Iterable[str], condition: Condition) -> dict[str, dict[str, ItemScores]]:
@@ -166,12 +194,13 @@ class EvaluationStore:
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), CHUNK):
             part = wanted[start : start + CHUNK]
-            rows = self._db.execute(
-                "SELECT e.key, e.fidelity, i.task, i.items, i.scores, i.nll FROM evaluations e "
-                f"JOIN item_scores i ON i.evaluation = e.id WHERE e.key IN ({_marks(part)}) "
-                "AND suite=? AND split=? AND dtype=? AND backend=? ORDER BY e.id",
-                (*part, *condition[:4]),
-            )
+            with self._troubles():
+                rows = self._db.execute(
+                    "SELECT e.key, e.fidelity, i.task, i.items, i.scores, i.nll FROM evaluations e "
+                    f"JOIN item_scores i ON i.evaluation = e.id WHERE e.key IN ({_marks(part)}) "
+                    "AND suite=? AND split=? AND dtype=? AND backend=? ORDER BY e.id",
+                    (*part, *condition[:4]),
+                ).fetchall()
             for key, fidelity, task, *blobs in rows:
                 if condition._replace(fidelity=fidelity).measure == condition.measure:
                     pieces.setdefault(key, {}).setdefault(task, []).append(_item_scores(*blobs))
@@ -224,26 +253,89 @@ class EvaluationStore:
 
     def candidate(self, key: str) -> dict[str, Any] | None:
         """Return a stored candidate as plain data, None if unknown."""
-        row = self._db.execute("SELECT content FROM candidates WHERE key=?", (key,)).fetchone()
+        with self._troubles():
+            row = self._db.execute("SELECT content FROM candidates WHERE key=?", (key,)).fetchone()
         return None if row is None else dict(json.loads(row[0]))
 
-    def evaluations(self) -> Iterator[tuple[Condition, Evaluation]]:
-        """Iterate over everything stored, in the order it was stored."""
-        cursor = self._db.execute("SELECT id FROM evaluations ORDER BY id").fetchall()
-        for (number,) in cursor:
-            rows = self._db.execute("SELECT * FROM evaluations WHERE id=?", (number,))
-            for row in rows.fetchall():
-                yield Condition(row[2], row[3], row[4], row[5], row[6]), self._evaluation(row)
+    def evaluations(
+        self, unreadable: list[int] | None = None
+    ) -> Iterator[tuple[Condition, Evaluation]]:
+        """Iterate over everything stored, in the order it was stored.
+
+        Args:
+            unreadable: Takes the numbers of evaluations that a damaged file has lost, which are
+                passed over then; None: the first one raises `IntegrityError`.
+        """
+        for number in self._numbers(unreadable):
+            try:
+                with self._troubles():
+                    rows = self._db.execute("SELECT * FROM evaluations WHERE id=?", (number,))
+                    found = [(row, self._evaluation(row)) for row in rows.fetchall()]
+            except IntegrityError:
+                if unreadable is None:
+                    raise
+                unreadable.append(number)
+                continue
+            for row, evaluation in found:
+                yield Condition(row[2], row[3], row[4], row[5], row[6]), evaluation
+
+    def rename(self, old: Condition, new: Condition) -> None:
+        """Put evaluations under another condition, at every fidelity; those there already stay."""
+        if old == new:
+            return
+        with self._transaction():
+            self._db.execute(
+                "UPDATE OR IGNORE evaluations SET suite=?, split=?, dtype=?, backend=? "
+                "WHERE suite=? AND split=? AND dtype=? AND backend=?",
+                (*new[:4], *old[:4]),
+            )
+
+    def drop_failed(self) -> int:
+        """Forget all failures, so that they are computed again when asked for; returns how many."""
+        with self._transaction():
+            cursor = self._db.execute("DELETE FROM evaluations WHERE status='failed'")
+            return cursor.rowcount
+
+    def _numbers(self, unreadable: list[int] | None) -> list[int]:
+        """The numbers of all evaluations; of a damaged file, all there may be."""
+        found: list[int] = []
+        try:
+            with self._troubles():
+                for (number,) in self._db.execute(
+                    "SELECT id FROM evaluations NOT INDEXED ORDER BY id"
+                ):
+                    found.append(number)
+        except IntegrityError:
+            if unreadable is None:
+                raise
+            with self._troubles():
+                last = self._db.execute("SELECT MAX(id) FROM evaluations NOT INDEXED").fetchone()[0]
+            found.extend(range(found[-1] + 1 if found else 1, (last or 0) + 1))
+        return found
+
+    @contextmanager
+    def _troubles(self) -> Iterator[None]:
+        """Say in plain words what SQLite and the disk say."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _trouble(error, self.path) from error
+        except OSError as error:
+            raise MachineError(
+                f"the store {self.path} cannot be written ({error.strerror}); what it holds is kept"
+            ) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with self._troubles():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._db.in_transaction:  # SQLite itself ends it when the disk is full
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
 
     def _put(
         self,
@@ -262,16 +354,22 @@ class EvaluationStore:
                 "backend=? AND fidelity=? AND secondary IS NULL",
                 (key, *condition),
             )
+        # A failure whose cause nobody knows answers nothing; what is known now takes its place.
+        self._db.execute(
+            "DELETE FROM evaluations WHERE key=? AND suite=? AND split=? AND dtype=? AND "
+            "backend=? AND fidelity=? AND status='failed' AND cause IS NULL",
+            (key, *condition),
+        )
         fields = (evaluation.tasks, evaluation.scores, evaluation.standard_errors, evaluation.nll)
         secondary = None if evaluation.secondary is None else json.dumps(evaluation.secondary)
         cursor = self._db.execute(
             "INSERT INTO evaluations (key, suite, split, dtype, backend, fidelity, status, error, "
-            "tasks, scores, standard_errors, nll, secondary, seconds) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "tasks, scores, standard_errors, nll, secondary, seconds, cause) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (
                 *(key, *condition, evaluation.status, evaluation.error),
                 *(json.dumps(field) for field in fields),
-                *(secondary, json.dumps(evaluation.seconds)),
+                *(secondary, json.dumps(evaluation.seconds), evaluation.cause),
             ),
         )
         if cursor.rowcount != 1:
@@ -313,7 +411,63 @@ class EvaluationStore:
             fidelity=fidelity,
             status=status,
             error=error,
+            cause=row[16] if len(row) > 16 else None,  # no such column before version 3
         )
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    """Connect for reading only, also where the folder is read-only."""
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=BUSY_SECONDS, uri=True)
+    try:
+        database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        return database
+    except sqlite3.OperationalError as error:
+        database.close()
+        if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+            raise
+    # In WAL mode SQLite needs to make files beside what it reads, and may not here.
+    with tempfile.TemporaryDirectory(prefix="hm3rl-store-") as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        log = path.with_name(path.name + "-wal")
+        if log.is_file():
+            shutil.copyfile(log, copy.with_name(log.name))
+        with closing(sqlite3.connect(copy)) as source:
+            return _in_memory(source)
+
+
+def _in_memory(source: sqlite3.Connection) -> sqlite3.Connection:
+    """A copy of a database in memory."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    source.backup(copy)
+    return copy
+
+
+def _trouble(error: sqlite3.Error, path: Path) -> Exception:
+    """What to tell somebody about an error of SQLite; never to remove a store."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return MachineError(
+            f"the store {path} has been locked by another program for {BUSY_SECONDS:g} s\n"
+            "  -> close that program, or wait until it is done; what the store holds is kept"
+        )
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return MachineError(
+            f"the store {path} cannot be written: the disk, or your quota on it, is full, or it "
+            f"has failed ({error})\n"
+            "  -> make room; every evaluation stored before is kept"
+        )
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return InputError(
+            f"the store {path} cannot be opened for writing ({error})",
+            "make file and folder writable, or name another file",
+        )
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return IntegrityError(
+            f"the store {path} is damaged ({error})\n  -> keep it, and copy what can still be read "
+            f"with hm3rl store NEW.sqlite --merge {path}; then put NEW.sqlite in its place"
+        )
+    return error
 
 
 def _marks(keys: Sequence[str]) -> str:

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from hm3rl.errors import InputError
+from hm3rl.errors import InputError, IntegrityError
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import Condition, EvaluationStore
 from hm3rl.runs import RunFolder, write_csv, write_text
@@ -37,12 +37,23 @@ class Section:
         """Count one evaluation."""
         self.count += 1
         if not evaluation.ok:
-            lines = (evaluation.error or "").strip().splitlines()
-            self.errors[lines[-1] if lines else "no message"] += 1
+            self.errors[evaluation.reason or "no message"] += 1
         columns = (evaluation.tasks, evaluation.scores, evaluation.standard_errors)
         for task, score, error in zip(*columns, strict=True) if evaluation.ok else ():
             if task not in self.best or score > self.best[task][0]:
                 self.best[task] = (score, error, path)
+
+
+class Merged(NamedTuple):
+    """What merging stores came to.
+
+    Attributes:
+        new: Evaluations that were new to the target.
+        unreadable: Evaluations that could not be read from damaged files.
+    """
+
+    new: int
+    unreadable: int
 
 
 def find_store(path: str | Path) -> Path:
@@ -77,7 +88,7 @@ def overview(store: EvaluationStore) -> list[Section]:
     return list(sections.values())
 
 
-def merge_stores(target: EvaluationStore, others: Sequence[Path]) -> int:
+def merge_stores(target: EvaluationStore, others: Sequence[Path]) -> Merged:
     """Copy evaluations of other stores into one; the other files stay as they are.
 
     Where both know an evaluation, the target's stays, unless only the other one has secondary
@@ -88,19 +99,20 @@ def merge_stores(target: EvaluationStore, others: Sequence[Path]) -> int:
         others: Files to copy from, of this or an older version.
 
     Returns:
-        Number of evaluations that were new.
+        How many evaluations were new, and how many a damaged file has lost.
 
     Raises:
         InputError: One of the files is no store, or the target itself; nothing was copied from it.
     """
     before = len(target)
+    unreadable: list[int] = []
     for path in others:
         if path.resolve() == target.path.resolve():
             raise InputError(f"{path} is the store itself", "name other stores to merge from")
         with EvaluationStore(path, read_only=True) as other:
-            for condition, evaluation in other.evaluations():
-                target.put(evaluation, other.candidate(evaluation.key) or {}, condition)
-    return len(target) - before
+            for condition, evaluation in other.evaluations(unreadable):
+                target.put(evaluation, _candidate(other, evaluation.key), condition)
+    return Merged(len(target) - before, len(unreadable))
 
 
 def export_store(store: EvaluationStore, path: Path) -> int:
@@ -127,6 +139,14 @@ def export_store(store: EvaluationStore, path: Path) -> int:
     columns = list(dict.fromkeys(column for row in flat for column in row))
     write_csv(path, columns, [[row.get(column, "") for column in columns] for row in flat])
     return len(rows)
+
+
+def _candidate(store: EvaluationStore, key: str) -> dict[str, Any]:
+    """A candidate as plain data; empty where a damaged file has lost it."""
+    try:
+        return store.candidate(key) or {}
+    except IntegrityError:
+        return {}
 
 
 def _path(store: EvaluationStore, key: str) -> str:

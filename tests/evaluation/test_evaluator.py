@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from hm3rl.errors import InputError
+from hm3rl.errors import InputError, MachineError
 from hm3rl.evaluation.answers import Answers
 from hm3rl.evaluation.backends import in_process
 from hm3rl.evaluation.backends.base import PARTS
 from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
@@ -108,7 +110,9 @@ def test_a_crash_is_a_recorded_failure(
     a, b, c = evaluator.evaluate([A, B, C])
     assert a.ok and c.ok and not b.ok
     assert "IndexError: layer fell off" in str(b.error) and "Traceback" in str(b.error)
-    assert b.vector.tolist() == [0.0, 0.0] and b.scores == ()
+    assert b.scores == () and b.cause == "candidate"
+    with pytest.raises(ValueError, match="it has no scores"):
+        _ = b.vector
     assert evaluator.totals.failures == 1
     monkeypatch.undo()
     assert not evaluator.evaluate([B], secondary=True)[0].ok  # it stays what it was
@@ -126,15 +130,82 @@ def test_impossible_candidates_and_interrupts_are_not_recorded(
         evaluator.evaluate([Candidate(LayerPath.parse("a | a[7]"))])
     with pytest.raises(InputError, match="no source of the pool"):
         evaluator.evaluate([Candidate.whole("nobody", 3)])
-    for error in (KeyboardInterrupt, MemoryError):
 
-        def stop(*_: object, error: type[BaseException] = error, **__: object) -> None:
-            raise error
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
 
-        monkeypatch.setattr(in_process, "answer_together", stop)
-        with pytest.raises(error):
-            evaluator.evaluate([A])
+    monkeypatch.setattr(in_process, "answer_together", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.evaluate([A])
     assert len(store) == 0
+
+
+@pytest.mark.parametrize("step", ["assemble", "answer_together"])
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (OSError(28, "No space left on device"), 2),
+        (MemoryError(), 2),
+        (RuntimeError("can't start new thread"), 2),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), 1),
+    ],
+)
+def test_what_the_machine_failed_to_do_is_tried_once_more_and_never_stored(
+    evaluator: Evaluator,
+    store: EvaluationStore,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    error: Exception,
+    tries: int,
+) -> None:
+    (expected,) = evaluator.evaluate([B])
+    real, calls = getattr(in_process, step), [0]
+
+    def fail(*_: object, **__: object) -> object:
+        calls[0] += 1
+        raise error
+
+    monkeypatch.setattr(in_process, step, fail)
+    with pytest.raises(MachineError):
+        evaluator.evaluate([A])
+    assert calls[0] == tries and len(store) == 1 and evaluator.totals.failures == 0
+    monkeypatch.setattr(in_process, step, real)
+    assert evaluator.evaluate([A, B])[0].ok  # a resumed run goes on
+    assert evaluator.evaluate([B])[0].scores == expected.scores
+
+
+def test_a_failure_of_the_machine_that_passes_changes_no_score(
+    evaluator: Evaluator, members: MemberSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [WordTask("one"), WordTask("three")]
+    with EvaluationStore(":memory:") as other:
+        expected = Evaluator(members, tasks, other).evaluate([A, B, C])
+    real, calls = in_process.assemble, count()
+
+    def once(candidate: Candidate, members: MemberSet) -> object:
+        if next(calls) == 1:
+            raise OSError(5, "Input/output error")
+        return real(candidate, members)
+
+    monkeypatch.setattr(in_process, "assemble", once)
+    found = evaluator.evaluate([A, B, C])
+    assert [e.scores for e in found] == [e.scores for e in expected]
+
+
+def test_a_failure_without_a_cause_is_computed_again_and_a_candidates_own_is_not(
+    evaluator: Evaluator, store: EvaluationStore
+) -> None:
+    key, condition = evaluator.key(A), evaluator.condition("search")
+    old = Evaluation.failure(key, "search", ("one", "three"), "Lost", {}, cause=None)
+    store.put(old, {}, condition)
+    assert store.get([key], condition)[key].error == "Lost"  # it can still be looked at
+    assert evaluator.evaluate([A])[0].ok and len(store) == 1
+    broken = Candidate.whole(blend(1.0, 0.0, 0.0, scale=1e60), 3)
+    assert not evaluator.evaluate([broken])[0].ok
+    computed = evaluator.totals.computed
+    assert not evaluator.evaluate([broken])[0].ok and evaluator.totals.computed == computed
+    assert store.drop_failed() == 1
+    assert not evaluator.evaluate([broken])[0].ok and evaluator.totals.computed == computed + 1
 
 
 def test_secondary_metrics_are_added_when_asked_for(evaluator: Evaluator) -> None:

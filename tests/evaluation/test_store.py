@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hm3rl.errors import InputError
+from hm3rl.errors import InputError, IntegrityError, MachineError
+from hm3rl.evaluation import store as module
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.schema import SCHEMA_VERSION
 from hm3rl.evaluation.store import Condition, EvaluationStore
+from hm3rl.evaluation.store_files import merge_stores
 
 HERE = Condition("suite", "search", "float32", "torch-cpu")
 
@@ -158,12 +164,6 @@ def test_other_versions_and_other_files_are_refused(tmp_path: Path) -> None:
     text.write_text("this is no database, and it is long enough to be sure of that" * 20)
     with pytest.raises(InputError, match="cannot be used as a store"):
         EvaluationStore(text)
-    foreign = tmp_path / "foreign"
-    with sqlite3.connect(foreign) as other:
-        other.execute("CREATE TABLE t (x)")
-    other.close()
-    with pytest.raises(InputError, match="no store of evaluations"):
-        EvaluationStore(foreign)
     newer = tmp_path / "newer"
     EvaluationStore(newer).close()
     with sqlite3.connect(newer) as other:
@@ -172,3 +172,190 @@ def test_other_versions_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"version {SCHEMA_VERSION + 1}") as caught:
         EvaluationStore(newer)
     assert caught.value.remedy
+
+
+def database(path: Path, *statements: str) -> Path:
+    with closing(sqlite3.connect(path)) as made:
+        for statement in statements:
+            made.execute(statement)
+        made.commit()
+    return path
+
+
+TABLE = "CREATE TABLE evaluations (id INTEGER PRIMARY KEY, key TEXT)"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_bytes(b"x"),
+        lambda path: path.write_bytes(b"SQLite format 3\0 and nothing more"),
+        lambda path: path.write_bytes(b"no database at all " * 300),
+        lambda path: database(path, "CREATE TABLE t (x)"),
+        lambda path: database(path, TABLE, "PRAGMA user_version=2"),
+        lambda path: database(path, TABLE, "PRAGMA journal_mode=WAL", "PRAGMA user_version=1"),
+        lambda path: database(path, "PRAGMA application_id=77"),
+    ],
+    ids=["a byte", "a header", "text", "a database", "with a version", "in WAL", "another owner"],
+)
+def test_nothing_foreign_is_ever_written(
+    tmp_path: Path, make: Callable[[Path], object], read_only: bool
+) -> None:
+    foreign = tmp_path / "foreign"
+    make(foreign)
+    before = (foreign.read_bytes(), foreign.stat().st_mtime_ns, sorted(tmp_path.iterdir()))
+    with pytest.raises(InputError, match="store of evaluations") as caught:
+        EvaluationStore(foreign, read_only=read_only)
+    assert caught.value.remedy == "name another file"
+    after = (foreign.read_bytes(), foreign.stat().st_mtime_ns, sorted(tmp_path.iterdir()))
+    assert after == before
+
+
+def test_a_foreign_database_that_lies_in_its_log_yet_is_not_written(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    with closing(sqlite3.connect(foreign)) as owner:
+        owner.execute("PRAGMA journal_mode=WAL")
+        owner.execute("CREATE TABLE t (x)")
+        owner.commit()
+        log = foreign.with_name("foreign-wal")
+        before = (foreign.read_bytes(), log.read_bytes(), sorted(tmp_path.iterdir()))
+        with pytest.raises(InputError, match="no store of evaluations"):
+            EvaluationStore(foreign)
+        assert (foreign.read_bytes(), log.read_bytes(), sorted(tmp_path.iterdir())) == before
+
+
+def test_a_store_that_lies_in_its_log_yet_is_one(tmp_path: Path) -> None:
+    with EvaluationStore(tmp_path / "s") as store:
+        store.put(evaluation("k"), {}, HERE)
+        for name in ("s", "s-wal"):  # as a process leaves them that was killed
+            shutil.copy(tmp_path / name, tmp_path / name.replace("s", "killed", 1))
+    with EvaluationStore(tmp_path / "killed") as killed:
+        assert len(killed) == 1
+    (tmp_path / "empty").touch()
+    EvaluationStore(tmp_path / "empty").close()
+
+
+def test_a_store_that_somebody_holds_locked_is_not_to_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.2)
+    with EvaluationStore(tmp_path / "s") as store:
+        store.put(evaluation("k"), {}, HERE)
+        with closing(sqlite3.connect(tmp_path / "s", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(MachineError, match="locked by another program") as caught:
+                store.put(evaluation("l"), {}, HERE)
+            assert "remove" not in str(caught.value)
+            with pytest.raises(MachineError, match="locked by another program") as caught:
+                EvaluationStore(tmp_path / "s")
+            assert "remove" not in str(caught.value)
+        store.put(evaluation("l"), {}, HERE)
+        assert len(store) == 2
+
+
+def test_a_full_disk_keeps_what_was_stored_and_the_store_goes_on_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    with EvaluationStore(tmp_path / "s") as store:
+        store.put(evaluation("first"), {}, HERE)
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count={pages}")
+        large = {"path": "x" * 50_000}
+        with pytest.raises(MachineError, match=r"full.*\n.*make room; every evaluation .* is kept"):
+            store.put(evaluation("second"), large, HERE)
+        store._db.execute("PRAGMA max_page_count=1000000")
+        store.put(evaluation("second"), large, HERE)
+        assert store.get(["first", "second"], HERE).keys() == {"first", "second"}
+
+
+def damaged(path: Path, keys: list[str]) -> Path:
+    """A store of which a page in the middle of the evaluations is overwritten."""
+    with EvaluationStore(path) as store:
+        for key in keys:
+            store.put(evaluation(key), {"path": key}, HERE)
+        store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    size = 4096
+    content = bytearray(path.read_bytes())
+    (place,) = (
+        number
+        for number in range(len(content) // size)
+        if b"k60" in (page := content[number * size : number * size + size])
+        and b"chrf" not in page
+        and b"torch-cpu" in page
+        and b"model" in page
+    )
+    content[place * size : place * size + size] = b"\xff" * size
+    path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_store_is_said_to_be_and_what_can_be_read_is_copied(tmp_path: Path) -> None:
+    keys = [f"k{number}" for number in range(120)]
+    path = damaged(tmp_path / "s", keys)
+    with EvaluationStore(path) as store:
+        with pytest.raises(IntegrityError, match=r"is damaged .*\n.*store NEW.sqlite --merge"):
+            list(store.evaluations())
+    with EvaluationStore(tmp_path / "new") as new:
+        merged = merge_stores(new, [path])
+        assert merged.new + merged.unreadable == 120 and 80 < merged.new < 120
+        for key, found in new.get(keys, HERE).items():
+            assert same(found, evaluation(key))
+
+
+READ_ONLY = """
+import os
+import sys
+sys.path.insert(0, {root!r})
+from hm3rl.evaluation.store import EvaluationStore
+from tests.evaluation.test_store import HERE, evaluation
+path = sys.argv[1]
+added = evaluation("new")
+if os.geteuid() == 0:  # whom no folder is read-only to
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    open(path + "-try", "w")
+except OSError:
+    pass
+else:
+    sys.exit("the folder can be written")
+with EvaluationStore(path, read_only=True) as store:
+    assert len(store) == 1
+with EvaluationStore.of_finished_run(path) as store:
+    assert "k" in store.get(["k"], HERE)
+    assert store.claim(["new"], HERE) == ["new"]
+    store.put(added, {{}}, HERE)
+    assert len(store) == 2
+with EvaluationStore(path, read_only=True) as store:
+    assert len(store) == 1
+"""
+
+
+@pytest.mark.parametrize("left", ["clean", "killed"])
+def test_a_store_in_a_read_only_folder_is_read(left: str) -> None:
+    # Not in pytest's folder, which nobody but its owner may enter.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        with EvaluationStore(folder / "s") as store:
+            store.put(evaluation("k"), {}, HERE)
+            if left == "killed":
+                for suffix in ("", "-wal"):
+                    shutil.copy(folder / f"s{suffix}", Path(name) / f"s{suffix}")
+        if left == "killed":
+            shutil.rmtree(folder)
+            folder.mkdir()
+            for suffix in ("", "-wal"):
+                shutil.move(Path(name) / f"s{suffix}", folder / f"s{suffix}")
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        for path in (*folder.iterdir(), folder):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        Path(name).chmod(0o755)
+        script = READ_ONLY.format(root=str(Path(__file__).parents[2]))
+        command = [sys.executable, "-c", script, str(folder / "s")]
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+        folder.chmod(0o755)

@@ -47,12 +47,12 @@ def test_merging_adds_what_is_new_and_leaves_the_others_alone(tmp_path: Path) ->
     fill(others[1], "a", "d", secondary=True).close()
     before = [path.read_bytes() for path in others]
     with fill(tmp_path / "s", "a", "b") as store:
-        assert merge_stores(store, others) == 2
+        assert merge_stores(store, others) == (2, 0)
         found = store.get("abcd", HERE)
         assert same(found["c"], evaluation("c")) and same(found["b"], evaluation("b"))
         assert same(found["a"], evaluation("a", secondary=True))  # it had none of its own
         assert store.candidate("d") == {"path": "path of d"}
-        assert merge_stores(store, others) == 0
+        assert merge_stores(store, others) == (0, 0)
         with pytest.raises(InputError, match="is the store itself"):
             merge_stores(store, [tmp_path / "s"])
     assert [path.read_bytes() for path in others] == before
@@ -62,7 +62,7 @@ def test_an_old_store_is_merged_without_being_migrated(tmp_path: Path) -> None:
     old = tmp_path / "old"
     shutil.copy(VERSION_1, old)
     with EvaluationStore(tmp_path / "new") as store:
-        assert merge_stores(store, [old]) == 5
+        assert merge_stores(store, [old]) == (5, 0)
         assert sum(section.errors.total() for section in overview(store)) == 1
     assert version(old) == 1
 

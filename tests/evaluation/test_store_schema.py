@@ -36,6 +36,7 @@ def test_a_store_of_version_1_is_migrated(tmp_path: Path) -> None:
         assert found["key2"].per_item_nll["two"].tolist() == [1.125, 0.375, 0.375]
         assert found["key2"].scores == (0.5, (1.0 + 0.25 + 0.25) / 3)
         assert found["broken"].error == "Traceback: it broke"
+        assert found["broken"].cause is None and not found["broken"].settled
         assert store.candidate("key1") == {"path": "p1"}
         assert np.array_equal(store.items(["key0"], THERE)["key0"]["one"].items, range(4))
         assert store.claim(["new"], THERE) == ["new"]

@@ -51,7 +51,7 @@ class Outcome:
         secondary: Mean of further metrics by task and name; None if they were not asked for.
         seconds: Seconds by part, see `PARTS`.
         decoded: Items that were decoded.
-        error: Traceback if the candidate failed, else None.
+        error: Traceback if the candidate failed, by its own fault (`causes`), else None.
     """
 
     key: str
@@ -97,7 +97,8 @@ class Backend(Protocol):
             that fails does so alone, with its traceback in the outcome.
 
         Raises:
-            HM3Error: The caller's mistake, or the machine's; no failure of a candidate.
+            MachineError: Something outside the candidate failed, and did again.
+            HM3Error: The caller's mistake.
         """
         ...
 

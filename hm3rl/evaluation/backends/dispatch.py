@@ -3,7 +3,9 @@
 Every worker has one portion of jobs in hand and one waiting, so it does not idle while outcomes
 travel. Outcomes are buffered until it is their turn. When a worker dies, the portion it had in hand
 is under suspicion and its jobs are tried again one at a time elsewhere; those that were only
-waiting are innocent. A job that was in hand at three deaths has failed.
+waiting are innocent. So is a worker replaced in which the machine failed otherwise. A job that was
+in hand three times ends the call: nobody knows whether it or the machine is the cause, so it is no
+failure, and going on without it would be another search.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from hm3rl.errors import HM3Error
+from hm3rl.errors import HM3Error, MachineError
 from hm3rl.evaluation.backends.base import Job, Outcome
 
 DEADLY = 3
-"""Deaths after which a job has failed, or the workers' start has."""
+"""Deaths, of one job or in a row while starting, after which no more workers are tried."""
 
 IN_FLIGHT = 2
 """Portions a worker has at a time: one in hand, one waiting."""
@@ -58,6 +60,10 @@ class Crew(Protocol):
 
     def load(self, worker: Any) -> Hashable:
         """Let a worker load the sources; returns the ticket of a reply without outcomes."""
+        ...
+
+    def dismiss(self, worker: Any) -> None:
+        """End a worker."""
         ...
 
     def submit(self, worker: Any, jobs: Sequence[Job]) -> Hashable:
@@ -144,6 +150,16 @@ class Dispatcher:
         except WorkerDied as death:
             self._bury(worker, str(death), call)
             return
+        if isinstance(reply.refusal, MachineError):
+            self.crew.dismiss(worker.handle)  # it may be harmed for good: a fresh one takes over
+            if portion.call == call.number:
+                call.take(portion.places, Reply(reply.outcomes))
+            left = portion.places[len(reply.outcomes) :]
+            if portion.call == call.number and left[1:]:
+                call.give_back([left[1:]])
+            worker.portions[0] = _Portion(portion.ticket, portion.call, left[:1])
+            self._bury(worker, str(reply.refusal), call)
+            return
         worker.portions.popleft()
         if portion.call is None:
             if reply.refusal is not None:
@@ -162,8 +178,8 @@ class Dispatcher:
         if in_hand.call is None:
             self._failed_starts += 1
             if self._failed_starts >= DEADLY:
-                raise HM3Error(
-                    f"{DEADLY} workers in a row died while loading the sources: {reason}\n"
+                raise MachineError(
+                    f"{DEADLY} workers in a row died while loading the sources: {_line(reason)}\n"
                     "  -> check the memory of the machine; fewer workers need less of it "
                     "(evaluation.workers)"
                 )
@@ -207,8 +223,13 @@ class _Call:
             if len(deaths) < DEADLY:
                 again.append((place,))
                 continue
-            text = f"{len(deaths)} workers died while they scored this candidate:\n"
-            self.outcomes[place] = Outcome.failure(
-                self.jobs[place].key, text + "\n".join(deaths), {"other": 0.0}
+            self.refusals[place] = MachineError(
+                f"{len(deaths)} workers died or failed while they scored the candidate "
+                f"{self.jobs[place].candidate.path}: {_line(reason)}"
             )
         self.give_back(again)
+
+
+def _line(reason: str) -> str:
+    """What is known of a worker's end, in one line."""
+    return " ".join(reason.split())

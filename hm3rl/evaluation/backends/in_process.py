@@ -7,11 +7,12 @@ candidates. Outcomes come out in order all the same.
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections import deque
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -19,13 +20,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hm3rl.errors import HM3Error, InputError
+from hm3rl.errors import HM3Error, InputError, MachineError
 from hm3rl.evaluation.answers import Answers, answer_together
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.ledger import Ledger
 from hm3rl.evaluation.background import Background
+from hm3rl.evaluation.causes import DeviceError, blamed
+from hm3rl.evaluation.conditions import attention_suffix
 from hm3rl.evaluation.harness import harness_scores
-from hm3rl.evaluation.memory import is_out_of_memory, too_little_memory
 from hm3rl.evaluation.requests import Request
 from hm3rl.evaluation.sharing import Sharing
 from hm3rl.evaluation.stack import Stack
@@ -34,6 +36,8 @@ from hm3rl.paths.assembly import assemble
 from hm3rl.paths.members import MemberSet
 from hm3rl.tasks.base import Item, Split, Task
 from hm3rl.tasks.harness import HarnessTask
+
+LOGGER = logging.getLogger(__name__)
 
 TOGETHER = 64
 """Most candidates computed together, unless told otherwise."""
@@ -76,12 +80,11 @@ class _Run:
     def alone(self) -> Iterator[None]:
         """Run a block; its failure becomes this job's and nobody else's."""
         try:
-            yield
+            with blamed("merge, assemble or judge a candidate"):
+                yield
         except HM3Error:
             raise  # the caller's mistake or the machine's, not the candidate's
-        except Exception as error:
-            if is_out_of_memory(error):  # never the candidate's failure
-                raise too_little_memory("merge, assemble or judge a candidate") from error
+        except Exception:  # of whatever type `causes` says is the candidate's
             self.error = traceback.format_exc()
 
     def outcome(self, seconds: dict[str, float]) -> Outcome:
@@ -180,7 +183,7 @@ class InProcessBackend:
         self.batch_size = batch_size
         self.together = together
         self.sharing = Sharing() if sharing is None else sharing
-        self.name = f"torch-{torch.device(self.pool.device).type}"
+        self.name = f"torch-{torch.device(self.pool.device).type}{attention_suffix(self.pool)}"
         self._requests: dict[tuple[str, Split], Request] = {}
         self._pace: float | None = None  # seconds a candidate of the last group took
         self._background = Background()
@@ -205,7 +208,29 @@ class InProcessBackend:
             self.request(task, split)
 
     def score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
-        """Score candidates, up to `together` at a time; see `Backend.score`."""
+        """Score candidates, up to `together` at a time; see `Backend.score`.
+
+        What the machine failed to do is done once more, the next candidate alone; after a failure
+        of the device nothing is, since the process cannot compute any more.
+        """
+        done, again = 0, False
+        while done < len(jobs):
+            try:
+                with closing(self._score(jobs[done : done + 1] if again else jobs[done:])) as some:
+                    for outcome in some:
+                        yield outcome
+                        done += 1
+            except DeviceError:
+                raise
+            except MachineError as error:
+                if again:
+                    raise
+                again = True
+                LOGGER.warning("%s; trying once more", error)
+            else:
+                again = False
+
+    def _score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
         begun: deque[_Group] = deque()
         try:
             for some in self._groups(jobs):
@@ -257,7 +282,8 @@ class InProcessBackend:
                     group.refusal, group.runs = error, runs[: run.number]
                     break
             try:
-                self._answer_all(group)
+                with blamed("run the candidates' models"):
+                    self._answer_all(group)
             except HM3Error as error:
                 group.cancel()
                 group.refusal, group.runs, group.judged = error, [], []

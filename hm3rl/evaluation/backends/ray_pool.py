@@ -8,27 +8,30 @@ paths. The driver alone writes the store.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Hashable, Sequence
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    WorkerCrashedError,
-)
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from hm3rl.errors import HM3Error, InputError
+from hm3rl.errors import InputError, MachineError
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.dispatch import Dispatcher, Reply, WorkerDied
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.backends.worker import ScoringWorker, identity
+from hm3rl.evaluation.causes import blamed
 from hm3rl.tasks.base import Split
 
-DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError)
-"""How Ray says that a worker, or the machine with its reply, is gone."""
+HEALTH_SECONDS = 5.0
+"""After so many seconds without a reply, Ray is asked whether it is still there."""
+ANSWER_SECONDS = 20.0
+"""If it does not answer within so many, it is not."""
+CONNECT_SECONDS = 5.0
+"""In so many a machine answers whether anybody listens at an address."""
 
 
 class RayCrew:
@@ -56,9 +59,11 @@ class RayCrew:
         address: str,
     ) -> None:
         self.size = size
+        self.lost = False
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             _start_ray(address, size)
+        self._node = ray.get_runtime_context().get_node_id()
         have = ray.cluster_resources()
         for what, needed in (("CPU", size), ("GPU", size if gpu else 0)):
             if have.get(what, 0) < needed:
@@ -82,39 +87,116 @@ class RayCrew:
         """Let it load the sources."""
         return worker.load.remote()
 
+    def dismiss(self, worker: Any) -> None:
+        """End an actor and its process."""
+        ray.kill(worker)
+
     def submit(self, worker: Any, jobs: Sequence[Job]) -> Hashable:
         """Give it jobs."""
         return worker.score.remote(list(jobs))
 
     def wait(self, tickets: Sequence[Hashable]) -> Hashable:
-        """Wait for one reply."""
-        ready, _ = ray.wait(list(tickets), num_returns=1)
-        return ready[0]
-
-    def redeem(self, ticket: Any) -> Reply:
-        """Fetch a reply; see `Crew.redeem`.
+        """Wait for one reply.
 
         Raises:
-            HM3Error: Ray killed the worker because the machine ran out of memory.
+            MachineError: Ray itself does not run any more.
         """
+        while True:
+            ready, _ = ray.wait(list(tickets), num_returns=1, timeout=HEALTH_SECONDS)
+            if ready:
+                return ready[0]
+            self._check_health()
+
+    def _check_health(self) -> None:
+        """Ask whether Ray still runs here: where it does not, no reply will ever come.
+
+        Raises:
+            MachineError: It does not, or does not answer.
+        """
+        answers: list[bool] = []
+        # Ray answers for as long as it likes to where its head is gone, hence the thread.
+        asking = threading.Thread(target=lambda: answers.append(self._node_lives()), daemon=True)
+        asking.start()
+        asking.join(ANSWER_SECONDS)
+        if answers == [True]:
+            return
+        self.lost = True
+        raise MachineError(
+            f"Ray has died under the search ({'its node is gone' if answers else 'no answer'})"
+        )
+
+    def _node_lives(self) -> bool:
+        """Whether the node that this process belongs to counts as alive."""
+        return any(node["Alive"] and node["NodeID"] == self._node for node in ray.nodes())
+
+    def redeem(self, ticket: Any) -> Reply:
+        """Fetch a reply; see `Crew.redeem`."""
         try:
             return ray.get(ticket)
-        except OutOfMemoryError as error:  # never the candidate's failure
-            raise HM3Error(
-                f"the workers' machine is out of memory: {error}\n"
-                "  -> use fewer workers (evaluation.workers), or pool.dtype=bfloat16"
+        except RayTaskError:  # what a worker raised: a fault of the program, not a death
+            raise
+        except OutOfMemoryError as error:  # Ray ended the worker
+            raise WorkerDied(
+                "its machine is out of memory (use fewer workers, evaluation.workers, or "
+                f"pool.dtype=bfloat16): {error}"
             ) from None
-        except DEATHS as error:
+        except RayError as error:
             raise WorkerDied(str(error).strip()) from None
 
     def close(self) -> None:
         """Stop Ray if it was started here, else only the actors, which go with their handles."""
         if self._owns_ray:
-            ray.shutdown()
+            # Where it has died already it may not answer; its processes end with this one.
+            stopping = threading.Thread(target=ray.shutdown, daemon=True)
+            stopping.start()
+            stopping.join(ANSWER_SECONDS if self.lost else None)
+
+
+def check_address(address: str) -> None:
+    """Refuse a Ray cluster at whose address nobody listens; Ray itself would ask for minutes.
+
+    Args:
+        address: As `evaluation.ray_address` has it: `host:port`, `ray://host:port`, or a word that
+            Ray knows, such as `auto`, which is not looked at here.
+
+    Raises:
+        InputError: Nobody does, within `CONNECT_SECONDS`.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"evaluation.ray_address={address}: nobody listens there ({error})",
+            "give the address that `ray start --head` printed, or auto; empty starts a Ray on this "
+            "machine",
+        ) from None
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, in the place of which Ray puts one that aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set one, and Ray does not either in others
+        return
+    mine = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if mine is not None:  # None: not set from Python
+            signal.signal(signal.SIGTERM, mine)
 
 
 def _start_ray(address: str, size: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    check_address(address)
+    with _own_signals():
+        _init_ray(address, size)
+
+
+def _init_ray(address: str, size: int) -> None:
     try:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -184,7 +266,8 @@ class RayBackend:
                 self._address,
             )
             self._dispatcher = Dispatcher(self._crew)
-        yield from self._dispatcher.score(jobs)
+        with blamed("score with Ray"):
+            yield from self._dispatcher.score(jobs)
 
     def close(self) -> None:
         """Stop the workers; a later job starts them again."""

@@ -11,6 +11,7 @@ from hm3rl.errors import HM3Error, InputError
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.dispatch import Reply
 from hm3rl.evaluation.backends.in_process import InProcessBackend
+from hm3rl.evaluation.causes import blamed
 from hm3rl.evaluation.conditions import scored_suite
 
 
@@ -57,7 +58,8 @@ class ScoringWorker:
         if os.path.isdir(self._folder):  # on another machine it need not exist
             os.chdir(self._folder)
         try:
-            backend = self._make()
+            with blamed("load the sources"):
+                backend = self._make()
             torch.set_num_threads(self._threads)
             self._compare(identity(backend))
         except HM3Error as error:
@@ -70,7 +72,8 @@ class ScoringWorker:
         assert self._backend is not None, "load() comes first"
         outcomes: list[Outcome] = []
         try:
-            outcomes.extend(self._backend.score(jobs))
+            with blamed("score candidates"):
+                outcomes.extend(self._backend.score(jobs))
         except HM3Error as error:
             return Reply(outcomes, error)
         return Reply(outcomes)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hm3rl.errors import HM3Error, InputError
+from hm3rl.errors import InputError, MachineError
 from hm3rl.evaluation.backends.base import Job, Outcome
 from hm3rl.evaluation.backends.dispatch import DEADLY, IN_FLIGHT, Dispatcher, Reply, WorkerDied
 from hm3rl.paths import Candidate
@@ -35,6 +35,7 @@ class FakeCrew:
         self.runs: list[str] = []
         self.most_waiting = 0
         self.dead: set[int] = set()
+        self.fails: Callable[[str], bool] = lambda _: False
         self.queues: dict[int, list[tuple[int, Sequence[Job] | None]]] = {}
         self.replies: dict[int, Reply | WorkerDied] = {}
         self.owner: dict[int, int] = {}
@@ -47,6 +48,11 @@ class FakeCrew:
 
     def load(self, worker: Any) -> Hashable:
         return self._enqueue(worker, None)
+
+    def dismiss(self, worker: Any) -> None:
+        self.dead.add(worker)
+        for waiting, _ in self.queues[worker]:
+            self.replies[waiting] = WorkerDied("dismissed")
 
     def submit(self, worker: Any, jobs: Sequence[Job]) -> Hashable:
         return self._enqueue(worker, jobs)
@@ -76,6 +82,9 @@ class FakeCrew:
             self.runs.append(job.key)
             if self.dies(job.key):
                 self._answer(worker, ticket, WorkerDied(f"worker {worker} vanished"))
+                return
+            if self.fails(job.key):
+                self._answer(worker, ticket, Reply(outcomes, MachineError("disk full")))
                 return
             if job.key.startswith("refused"):
                 self._answer(worker, ticket, Reply(outcomes, InputError(job.key, "mend it")))
@@ -136,16 +145,36 @@ def test_random_deaths_change_no_answer(size: int, count: int, seed: int, rate: 
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_job_that_kills_three_workers_has_failed_and_the_others_have_not(size: int) -> None:
+def test_a_job_that_kills_three_workers_is_no_failure_and_nothing_goes_on_without_it(
+    size: int,
+) -> None:
     crew = FakeCrew(size, lambda key: key == "killer")
-    keys = [*(f"k{n}" for n in range(20)), "killer", *(f"l{n}" for n in range(20))]
-    outcomes = {o.key: o for o in Dispatcher(crew).score(jobs(*keys))}
-    assert list(outcomes) == keys
+    before = [f"k{n}" for n in range(20)]
+    stream = Dispatcher(crew).score(jobs(*before, "killer", *(f"l{n}" for n in range(20))))
+    assert [next(stream).key for _ in before] == before
+    with pytest.raises(MachineError, match=r"3 workers died or failed .* vanished"):
+        next(stream)
     assert crew.runs.count("killer") == DEADLY == len(crew.dead)
-    failed = [key for key, outcome in outcomes.items() if outcome.error is not None]
-    assert failed == ["killer"]
-    error = str(outcomes["killer"].error)
-    assert "3 workers died" in error and error.count("vanished") == DEADLY
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("failures", [1, 9])
+def test_a_job_the_machine_failed_is_tried_again_in_a_fresh_worker(
+    size: int, failures: int
+) -> None:
+    crew = FakeCrew(size)
+    crew.fails = lambda key: key == "k5" and crew.runs.count("k5") <= failures
+    keys = [f"k{n}" for n in range(30)]
+    stream = Dispatcher(crew).score(jobs(*keys))
+    if failures == 1:
+        assert [outcome.key for outcome in stream] == keys
+        assert crew.runs.count("k5") == 2 and len(crew.dead) == 1 and crew.hired == size + 1
+        assert all(crew.runs.count(key) == 1 for key in keys[:5])
+    else:
+        assert [next(stream).key for _ in range(5)] == keys[:5]
+        with pytest.raises(MachineError, match="disk full"):
+            next(stream)
+        assert crew.runs.count("k5") == DEADLY
 
 
 def test_what_only_waited_for_a_dead_worker_is_innocent() -> None:
@@ -178,7 +207,7 @@ def test_a_call_that_was_given_up_leaves_nothing_behind() -> None:
 def test_workers_that_cannot_load_end_the_search_and_are_no_candidates_failure() -> None:
     crew = FakeCrew(2)
     crew.load_reply = lambda: WorkerDied("killed")
-    with pytest.raises(HM3Error, match="died while loading the sources: killed"):
+    with pytest.raises(MachineError, match="died while loading the sources: killed"):
         list(Dispatcher(crew).score(jobs("a")))
     assert crew.runs == []
     crew = FakeCrew(1)

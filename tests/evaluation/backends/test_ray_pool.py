@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hm3rl.errors import InputError
+from hm3rl.errors import InputError, MachineError
 from hm3rl.evaluation.backends.base import Job
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.evaluator import Evaluator
@@ -128,17 +128,20 @@ def test_a_killed_workers_candidates_are_scored_elsewhere(
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_a_candidate_that_kills_three_workers_has_failed(
+def test_three_deaths_are_no_failure_and_not_stored_so_the_run_can_go_on(
     tiny_pool_dir: dict[str, Path], tmp_path: Path
 ) -> None:
     lives = tmp_path / "lives"
     lives.write_text("3")
     remote = ray_backend(tiny_pool_dir, lives)
-    (outcome,) = remote.score(jobs(remote, CANDIDATES[:1]))
-    assert lives.read_text() == "0"
-    assert "3 workers died" in str(outcome.error) and "worker process has died" in str(
-        outcome.error
-    )
+    local = load(tiny_pool_dir)
+    with EvaluationStore(tmp_path / "store") as store:
+        tasks = tuple(local.tasks.values())
+        evaluator = Evaluator(local.members, tasks, store, backend=remote)
+        with pytest.raises(MachineError, match=r"3 workers died.* worker process has died"):
+            evaluator.evaluate(CANDIDATES[:1])
+        assert lives.read_text() == "0" and len(store) == 0
+        assert evaluator.evaluate(CANDIDATES[:1])[0].ok
     remote.close()
 
 
