@@ -128,7 +128,14 @@ def search_with(
             listeners.append(WandbLogger(folder, run.logging, run.name, run.search.name))
         return listeners
 
-    result = run_search(chosen, loggers, resumed)
+    def afterwards(result: SearchResult) -> None:
+        _finish_folder(chosen, result)
+
+    return run_search(chosen, loggers, resumed, afterwards)
+
+
+def _finish_folder(chosen: RunSettings, result: SearchResult) -> None:
+    """Write pictures, tables and the picked model of a finished search."""
     run = FinishedRun(result.folder.path, result.problem)
     write_pictures(run)
     write_leaderboard(run.folder, run.front_rows(), run.summary, run.summary["sources"])
@@ -144,7 +151,6 @@ def search_with(
             from hm3rl.reporting.wandb_logger import log_weights
 
             log_weights(run.folder, chosen.logging, target)
-    return result
 
 
 def write_pictures(run: FinishedRun) -> None:

@@ -5,6 +5,7 @@ Everything a user can get wrong fails here, before any long work.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.costs import build_costs
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.schema import check_file
 from hm3rl.evaluation.sharing import JOINS, Sharing
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
@@ -46,6 +48,9 @@ from hm3rl.tasks.base import Task
 from hm3rl.tasks.build import PATH_LENGTH, build_tasks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+PER_CORE = 4
+"""Most processes or threads of a kind for each core of this machine."""
 
 
 def _competitor(module: str, name: str) -> Callable[[RunSettings], Searcher]:
@@ -215,6 +220,17 @@ def _check_ranges(settings: RunSettings) -> None:
     for key, (value, bound) in at_least.items():
         if not value >= bound:
             raise InputError(f"{key}={value} is too small", f"give {bound:g} or more")
+    cores = len(os.sched_getaffinity(0))
+    processes = {"threads": settings.threads, "program_workers": evaluation.program_workers}
+    if evaluation.backend == "ray" and not evaluation.ray_address:  # a cluster says what it has
+        processes["workers"] = evaluation.workers
+    for name, count in processes.items():
+        if count > PER_CORE * cores:
+            key = name if name == "threads" else f"evaluation.{name}"
+            raise InputError(
+                f"{key}={count} on a machine with {cores} cores",
+                f"give {PER_CORE * cores} at most; more than {cores} gain nothing",
+            )
     for key, (value, bound) in at_most.items():
         if not 0 <= value <= bound:
             raise InputError(f"{key}={value} is out of range", f"give 0 to {bound:g}")
@@ -309,6 +325,13 @@ def check_settings(settings: RunSettings) -> None:
             "evaluation.backend=ray, but Ray is not installed",
             "pip install 'hm3rl[ray]', or use evaluation/backend=in_process",
         )
+    if settings.evaluation.backend == "ray" and settings.evaluation.ray_address:
+        # Imported here: a second that a run without Ray need not pay.
+        from hm3rl.evaluation.backends.ray_pool import check_address
+
+        check_address(settings.evaluation.ray_address)
+    if settings.evaluation.store:
+        check_file(Path(settings.evaluation.store))
     for operator in settings.search.parameter.operators:
         _one_of("search.parameter.operators entry", operator, tuple(OPERATORS))
         traits = OPERATOR_TRAITS.get(operator)
@@ -439,13 +462,16 @@ def _scoring_backend(
     return InProcessBackend(members, tasks, evaluation.batch_size, evaluation.together, sharing)
 
 
-def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) -> MergeProblem:
+def build_problem(
+    settings: RunSettings, store_path: Path, logger: RunLogger, finished: bool = False
+) -> MergeProblem:
     """Pool, members, tasks, evaluator and budget of a configuration.
 
     Args:
         settings: The run.
         store_path: SQLite file of stored evaluations (used unless the configuration names one).
         logger: Hears every evaluation.
+        finished: Whether the run is finished; its folder may be read-only then.
 
     Returns:
         The problem; `prepare()` has not been called yet.
@@ -457,8 +483,11 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
     members = build_members(settings, pool, tasks)
     limits = path_limits(settings, members)
-    store = EvaluationStore(settings.evaluation.store or store_path)
+    open_store = EvaluationStore.of_finished_run if finished else EvaluationStore
+    store = open_store(settings.evaluation.store or store_path)
     evaluator = build_evaluator(settings, members, store, tasks)
+    if not settings.evaluation.store:
+        evaluator.adopt_older_conditions()
     return MergeProblem(
         members,
         evaluator,

@@ -81,7 +81,7 @@ class FinishedRun:
     def problem(self) -> MergeProblem:
         """Pool, tasks and evaluator of the run; its own scores come from the store."""
         if self._alive is None:
-            problem = build_problem(self.settings, self.folder.store, NullLogger())
+            problem = build_problem(self.settings, self.folder.store, NullLogger(), finished=True)
         else:
             alive = self._alive
             problem = MergeProblem(

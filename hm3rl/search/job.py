@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hm3rl.errors import InputError
+from hm3rl.errors import InputError, IntegrityError, MachineError
+from hm3rl.evaluation.causes import blamed
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import LoggerGroup, RunLogger
@@ -113,7 +116,10 @@ def open_folder(settings: RunSettings, resumed: bool) -> RunFolder:
 
 
 def run_search(
-    settings: RunSettings, make_loggers: MakeLoggers, resumed: bool = False
+    settings: RunSettings,
+    make_loggers: MakeLoggers,
+    resumed: bool = False,
+    afterwards: Callable[[SearchResult], None] | None = None,
 ) -> SearchResult:
     """Run a search, or continue a killed one, and write its folder.
 
@@ -121,16 +127,19 @@ def run_search(
         settings: The run.
         make_loggers: Gives the listeners once the folder exists.
         resumed: Whether `settings.output` holds the run to be continued.
+        afterwards: Writes more into the folder of the finished run, which nobody else may write
+            meanwhile.
 
     Returns:
         The result; everything it says is in the folder too.
 
     Raises:
         InputError: Bad input; nothing was run.
+        MachineError: Something outside the search failed; its notes say how to go on.
     """
     check_settings(settings)
     folder = open_folder(settings, resumed)
-    with RunLock(folder):
+    with RunLock(folder), resumable(folder):
         begun = time.perf_counter()
         logger = LoggerGroup([])
         problem = build_problem(settings, folder.store, logger)
@@ -174,7 +183,28 @@ def run_search(
         finally:
             problem.evaluator.close()
             logger.finish(status)
-    return SearchResult(folder, problem, searcher, front, summary)
+        result = SearchResult(folder, problem, searcher, front, summary)
+        if afterwards is not None:
+            afterwards(result)
+    return result
+
+
+@contextmanager
+def resumable(folder: RunFolder) -> Iterator[None]:
+    """Let what the machine failed to do leave as a `MachineError` that says how to go on."""
+    try:
+        try:
+            yield
+        except (OSError, MemoryError, RuntimeError, sqlite3.Error):
+            with blamed("go on with the search"):
+                raise
+    except (MachineError, IntegrityError) as error:
+        if folder.config.is_file():
+            error.add_note(
+                "every finished evaluation is kept; when that is mended, go on with: "
+                f"hm3rl search resume={folder.path}"
+            )
+        raise
 
 
 def note_environment(folder: RunFolder, problem: MergeProblem) -> None:
@@ -214,6 +244,12 @@ def experts_on_test(problem: MergeProblem) -> np.ndarray:
         InputError: It is zero for a task.
     """
     tested = problem.rescore(experts(problem), split="test", secondary=True)
+    for name, evaluation in zip(problem.pool.expert_names, tested, strict=True):
+        if not evaluation.ok:
+            raise InputError(
+                f"the expert {name!r} cannot be scored on the test items: {evaluation.reason}",
+                "check that it generates text with plain transformers",
+            )
     best: np.ndarray = np.array([evaluation.vector for evaluation in tested]).max(axis=0)
     for task, value in zip(problem.objectives, best, strict=True):
         if value <= 0:
@@ -275,9 +311,10 @@ def front_table(
     for row in front:
         cells: list[Any] = [row.name]
         for evaluation in (row.search, row.test):
-            cells += [f"{value:.4f}" for value in evaluation.vector]
-            errors = evaluation.standard_errors if evaluation.ok else [np.nan] * len(problem.z_star)
-            cells += [f"{value:.4f}" for value in errors]
+            nothing = (np.nan,) * len(problem.z_star)  # a failure is no score
+            scores = evaluation.scores if evaluation.ok else nothing
+            errors = evaluation.standard_errors if evaluation.ok else nothing
+            cells += [f"{value:.4f}" for value in (*scores, *errors)]
         own = _secondary([row.test])
         cells += [f"{own.get(name, np.nan):.4f}" for name in secondary]
         path = row.candidate.path
