@@ -155,7 +155,13 @@ class RunLock:
         self._stream: IO[str] | None = None
 
     def __enter__(self) -> RunLock:
-        stream = (self.folder.path / ".lock").open("w")
+        try:
+            stream = (self.folder.path / ".lock").open("w")
+        except OSError as error:
+            raise InputError(
+                f"the run folder {self.folder.path} cannot be written ({error.strerror})",
+                "make it writable, or start a new run with another output=",
+            ) from error
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
 
-from hm3rl import __version__
+from hm3rl import __version__, api
 from hm3rl.cli import app
+from hm3rl.errors import InputError
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.evaluation.store import Condition, EvaluationStore
+from hm3rl.events import EvaluationEvent
 from hm3rl.models.zoo import zoo_folder
+from hm3rl.reporting.csv_logger import CsvLogger
+from hm3rl.runs import RunFolder, RunLock
 from tests.small_search import FEW_ITEMS
 
 
@@ -295,6 +304,91 @@ def test_ctrl_c_exits_with_130_and_the_run_can_be_resumed(tmp_path: Path, monkey
         assert call("search", *FEW_ITEMS, "budget=12", f"output={run}").exit_code == 130
     assert (run / "run.log").read_text().rstrip().endswith("interrupted")
     assert call("search", f"resume={run}").exit_code == 0
+
+
+def test_a_full_disk_ends_with_1_one_sentence_and_the_way_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "run"
+    real, calls = CsvLogger.evaluation, count()
+
+    def fail(logger: CsvLogger, event: EvaluationEvent) -> None:
+        if next(calls) == 6:
+            raise OSError(28, "No space left on device")
+        real(logger, event)
+
+    monkeypatch.setattr(CsvLogger, "evaluation", fail)
+    done = call("search", *FEW_ITEMS, "search=random", "budget=6", f"output={run}")
+    assert done.exit_code == 1 and "Traceback" not in done.output
+    assert "No space left on device" in done.output
+    assert f"hm3rl search resume={run}" in done.output.replace("\n", "")
+    monkeypatch.undo()
+    assert call("search", f"resume={run}").exit_code == 0
+    with (run / "evaluations.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert sum(row["cached"] == "1" for row in rows) >= 6  # nothing of it ran again
+
+
+def test_store_forgets_failures_when_asked_to(tmp_path: Path):
+    path = tmp_path / "store.sqlite"
+    condition = Condition("suite", "search", "float32", "torch-cpu")
+    with EvaluationStore(path) as store:
+        for key, cause in (("own", "candidate"), ("unknown", None)):
+            failed = Evaluation.failure(key, "search", ("math",), "Why", {}, cause=cause)
+            store.put(failed, {}, condition)
+    assert json.loads(call("store", path, "--json").stdout)[0]["failed"] == 2
+    done = call("store", path, "--drop-failed")
+    assert done.exit_code == 0 and "dropped 2 failures" in done.output
+    assert json.loads(call("store", path, "--json").stdout) == []
+
+
+def test_pictures_and_the_picked_model_are_written_under_the_runs_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "run"
+    asked: list[str] = []
+
+    def locked(name: str) -> Callable[..., None]:
+        def check(*_: object, **__: object) -> None:
+            asked.append(name)
+            with pytest.raises(InputError, match="another process is writing"):
+                RunLock(RunFolder(run)).__enter__()
+
+        return check
+
+    for name in ("write_pictures", "write_leaderboard", "write_report", "export"):
+        monkeypatch.setattr(api, name, locked(name))
+    monkeypatch.setattr(api, "has_plotly", lambda: True)
+    api.search(*FEW_ITEMS, "search=random", "budget=8", "+export.prefer.math=1", f"output={run}")
+    assert asked == ["write_pictures", "write_leaderboard", "write_report", "export"]
+
+
+@pytest.mark.slow
+def test_a_finished_run_in_a_read_only_folder_is_read(finished, tmp_path: Path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(finished.folder.path, run)
+    script = f"""
+mount --bind {run} {run} && mount -o remount,ro,bind {run} || exit 77
+"{sys.executable}" - <<'PYTHON'
+from hm3rl.cli import app
+for words in (
+    "front {run} --json",
+    "store {run} --json",
+    "pick {run} --prefer math=1 --export {out}/picked",
+    "export {run} M00 --to {out}/exported",
+    "report {run} --to {out}/report.html",
+):
+    assert not app(words.split(), standalone_mode=False), words
+assert app("report {run}".split(), standalone_mode=False) == 2
+PYTHON
+"""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here, with which a folder is made read-only")
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True)
+    if done.returncode in (1, 77) and "Traceback" not in done.stderr:
+        pytest.skip(f"a folder cannot be made read-only here: {done.stderr.strip()[-80:]}")
+    assert done.returncode == 0, done.stderr
+    assert (out / "picked" / "config.json").is_file() and (out / "report.html").is_file()
 
 
 @pytest.mark.slow

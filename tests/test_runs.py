@@ -26,6 +26,13 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path: Path):
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / ".lock").mkdir()  # as good as read-only, also for root
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        RunLock(RunFolder(tmp_path)).__enter__()
+    assert "output=" in caught.value.remedy
+
+
 def test_writing_replaces_the_whole_file_or_nothing(tmp_path: Path):
     target = tmp_path / "a.txt"
     write_text(target, "one")

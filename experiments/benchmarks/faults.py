@@ -1,6 +1,7 @@
 """Kill searches and workers at random moments; compare with runs that were left alone.
 
-python -m experiments.benchmarks.faults [--kills 20] [--of driver workers] [--json FILE]
+python -m experiments.benchmarks.faults [--kills 20] [--of driver workers raylet sigterm]
+    [--json FILE]
 
 Drivers: small searches are killed with SIGKILL and resumed, again and again until one life reaches
 its end. Workers: one search with two Ray workers, of which a random one is killed again and again.
@@ -8,6 +9,10 @@ Three things count:
 evaluations that were committed when something died and are not there at the end (lost), those that
 were computed once more (repeated), and whether decisions, scores and front are those of the run
 left alone.
+
+Raylet and SIGTERM: a search with two Ray workers of which Ray's own process is killed, or which is
+told to end, `--kills` / 10 times. It must end by itself with exit code 1 and 130, leave no process
+behind, and go on with `resume=` to the same decisions.
 """
 
 from __future__ import annotations
@@ -23,8 +28,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,7 +62,14 @@ WORKER = "ray::ScoringWorker"
 PATIENCE = 300.0
 """Seconds without progress after which the experiment has failed."""
 
-KINDS = ("driver", "workers")
+KINDS = ("driver", "workers", "raylet", "sigterm")
+RAY = ["evaluation/backend=ray", "evaluation.workers=2"]
+
+EXIT_CODES = {"raylet": 1, "sigterm": 130}
+"""How a search with Ray must end, by what happened to it."""
+
+LINGER = 20.0
+"""Seconds within which all processes of a search that has ended must have ended, too."""
 
 Row = tuple[Any, ...]
 
@@ -197,8 +210,8 @@ def computed_again(folder: Path, before: Mapping[Row, Row], started: float) -> i
     return sum(row["cached"] == "0" and row["key"] in known for row in table(folder))
 
 
-def workers_of(driver: int) -> list[int]:
-    """Process numbers of the Ray workers that descend from a process."""
+def processes_below(driver: int) -> dict[int, str]:
+    """Command lines of the processes that descend from a process, by number."""
     parents: dict[int, int] = {}
     titles: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
@@ -218,7 +231,36 @@ def workers_of(driver: int) -> list[int]:
                 return True
         return False
 
-    return sorted(p for p, title in titles.items() if title.startswith(WORKER) and descends(p))
+    return {process: title for process, title in titles.items() if descends(process)}
+
+
+def workers_of(driver: int) -> list[int]:
+    """Process numbers of the Ray workers that descend from a process."""
+    return sorted(p for p, title in processes_below(driver).items() if title.startswith(WORKER))
+
+
+def raylet_of(driver: int) -> int:
+    """Process number of the raylet, which runs Ray on this machine, of a search."""
+    below = processes_below(driver)
+    return next(p for p, title in below.items() if Path(title.split("\0")[0]).name == "raylet")
+
+
+def still_there(processes: Collection[int], seconds: float) -> int:
+    """How many of some processes have not ended after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        there = sum(not _ended(process) for process in processes)
+        if not there or time.monotonic() > deadline:
+            return there
+        time.sleep(0.1)
+
+
+def _ended(process: int) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"  # ended, and nobody has asked how
 
 
 def kill_workers(kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
@@ -226,7 +268,7 @@ def kill_workers(kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
     whole, killed = root / "whole-workers", root / "killed-workers"
     words = [*SMALL, f"budget={3 * kills}", "seed=0"]
     finish([*words, f"output={whole}"])
-    process = start([*words, f"output={killed}", "evaluation/backend=ray", "evaluation.workers=2"])
+    process = start([*words, f"output={killed}", *RAY])
     result: dict[str, Any] = {"kills": 0, "lost": 0}
     seen: dict[Row, Row] = {}
     while result["kills"] < kills:
@@ -249,6 +291,39 @@ def kill_workers(kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
     return {**result, "evaluations": len(committed(killed)), **same(whole, killed)}
 
 
+def end_ray(kind: str, kills: int, root: Path, rng: random.Random) -> dict[str, Any]:
+    """Kill Ray under a search, or tell the search to end; see the module's text."""
+    whole, ended = root / f"whole-{kind}", root / f"ended-{kind}"
+    words = [*SMALL, f"budget={DRIVER_BUDGET}", "seed=0"]
+    finish([*words, f"output={whole}"])
+    result: dict[str, Any] = {"kills": 0, "lost": 0, "repeated": 0, "exit_codes": [], "left": 0}
+    before: dict[Row, Row] = {}
+    for _ in range(kills):
+        fresh = not (ended / "config.yaml").exists()
+        started = time.time()
+        process = start([*words, f"output={ended}", *RAY] if fresh else [f"resume={ended}"])
+        mark = max(len(before), SOURCES) + rng.randint(1, STRIDE)
+        if not wait_for_progress(process, ended, mark):
+            raise RuntimeError(f"a search with Ray ended before it could be killed ({kind})")
+        below = processes_below(process.pid)
+        if kind == "raylet":
+            os.kill(raylet_of(process.pid), signal.SIGKILL)
+        else:
+            process.send_signal(signal.SIGTERM)
+        result["exit_codes"].append(process.wait(timeout=PATIENCE))
+        result["left"] += still_there(below, LINGER)
+        result["kills"] += 1
+        result["repeated"] += computed_again(ended, before, started)
+        result["lost"] += lost(ended, before)
+        before = committed(ended)
+    started = time.time()
+    finish([f"resume={ended}"])
+    result["repeated"] += computed_again(ended, before, started)
+    result["lost"] += lost(ended, before)
+    result["ended_well"] = result["left"] == 0 and set(result["exit_codes"]) == {EXIT_CODES[kind]}
+    return {**result, **same(whole, ended)}
+
+
 def main() -> None:
     """Print the table; exit code 1 if anything was lost, repeated or different."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -260,24 +335,29 @@ def main() -> None:
     args = parser.parse_args()
     shutil.rmtree(args.root, ignore_errors=True)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    if "workers" in args.of and find_spec("ray") is None:
+    if set(args.of) != {"driver"} and find_spec("ray") is None:
         raise SystemExit("Ray is not installed: pip install 'hm3rl[ray]', or give --of driver")
-    kill = {"driver": kill_drivers, "workers": kill_workers}
-    results = {
-        name: kill[name](args.kills, args.root, random.Random(args.seed)) for name in args.of
+    few = max(1, args.kills // 10)
+    kill = {
+        "driver": partial(kill_drivers, args.kills),
+        "workers": partial(kill_workers, args.kills),
+        "raylet": partial(end_ray, "raylet", few),
+        "sigterm": partial(end_ray, "sigterm", few),
     }
-    columns = ("kills", "lost", "repeated", "same_evaluations", "same_front")
+    results = {name: kill[name](args.root, random.Random(args.seed)) for name in args.of}
+    columns = ("kills", "lost", "repeated", "same_evaluations", "same_front", "ended_well")
     print(f"{'':8}", *(f"{column:>17}" for column in columns))
     for name, result in results.items():
-        print(f"{name:8}", *(f"{result[column]!s:>17}" for column in columns))
+        print(f"{name:8}", *(f"{result.get(column, '')!s:>17}" for column in columns))
     if args.json:
         write_text(args.json, json.dumps(results, indent=2) + "\n")
     good = all(
         result["lost"] == result["repeated"] == 0
-        and result["kills"] == args.kills
+        and result["kills"] == (few if name in EXIT_CODES else args.kills)
+        and result.get("ended_well", True)
         and result["same_evaluations"]
         and result["same_front"]
-        for result in results.values()
+        for name, result in results.items()
     )
     sys.exit(0 if good else 1)
 

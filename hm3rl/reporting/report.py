@@ -35,8 +35,8 @@ def write_report(paths: Sequence[str | Path], to: str | Path | None = None) -> P
         The file.
 
     Raises:
-        InputError: No finished run, runs with different tasks, no target for several paths, or
-            plotly is missing.
+        InputError: No finished run, runs with different tasks, no target for several paths or one
+            that cannot be written, or plotly is missing.
     """
     if to is None and len(paths) != 1:
         raise InputError(
@@ -45,8 +45,14 @@ def write_report(paths: Sequence[str | Path], to: str | Path | None = None) -> P
     target = Path(paths[0]) / PAGE if to is None else Path(to)
     folders = finished_folders(paths)
     page = render(report_data(folders))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, page)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, page)
+    except OSError as error:
+        raise InputError(
+            f"the report cannot be written to {target} ({error.strerror})",
+            "name a file in a folder that can be written: hm3rl report RUN --to FILE.html",
+        ) from error
     return target
 
 

@@ -177,7 +177,7 @@ def _failures(folder: RunFolder, archive: Sequence[Mapping[str, Any]]) -> list[d
     failed = {line["key"]: line["candidate"]["path"] for line in archive if line["failed"]}
     errors: dict[str, str] = {}
     if folder.store.is_file():  # a run may keep its evaluations in a store shared with others
-        with EvaluationStore(folder.store) as store:
+        with EvaluationStore(folder.store, read_only=True) as store:
             for _, evaluation in store.evaluations():
                 if evaluation.key in failed and evaluation.error:
                     errors[evaluation.key] = evaluation.error[-ERROR_CHARACTERS:]

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from experiments.benchmarks.faults import committed, computed_again, lost, same, workers_of
+from experiments.benchmarks.faults import (
+    committed,
+    computed_again,
+    end_ray,
+    lost,
+    processes_below,
+    same,
+    still_there,
+    workers_of,
+)
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import Condition, EvaluationStore
 
@@ -79,3 +90,26 @@ def test_only_workers_below_the_driver_are_found() -> None:
         for process in (worker, plain):
             process.kill()
             process.wait()
+
+
+def test_a_process_that_has_not_ended_is_seen() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert child.pid in processes_below(os.getpid())
+    assert still_there([child.pid], 0.0) == 1
+    child.kill()
+    assert still_there([child.pid], 5.0) == 0  # although nobody has asked how it ended
+    child.wait()
+    assert still_there([child.pid], 0.0) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["raylet", "sigterm"])
+def test_a_search_whose_ray_ends_says_so_and_goes_on(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    result = end_ray(kind, 1, tmp_path, random.Random(0))
+    assert result["ended_well"], result
+    assert result["lost"] == result["repeated"] == 0
+    assert result["same_evaluations"] and result["same_front"]

@@ -30,6 +30,14 @@ def test_the_data_are_those_of_the_run_folder(finished: FinishedRun):
     assert run["hypervolume"]["test"] == finished.summary["hypervolume"]["test"]
 
 
+def test_a_report_that_cannot_be_written_names_the_way_out(finished: FinishedRun, tmp_path: Path):
+    pytest.importorskip("plotly", reason="the extra `report` is not installed")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written to") as caught:
+        write_report([finished.folder.path], tmp_path / "file" / "report.html")
+    assert "--to FILE.html" in caught.value.remedy
+
+
 def test_a_recipe_is_told_by_what_was_set():
     recipe = {"operator": "ties", "weights": {"math": 0.25, "code": 0.75}, "density": 0.4}
     assert recipe_text(recipe | {"normalise": True}).endswith(", normalise")

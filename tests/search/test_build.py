@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import socket
+import time
+from pathlib import Path
+
 import pytest
 
 from hm3rl.errors import InputError
@@ -17,6 +21,8 @@ from hm3rl.settings import AgentSettings, SearchSettings
         ("pool.device=tpu", "tpu"),
         ("evaluation.program_workers=0", "program_workers=0"),
         ("evaluation.program_memory_mb=1", "program_memory_mb=1"),
+        ("evaluation.program_workers=100000", "program_workers=100000 on a machine with"),
+        ("threads=100000", "threads=100000 on a machine with"),
         ("evaluation.together=0", "together=0"),
         ("evaluation.activation_mb=0", "activation_mb=0"),
         ("evaluation.join=sometimes", "evaluation.join 'sometimes'"),
@@ -38,6 +44,38 @@ from hm3rl.settings import AgentSettings, SearchSettings
 def test_a_value_out_of_range_is_named_before_anything_is_loaded(override: str, named: str):
     with pytest.raises(InputError, match=named):
         check_settings(compose_settings([override]))
+
+
+def test_more_workers_than_a_machine_can_run_are_refused():
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    words = ["evaluation/backend=ray", "evaluation.workers=100000"]
+    with pytest.raises(InputError, match=r"evaluation\.workers=100000 on a machine with") as caught:
+        check_settings(compose_settings(words))
+    most = caught.value.remedy.split()[1]
+    check_settings(compose_settings([words[0], f"evaluation.workers={most}"]))
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_a_ray_address_nobody_listens_on_is_refused_in_seconds(form: str):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        address = form.format(taken.getsockname()[1])
+        begun = time.monotonic()
+        with pytest.raises(InputError, match="nobody listens there") as caught:
+            check_settings(
+                compose_settings(["evaluation/backend=ray", f"evaluation.ray_address='{address}'"])
+            )
+        assert "ray start --head" in caught.value.remedy
+        assert time.monotonic() - begun < 30  # most of it for importing Ray
+
+
+def test_a_store_that_is_none_is_refused_before_anything_is_loaded(tmp_path: Path):
+    notes = tmp_path / "notes"
+    notes.write_text("x")
+    with pytest.raises(InputError, match="cannot be used as a store"):
+        check_settings(compose_settings([f"evaluation.store={notes}"]))
+    assert notes.read_text() == "x"
 
 
 def test_free_weights_are_for_operators_of_task_vectors():
