@@ -130,9 +130,12 @@ class EvaluationStore:
             InputError: The file is no store, or of a newer version.
         """
         path = Path(path)
-        if not path.is_file() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        needed = [place for place in (path, path.parent) if place.exists()]
+        if all(os.access(place, os.W_OK) for place in needed):
             return cls(path)
         copy = cls(":memory:")
+        if not path.exists():
+            return copy
         copy._db.close()
         with cls(path, read_only=True) as there, there._troubles():
             copy._db = _in_memory(there._db)

@@ -83,6 +83,32 @@ def test_what_changes_a_score_changes_the_condition(
     )
 
 
+def test_another_attention_implementation_is_another_condition(
+    members: MemberSet, store: EvaluationStore, tiny_pool_dir: dict[str, Path]
+) -> None:
+    folders = dict(tiny_pool_dir)
+    eager = ModelPool.load(folders.pop("base"), folders)
+    for name in eager.names:
+        eager.model(name).config._attn_implementation = "eager"
+    usual = Evaluator(members, [WordTask("one")], store)
+    other = Evaluator(MemberSet(eager), [WordTask("one")], store)
+    assert usual.condition("search").backend == "torch-cpu"  # as older stores have it
+    condition = other.condition("search")
+    assert condition.backend == "torch-cpu-eager"
+    # What an older version computed, which said nothing of attention: the run's own store may
+    # answer with it, one that several runs share may not.
+    older = usual.condition("search")._replace(suite=condition.suite)
+    stored = Evaluation.of_items(
+        other.key(A), "search", {"one": np.full(12, 0.5)}, {"one": np.ones(12)}, None, {}
+    )
+    store.put(stored, {}, older)
+    assert store.get([other.key(A)], condition) == {}
+    other.adopt_older_conditions()
+    assert other.evaluate([A])[0].scores == (0.5,) and other.totals.computed == 0
+    usual.adopt_older_conditions()  # changes nothing
+    assert len(store) == 1
+
+
 def test_stitched_and_merged_candidates_are_scored(
     evaluator: Evaluator, members: MemberSet
 ) -> None:

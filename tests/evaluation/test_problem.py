@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hm3rl.errors import BudgetExhausted, InputError
+from hm3rl.errors import BudgetExhausted, InputError, MachineError
 from hm3rl.evaluation.backends import in_process
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
@@ -279,3 +279,21 @@ def test_a_search_that_decides_by_proxies_pays_one_evaluation_each(
 def test_a_search_decides_by_all_items(members: MemberSet, evaluator: Evaluator) -> None:
     with pytest.raises(InputError, match="all items"):
         MergeProblem(members, evaluator, LIMITS, budget=1, fidelity="items:0.5")
+
+
+def test_workers_that_die_while_the_sources_are_scored_end_no_run_for_good(
+    members: MemberSet,
+    evaluator: Evaluator,
+    store: EvaluationStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: object) -> object:
+        raise MachineError("3 workers died or failed while they scored the candidate a | a[0:3]")
+
+    monkeypatch.setattr(in_process, "assemble", lost)
+    with pytest.raises(MachineError, match="3 workers died"):
+        MergeProblem(members, evaluator, LIMITS, budget=5).prepare()
+    assert len(store) == 0
+    monkeypatch.undo()
+    MergeProblem(members, evaluator, LIMITS, budget=5).prepare()
+    assert len(store) == 4
