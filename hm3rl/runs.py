@@ -10,13 +10,17 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from hm3rl.errors import InputError
+
+LONGEST_NAME = 200
+"""Bytes of a run's name; file systems take 255, and seed and number come behind it."""
 
 PACKAGES = (
     "hm3rl",
@@ -63,6 +67,11 @@ class RunFolder:
     def archive(self) -> Path:
         """Every candidate of the run, one JSON object a line, in the order charged."""
         return self.path / "archive.jsonl"
+
+    @property
+    def earlier(self) -> Path:
+        """What archive.jsonl held before a resumed run, still unfinished, began it anew."""
+        return self.path / "archive.earlier.jsonl"
 
     @property
     def evaluations(self) -> Path:
@@ -121,9 +130,110 @@ class RunFolder:
             )
         return folder
 
+    @classmethod
+    def finished(cls, path: str | Path) -> RunFolder:
+        """Open a run whose search has ended.
+
+        Raises:
+            InputError: The folder is not a run folder, or its search has not finished.
+        """
+        folder = cls.existing(path)
+        if not folder.summary.is_file():
+            raise InputError(
+                f"the search in {path} has not finished",
+                f"continue it: hm3rl search resume={path}",
+            )
+        return folder
+
+    def read_summary(self) -> dict[str, Any]:
+        """Contents of summary.json.
+
+        Raises:
+            InputError: It is missing or damaged; so for the readers below.
+        """
+        with self._reading(self.summary):
+            found = json.loads(self.summary.read_text(encoding="utf-8"))
+            needed = ("objectives", "z_star", "sources", "hypervolume", "charged")
+            return {**found, **{name: found[name] for name in needed}}
+
+    def read_environment(self) -> dict[str, Any]:
+        """Contents of environment.json."""
+        with self._reading(self.environment):
+            found = json.loads(self.environment.read_text(encoding="utf-8"))
+            return {**found, "sources": dict(found["sources"])}
+
+    def read_front(self) -> list[dict[str, str]]:
+        """Rows of front.csv."""
+        with self._reading(self.front):
+            return _csv_rows(self.front, ("name", "key", "on_test_front", "path"))
+
+    def read_evaluations(self) -> list[dict[str, str]]:
+        """Rows of evaluations.csv."""
+        with self._reading(self.evaluations):
+            return _csv_rows(self.evaluations, ("charged", "phase", "key", "hypervolume"))
+
+    def read_archive(self) -> list[dict[str, Any]]:
+        """Lines of archive.jsonl."""
+        with self._reading(self.archive):
+            text = self.archive.read_text(encoding="utf-8")
+            lines = [_archive_line(line) for line in text.splitlines()]
+            if not lines:
+                raise ValueError("it is empty")
+            return lines
+
+    @contextmanager
+    def _reading(self, file: Path) -> Iterator[None]:
+        """Turn what is wrong with a file into advice: a resumed run writes all of them again."""
+        try:
+            yield
+        except FileNotFoundError:
+            what = f"{file} is missing"
+        except PermissionError:
+            raise InputError(f"{file} may not be read", "ask its owner for permission") from None
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            what = f"{file} is damaged ({type(error).__name__}: {error})"
+        else:
+            return
+        first = "delete it and " if file == self.environment and file.exists() else ""
+        raise InputError(
+            what,
+            f"restore it, or {first}let the run write its files again (stored scores are not "
+            f"computed again): hm3rl search resume={self.path}",
+        )
+
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write JSON so that a reader never sees half a file."""
         write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def _csv_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file that has some columns.
+
+    Raises:
+        ValueError: It has not, or its last row is not whole.
+    """
+    with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        rows = list(reader)
+    lacking = [name for name in needed if name not in (reader.fieldnames or ())]
+    if lacking:
+        raise ValueError(f"it has no column {lacking[0]}")
+    if any(None in row.values() or None in row for row in rows):
+        raise ValueError("a row has too few or too many cells")
+    return rows
+
+
+def _archive_line(text: str) -> dict[str, Any]:
+    """One line of archive.jsonl.
+
+    Raises:
+        ValueError: It is no such line, or half of one.
+        KeyError: It says too little.
+    """
+    line = json.loads(text)
+    if not isinstance(line, dict):
+        raise ValueError("a line is no JSON object")
+    return {**line, **{name: line[name] for name in ("key", "failed", "scores", "candidate")}}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -155,7 +265,13 @@ class RunLock:
         self._stream: IO[str] | None = None
 
     def __enter__(self) -> RunLock:
-        stream = (self.folder.path / ".lock").open("w")
+        try:
+            stream = (self.folder.path / ".lock").open("w")
+        except OSError as error:
+            raise InputError(
+                f"cannot write in {self.folder.path}: {error.strerror}",
+                "make the folder writable, or continue a copy of it",
+            ) from None
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

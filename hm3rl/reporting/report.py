@@ -35,8 +35,8 @@ def write_report(paths: Sequence[str | Path], to: str | Path | None = None) -> P
         The file.
 
     Raises:
-        InputError: No finished run, runs with different tasks, no target for several paths, or
-            plotly is missing.
+        InputError: No finished run, runs with different tasks, no target for several paths or one
+            that cannot be written, or plotly is missing.
     """
     if to is None and len(paths) != 1:
         raise InputError(
@@ -44,9 +44,16 @@ def write_report(paths: Sequence[str | Path], to: str | Path | None = None) -> P
         )
     target = Path(paths[0]) / PAGE if to is None else Path(to)
     folders = finished_folders(paths)
+    if target.is_dir():
+        raise InputError(f"--to {target} is a folder", f"name a file: --to {target / PAGE}")
     page = render(report_data(folders))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, page)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, page)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {target}: {error.strerror}", "name a file elsewhere: --to FILE"
+        ) from None
     return target
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.text import Text
 from hm3rl.errors import HM3Error
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store_files import Section
-from hm3rl.reporting.leaderboard import rich_table
+from hm3rl.reporting.leaderboard import front_table
 from hm3rl.reporting.report import PAGE
 from hm3rl.runs import RunFolder
 from hm3rl.search.finished import FinishedRun
@@ -36,7 +35,7 @@ def print_search(console: Console, result: SearchResult) -> None:
     run = FinishedRun(result.folder.path)
     summary = run.summary
     volumes, spent = summary["hypervolume"], summary["seconds"]
-    console.print(front_table(run))
+    console.print(front_table(run.folder, console.options.ascii_only))
     console.print(
         f"\nhypervolume (f / z*, reference 0): {volumes['search']:.3f} search, "
         f"{volumes['test']:.3f} test; experts {volumes['sources_search']:.3f}\n"
@@ -59,12 +58,6 @@ def print_search(console: Console, result: SearchResult) -> None:
     )
 
 
-def front_table(run: FinishedRun) -> Table:
-    """The front of a run as a table; see `rich_table`."""
-    minimised = run.summary.get("minimised", {})
-    return rich_table(run.front_rows(), run.objectives, run.summary["sources"], minimised)
-
-
 def print_sweep(console: Console, folder: Path) -> None:
     """One row for each finished job of a sweep, and where to look further.
 
@@ -80,7 +73,7 @@ def print_sweep(console: Console, folder: Path) -> None:
     for column in ("job", "searcher", "seed", "evaluations", "HV search", "HV test", "seconds"):
         table.add_column(column, justify="left" if column == "searcher" else "right")
     for path in finished:
-        summary = json.loads(RunFolder(path).summary.read_text())
+        summary = RunFolder(path).read_summary()
         volumes = summary["hypervolume"]
         table.add_row(
             path.name,

@@ -18,7 +18,11 @@ LONGEST_ANSWER = 64
 METRICS = ("exact_match", "chrf", "pass_at_1")
 
 
-FORMS = {"--expert": "NAME=FOLDER", "--task": "NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK"}
+FORMS = {
+    "--expert": "NAME=FOLDER",
+    "--sources": "NAME=FOLDER",
+    "--task": "NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK",
+}
 """How the words of an option are written."""
 
 DOWNLOAD = "give a checkpoint folder; a model of the hub: hf download USER/NAME --local-dir FOLDER"

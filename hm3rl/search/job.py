@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from hm3rl.runs import (
 from hm3rl.search.base import Searcher
 from hm3rl.search.build import build_problem, build_searcher, check_settings
 from hm3rl.search.compose import to_dict, to_yaml
+from hm3rl.search.sources import reopen_problem
 from hm3rl.settings import RunSettings
 
 MakeLoggers = Callable[[RunFolder, RunSettings], Sequence[RunLogger]]
@@ -133,9 +133,11 @@ def run_search(
     with RunLock(folder):
         begun = time.perf_counter()
         logger = LoggerGroup([])
-        problem = build_problem(settings, folder.store, logger)
+        again = resumed and folder.environment.is_file()
+        build = reopen_problem if again else _new_problem
+        problem = build(settings, folder, logger)
         settings.output = str(folder.path)
-        note_environment(folder, problem)
+        note_environment(folder, problem, again)
         write_text(folder.config, to_yaml(settings))
         # From here to the end the folder is unfinished, also if it was finished before.
         folder.summary.unlink(missing_ok=True)
@@ -177,24 +179,24 @@ def run_search(
     return SearchResult(folder, problem, searcher, front, summary)
 
 
-def note_environment(folder: RunFolder, problem: MergeProblem) -> None:
-    """Write environment.json, or compare with the one that is there and add this commit to it.
+def _new_problem(settings: RunSettings, folder: RunFolder, logger: RunLogger) -> MergeProblem:
+    return build_problem(settings, folder.store, logger)
 
-    Raises:
-        InputError: The run is resumed and a source model is another one now.
+
+def note_environment(folder: RunFolder, problem: MergeProblem, again: bool) -> None:
+    """Write environment.json, or add this commit to that of a run which is continued.
+
+    Args:
+        folder: The run folder.
+        problem: Its sources are the run's.
+        again: Whether the run has one.
     """
-    hashes = dict(problem.pool.hashes)
-    if not folder.environment.is_file():
+    if not again:
         notes = {task.name: task.notes() for task in problem.evaluator.tasks}
-        folder.write_json(folder.environment, describe_environment(hashes, notes))
+        described = describe_environment(dict(problem.pool.hashes), notes)
+        folder.write_json(folder.environment, described)
         return
-    noted = json.loads(folder.environment.read_text())
-    changed = [name for name in hashes if noted["sources"].get(name) != hashes[name]]
-    if changed:
-        raise InputError(
-            f"the run in {folder.path} began with other weights of {', '.join(changed)}",
-            "restore that model, or start a new run",
-        )
+    noted = folder.read_environment()
     commit = checked_out(PACKAGE.parent)
     if commit and commit not in noted.get("commits", []):
         noted["commits"] = [*noted.get("commits", []), commit]

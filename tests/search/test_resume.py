@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hm3rl import api
 from hm3rl.errors import InputError
 from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.models.zoo import zoo_folder
 from tests.small_search import FEW_ITEMS
 
 WORDS = [*FEW_ITEMS, "budget=24", "seed=5", "threads=1"]
@@ -114,12 +116,71 @@ def test_resuming_at_another_commit_is_noted(searched, tmp_path: Path, monkeypat
     assert len(commits) == len(set(commits))
 
 
-def test_resuming_with_other_source_weights_is_refused(searched, tmp_path: Path):
-    run = tmp_path / "run"
-    shutil.copytree(searched("budget=20").folder.path, run)
-    environment = run / "environment.json"
-    described = json.loads(environment.read_text())
-    described["sources"]["math"] = "0" * 64
-    environment.write_text(json.dumps(described))
+@pytest.fixture(scope="module")
+def moved_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run (`run`) and its sources (`base`, `math`, `code`)."""
+    root = tmp_path_factory.mktemp("moved")
+    for name in ("base", "math", "code"):
+        shutil.copytree(zoo_folder(name), root / name)
+    folders = {name: f"pool.experts.{name}={root / name}" for name in ("math", "code")}
+    api.search(
+        *(*FEW_ITEMS, "budget=4", "search=random", f"pool.base={root / 'base'}"),
+        *(*folders.values(), "pool.experts.translation=zoo:translation", f"output={root / 'run'}"),
+    )
+    return root
+
+
+@pytest.fixture
+def moved(moved_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run whose sources were moved to where `tmp_path` has them."""
+    shutil.copytree(moved_run, tmp_path / "new")
+    run = tmp_path / "new" / "run"
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(moved_run), str(tmp_path / "gone")))
+    return tmp_path / "new"
+
+
+def places(folder: Path) -> dict[str, Path]:
+    return {name: folder / name for name in ("base", "math", "code")}
+
+
+def change(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * 2
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_source_that_changed_is_refused_by_everything_that_needs_a_model(moved: Path):
+    change(moved / "math")
+    run = api.open_run(moved / "run", places(moved))
+    assert run.front_rows()  # files say what they said
+    for use in (
+        lambda: api.pick(run, {"math": 1}),
+        lambda: api.export(run, run.candidate(run.find("M00")), moved / "model"),
+        lambda: api.search(f"resume={moved / 'run'}", sources=places(moved)),
+    ):
+        with pytest.raises(InputError, match="other weights of math") as refused:
+            use()
+        assert "--sources math=FOLDER" in refused.value.remedy
+    assert not (moved / "model").exists()
+    assert api.open_run(moved / "run").summary  # still a finished run
+
+
+def test_a_source_that_was_moved_is_named_again_and_proved(moved: Path):
+    with pytest.raises(InputError, match="'base', a source of the run") as refused:
+        api.pick(api.open_run(moved / "run"), {"math": 1})
+    assert "--sources base=FOLDER" in refused.value.remedy
+    assert api.pick(api.open_run(moved / "run", places(moved)), {"math": 1}).evaluation is not None
+    wrong = {**places(moved), "math": moved / "code"}
     with pytest.raises(InputError, match="other weights of math"):
-        api.search(f"resume={run}")
+        api.pick(api.open_run(moved / "run", wrong), {"math": 1})
+    with pytest.raises(InputError, match="no source 'poems'"):
+        api.open_run(moved / "run", {"poems": moved})
+    resumed = api.search(f"resume={moved / 'run'}", sources=places(moved))
+    assert resumed.problem.evaluator.totals.computed == 0
+    assert api.pick(api.open_run(moved / "run"), {"math": 1}).evaluation is not None
+
+
+def test_sources_are_named_again_only_for_a_run_that_is_there():
+    with pytest.raises(InputError, match="without resume"):
+        api.search(*FEW_ITEMS, sources={"math": "zoo:math"})
