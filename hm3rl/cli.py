@@ -210,7 +210,7 @@ def pick(
         if as_json:
             typer.echo(json.dumps(choice_as_dict(choice, opened.objectives), indent=2))
         else:
-            print_choice(out, choice, opened.objectives)
+            print_choice(out, choice, opened.objectives, opened.utility)
         if export is not None:
             report = api.export(
                 opened, choice.candidate, export, choice.evaluation, dtype, shard_bytes

@@ -66,7 +66,7 @@ def test_a_damaged_run_folder_says_what_to_do_and_resume_does_it(searched, tmp_p
     run = tmp_path / "run"
     shutil.copytree(searched("budget=20", "search=random").folder.path, run)
     front = (run / "front.csv").read_text()
-    for name in ("archive.jsonl", "front.csv", "summary.json"):  # in no order they are read in
+    for name in ("front.csv", "archive.jsonl", "summary.json"):  # what is read last goes first
         file = run / name
         file.write_text(file.read_text()[: file.stat().st_size // 2])
         assert_refused(call("export", run, "M00"), name, f"resume={run}")

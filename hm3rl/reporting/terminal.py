@@ -14,6 +14,7 @@ from rich.text import Text
 from hm3rl.errors import HM3Error
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store_files import Section
+from hm3rl.objectives.utility import Utility
 from hm3rl.reporting.leaderboard import front_table
 from hm3rl.reporting.report import PAGE
 from hm3rl.runs import RunFolder
@@ -41,9 +42,16 @@ def print_search(console: Console, result: SearchResult) -> None:
         f"{volumes['test']:.3f} test; experts {volumes['sources_search']:.3f}\n"
         f"{summary['charged']} evaluations in {spent['search']:.0f} s (models "
         f"{spent['model']:.0f} s, programs {spent['programs']:.0f} s, agent "
-        f"{spent['agent']:.0f} s); {summary['failed']} failed\n",
+        f"{spent['agent']:.0f} s); {summary['failed']} failed",
         markup=False,
     )
+    if summary["earlier"]:
+        console.print(
+            f"the front counts {summary['earlier']} more, which this run had asked for with "
+            "another budget",
+            markup=False,
+        )
+    console.print()
     path = run.folder.path
     console.print(f"pictures: {path}/pareto.png, {path}/hypervolume.png", markup=False)
     if (path / PAGE).is_file():
@@ -154,8 +162,10 @@ def choice_as_dict(choice: Choice, objectives: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def print_choice(console: Console, choice: Choice, objectives: Sequence[str]) -> None:
-    """The chosen model: its path, recipes and scores."""
+def print_choice(
+    console: Console, choice: Choice, objectives: Sequence[str], utility: Utility
+) -> None:
+    """The chosen model: its path, recipes and scores, and by which utility it was chosen."""
     console.print(f"chosen from  the {choice.origin}", markup=False)
     console.print(f"path         {choice.candidate.path}", markup=False, soft_wrap=True)
     for recipe in choice.candidate.recipes:
@@ -171,7 +181,9 @@ def print_choice(console: Console, choice: Choice, objectives: Sequence[str]) ->
         return
     if choice.evaluation is not None:
         print_evaluation(console, choice.evaluation, objectives)
-    console.print(f"utility      {choice.utility:.4f} (search split, f / z*)", markup=False)
+    console.print(
+        f"utility      {choice.utility:.4f} ({utility}; search split, f / z*)", markup=False
+    )
     if choice.decoded_utility is not None:
         console.print(
             f"             agent's own path {choice.decoded_utility:.4f}, best of the front "

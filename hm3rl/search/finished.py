@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.separate import SeparateAgents, load_agent
 from hm3rl.errors import InputError
@@ -14,6 +16,7 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import NullLogger
 from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.utility import Utility
 from hm3rl.paths.candidate import Candidate
 from hm3rl.runs import RunFolder
 from hm3rl.search.compose import settings_of_run
@@ -49,6 +52,22 @@ class FinishedRun:
             if not line["failed"]:
                 self._candidates[line["key"]] = Candidate.from_dict(line["candidate"])
                 self.archive.add(line["key"], [line["scores"][n] for n in self.objectives])
+
+    @cached_property
+    def utility(self) -> Utility:
+        """What a model is worth in this run: its agent was trained for it, and `pick` obeys it."""
+        stored = self.summary.get("utility")  # runs of older versions have none
+        return Utility.of(self.settings.agent) if stored is None else Utility.from_dict(stored)
+
+    def best(self, preference: np.ndarray) -> tuple[str, float]:
+        """The best evaluated model under a preference, shape (K,): its key and its utility."""
+        lengths = {key: candidate.path.length for key, candidate in self._candidates.items()}
+        key = self.archive.best(preference, self.utility, lengths)
+        return key, self.worth(self.archive.vector(key), lengths[key], preference)
+
+    def worth(self, vector: np.ndarray, length: int, preference: np.ndarray) -> float:
+        """Utility of raw scores, shape (K,), of a path of `length` layers."""
+        return float(self.utility(vector / self.archive.z_star, length, preference))
 
     def candidate(self, key: str) -> Candidate:
         """The candidate with a key."""

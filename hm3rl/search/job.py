@@ -16,11 +16,13 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import LoggerGroup, RunLogger
 from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.utility import Utility
 from hm3rl.paths.candidate import Candidate
 from hm3rl.runs import (
     PACKAGE,
     RunFolder,
     RunLock,
+    check_name,
     checked_out,
     describe_environment,
     peak_memory,
@@ -97,6 +99,7 @@ def open_folder(settings: RunSettings, resumed: bool) -> RunFolder:
                 f"continue it with resume={folder.path}, or give another output=",
             )
     else:
+        check_name("name", settings.name)
         stem = Path(settings.root) / f"{settings.name}-seed{settings.seed}"
         folder = RunFolder(stem)
         number = 2
@@ -139,6 +142,7 @@ def run_search(
         settings.output = str(folder.path)
         note_environment(folder, problem, again)
         write_text(folder.config, to_yaml(settings))
+        before = [Candidate.from_dict(line["candidate"]) for line in folder.begin_anew()]
         # From here to the end the folder is unfinished, also if it was finished before.
         folder.summary.unlink(missing_ok=True)
         status = "failed"
@@ -150,18 +154,21 @@ def run_search(
             problem.prepare()
             experts_on_test(problem)
             searcher = build_searcher(settings)
-            before = Counter(problem.evaluator.totals.seconds)
+            clocks = Counter(problem.evaluator.totals.seconds)
             searched = time.perf_counter()
             searcher.search(problem, settings.budget)
             search_seconds = time.perf_counter() - searched
-            spent = problem.evaluator.totals.seconds - before
+            spent = problem.evaluator.totals.seconds - clocks
             if searcher.agent is not None:
                 searcher.agent.save(folder.agent)
+            # With another budget the search may have decided otherwise than it did before.
+            earlier = problem.recall(before)
             logger.phase("test scores of the front", 0)
             front, test, tested_sources = rescore_front(problem)
             summary = summarise(settings, problem, searcher, front, test, tested_sources)
             summary["seconds"] = seconds(spent, searcher, search_seconds, problem)
             summary["resumed"] = resumed
+            summary["earlier"] = earlier
             # Of the process: searches of one sweep share it, and workers of a pool are not in it.
             summary["peak_memory_mb"] = round(peak_memory() / 2**20)
             summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
@@ -169,6 +176,8 @@ def run_search(
             write_csv(folder.front, columns, rows)
             logger.table("front", columns, rows)
             folder.write_json(folder.summary, summary)
+            if all(map(problem.seen, before)):
+                folder.settle()
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -326,6 +335,8 @@ def summarise(
         "fidelity": str(problem.fidelity),
         "failed": problem.failed,
         "objectives": list(problem.objectives),
+        # What `pick` goes by.
+        "utility": Utility.of(settings.agent).to_dict(),
         "hypervolume": {
             "search": problem.archive.hypervolume(),
             "test": test.hypervolume(),
