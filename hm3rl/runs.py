@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -36,6 +37,30 @@ PACKAGES = (
 )
 
 PACKAGE = Path(__file__).parent
+
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+def check_name(what: str, name: str) -> None:
+    """Require a name that can be one folder or file, and so cannot lead elsewhere.
+
+    Args:
+        what: What is named, for the message: `name` or `--name`.
+        name: The name.
+
+    Raises:
+        InputError: It is empty, too long, or holds a separator or `..`.
+    """
+    if not name or ".." in name or any(sign in name for sign in "/\\\0"):
+        raise InputError(
+            f"{what}={name!r} cannot name a folder",
+            "give a name without '/', '\\' and '..'; another place: output=FOLDER or root=FOLDER",
+        )
+    if len(name.encode(errors="surrogateescape")) > LONGEST_NAME:
+        raise InputError(
+            f"{what}={name[:20]!r}... has {len(name)} characters, too many for a folder's name",
+            f"give a name of {LONGEST_NAME} bytes at most",
+        )
 
 
 class RunFolder:
@@ -181,6 +206,38 @@ class RunFolder:
                 raise ValueError("it is empty")
             return lines
 
+    def begin_anew(self) -> list[dict[str, Any]]:
+        """Keep what the run asked so far, before its tables are written anew by a resumed search.
+
+        A store may be shared, and holds what `hm3rl pick` scored, too: which evaluations are the
+        run's own stands in archive.jsonl alone. Its lines go to `earlier` first, which `settle`
+        removes, so a search killed at any moment leaves them in one of the two.
+
+        Returns:
+            The lines, the latest of each candidate. What a crash left of a line is passed over: the
+            store has that evaluation, and the search asks for it again.
+        """
+        lines: dict[str, dict[str, Any]] = {}
+        for file in (self.earlier, self.archive):
+            lines.update((line["key"], line) for line in _whole_lines(file))
+        if lines:
+            write_text(self.earlier, "".join(json.dumps(line) + "\n" for line in lines.values()))
+        return list(lines.values())
+
+    def settle(self) -> None:
+        """The search has ended and archive.jsonl holds all that the run asked."""
+        self.earlier.unlink(missing_ok=True)
+
+    def used(self) -> float:
+        """Evaluations that the run has used, in whichever of its lives it used most."""
+        found = [float(line.get("charged", 0)) for line in _whole_lines(self.earlier)]
+        found += [float(line.get("charged", 0)) for line in _whole_lines(self.archive)]
+        if self.evaluations.is_file():  # which alone has the rows of lower fidelities
+            with self.evaluations.open(encoding="utf-8", newline="") as stream:
+                cells = [row.get("charged") for row in csv.DictReader(stream)]
+            found += [float(cell) for cell in cells if cell and _NUMBER.fullmatch(cell)]
+        return max(found, default=0.0)
+
     @contextmanager
     def _reading(self, file: Path) -> Iterator[None]:
         """Turn what is wrong with a file into advice: a resumed run writes all of them again."""
@@ -221,6 +278,19 @@ def _csv_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     if any(None in row.values() or None in row for row in rows):
         raise ValueError("a row has too few or too many cells")
     return rows
+
+
+def _whole_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of an archive that are whole; a process that was killed may leave half of one."""
+    if not file.is_file():
+        return []
+    found = []
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            found.append(_archive_line(text))
+        except (ValueError, KeyError):
+            continue
+    return found
 
 
 def _archive_line(text: str) -> dict[str, Any]:

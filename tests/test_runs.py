@@ -126,6 +126,27 @@ def test_a_damaged_or_missing_file_is_named_with_the_way_to_write_it_again(
     assert f"resume={folder.path}" in refused.value.remedy
 
 
+def test_what_was_used_is_known_of_a_killed_run_whatever_is_left(folder: RunFolder):
+    assert folder.used() == 4
+    folder.evaluations.write_text("charged,phase,key,hypervolume\n2.5,online,b,0.2\n3.2")
+    assert folder.used() == 3.2
+    folder.evaluations.unlink()
+    folder.archive.write_text(json.dumps(LINE | {"charged": 2}) + "\n{")
+    assert folder.used() == 2
+    folder.archive.unlink()
+    assert folder.used() == 0
+
+
+def test_a_run_that_begins_anew_keeps_what_it_asked_until_it_has_ended(folder: RunFolder):
+    both = [LINE, LINE | {"key": "b"}]
+    folder.archive.write_text("\n".join(map(json.dumps, both)) + '\n{"key": "c", "fai')
+    assert folder.begin_anew() == both
+    folder.archive.write_text(json.dumps(LINE | {"charged": 7}) + "\n")  # and killed
+    assert folder.begin_anew() == [LINE | {"charged": 7}, both[1]]
+    folder.settle()
+    assert folder.begin_anew() == [LINE | {"charged": 7}]
+
+
 def test_a_folder_where_nothing_can_be_written_is_refused(tmp_path: Path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(InputError, match="cannot write in"):

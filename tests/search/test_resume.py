@@ -16,8 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from hm3rl import api
 from hm3rl.errors import InputError
+from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.models.zoo import zoo_folder
+from hm3rl.runs import RunFolder
+from hm3rl.search.build import SEARCHERS
+from hm3rl.search.random_search import RandomSearch
 from tests.small_search import FEW_ITEMS
 
 WORDS = [*FEW_ITEMS, "budget=24", "seed=5", "threads=1"]
@@ -84,11 +88,66 @@ def test_more_budget_keeps_every_evaluation_of_the_first_life(searched, tmp_path
     assert {key for _, _, key, _ in before} <= kept
 
 
+@pytest.fixture
+def changeable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Words of a search that decides otherwise with every budget."""
+    monkeypatch.setitem(
+        SEARCHERS, "random", lambda s: RandomSearch(s.search, s.seed + s.budget, s.planned_budget)
+    )
+    return [*FEW_ITEMS, "search=random", "pool=zoo", "budget=6"]
+
+
+def own_keys(run: Path) -> list[str]:
+    return [line["key"] for line in RunFolder(run).read_archive()]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_nothing_that_was_paid_for_leaves_the_archive(
+    changeable: list[str], searched, tmp_path: Path, monkeypatch, shared: bool
+):
+    run = tmp_path / "run"
+    words = [*changeable, f"output={run}"]
+    if shared:  # with a run that asked for other candidates
+        shutil.copy(searched("budget=20").folder.store, tmp_path / "shared.sqlite")
+        words.append(f"evaluation.store={tmp_path / 'shared.sqlite'}")
+    first = set(api.search(*words).problem.archive.keys)
+
+    class Killed(Exception):
+        pass
+
+    def killed(self, candidates):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MergeProblem, "recall", killed)  # when all of its budget is spent
+        with pytest.raises(Killed):
+            api.search(f"resume={run}", "budget=8")
+    second = set(own_keys(run))
+    assert not first <= second
+    result = api.search(f"resume={run}", "budget=9")
+    third = {key for _, phase, key, _ in decisions(run) if phase != "earlier"}
+    opened = api.open_run(run)
+    assert set(opened.archive.keys) == set(own_keys(run)) == first | second | third
+    assert result.summary["charged"] == 9
+    assert result.summary["earlier"] == len((first | second) - third) > 0
+    assert result.summary["hypervolume"]["search"] == pytest.approx(opened.archive.hypervolume())
+    assert {row["key"] for row in opened.front_rows()} == set(opened.archive.front_keys())
+    assert not RunFolder(run).earlier.exists()
+
+
+def test_a_budget_below_what_was_used_is_refused_and_changes_nothing(searched, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(searched("budget=20").folder.path, run)
+    before = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    with pytest.raises(InputError, match=r"budget=19 is below the 20 evaluations") as refused:
+        api.search(f"resume={run}", "budget=19")
+    assert "budget=20" in refused.value.remedy
+    assert before == {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
+
+
 def test_a_run_that_is_resumed_counts_as_unfinished_until_it_ends(
     searched, tmp_path: Path, monkeypatch
 ):
-    from hm3rl.evaluation.problem import MergeProblem
-
     run = tmp_path / "run"
     shutil.copytree(searched("budget=20").folder.path, run)
 
