@@ -48,7 +48,7 @@ from hm3rl.reporting.progress import ProgressLogger
 from hm3rl.reporting.report import has_plotly, write_report
 from hm3rl.runs import RunFolder
 from hm3rl.search.build import DTYPES, check_settings
-from hm3rl.search.compose import compose_settings, resume_settings, to_settings
+from hm3rl.search.compose import compose_settings, empties, resume_settings, to_settings
 from hm3rl.search.finished import FinishedRun
 from hm3rl.search.job import SearchResult, run_search
 from hm3rl.search.pick import Choice
@@ -348,6 +348,12 @@ def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> tup
     words = [*overrides, *_search_path(config_dir)]
     try:
         parsed = OverridesParser.create().parse_overrides(words)
+        for override in parsed:
+            if empties(override):
+                raise InputError(
+                    f"{override.input_line} in a sweep, which can only add entries",
+                    f"take them out one by one: ~{override.key_or_group}.NAME",
+                )
         first = [
             f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}"
             if o.is_sweep_override()

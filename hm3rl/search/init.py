@@ -10,7 +10,7 @@ import yaml
 
 from hm3rl.errors import InputError
 from hm3rl.models.zoo import resolve_source
-from hm3rl.runs import write_text
+from hm3rl.runs import check_name, write_text
 
 LONGEST_ANSWER = 64
 """Tokens of an answer where the models have room for that."""
@@ -105,8 +105,10 @@ def write_config(
         The file written.
 
     Raises:
-        InputError: A folder or file is missing, an unknown metric, or the config exists already.
+        InputError: A folder or file is missing, an unknown metric, a name that cannot be a file's,
+            or the config exists already.
     """
+    check_name("--name", name)
     folders = split_pairs(experts, "--expert")
     for label, folder in {"--base": base, **folders}.items():
         if not folder.startswith("zoo:") and not Path(folder).is_dir():
