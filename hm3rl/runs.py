@@ -251,11 +251,14 @@ class RunFolder:
             what = f"{file} is damaged ({type(error).__name__}: {error})"
         else:
             return
+        raise InputError(what, self.again(file))
+
+    def again(self, file: Path) -> str:
+        """How to get a file of this run back, for messages."""
         first = "delete it and " if file == self.environment and file.exists() else ""
-        raise InputError(
-            what,
+        return (
             f"restore it, or {first}let the run write its files again (stored scores are not "
-            f"computed again): hm3rl search resume={self.path}",
+            f"computed again): hm3rl search resume={self.path}"
         )
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from hm3rl import __version__
 from hm3rl.cli import app
+from hm3rl.errors import InputError
 from hm3rl.models.zoo import zoo_folder
 from tests.small_search import FEW_ITEMS
 
@@ -50,7 +51,7 @@ def test_front_reads_files_and_imports_no_torch(finished):
     assert "M00" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("words", [("front",), ("front", "--help"), ("store",)])
+@pytest.mark.parametrize("words", [("front",), ("front", "--help")])
 def test_a_terminal_without_unicode_gets_plain_signs(finished, words: tuple[str, ...]):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
     command = [sys.executable, "-m", "hm3rl.cli", *words, str(finished.folder.path)]
@@ -64,7 +65,7 @@ def test_a_terminal_without_unicode_gets_plain_signs(finished, words: tuple[str,
 
 def test_a_damaged_run_folder_says_what_to_do_and_resume_does_it(searched, tmp_path: Path):
     run = tmp_path / "run"
-    shutil.copytree(searched("budget=20", "search=random").folder.path, run)
+    shutil.copytree(searched("budget=6", "search=random").folder.path, run)
     front = (run / "front.csv").read_text()
     for name in ("front.csv", "archive.jsonl", "summary.json"):  # what is read last goes first
         file = run / name
@@ -73,6 +74,17 @@ def test_a_damaged_run_folder_says_what_to_do_and_resume_does_it(searched, tmp_p
     assert call("search", f"resume={run}").exit_code == 0
     assert call("pick", run, "--prefer", "math=1").exit_code == 0
     assert (run / "front.csv").read_text() == front
+
+
+def test_what_resume_cannot_mend_is_not_sent_there(tmp_path: Path, monkeypatch):
+    def refused(problem):
+        raise InputError("no expert scores above zero on the test items of code", "drop it")
+
+    monkeypatch.setattr("hm3rl.search.job.experts_on_test", refused)
+    done = call("search", *FEW_ITEMS, "budget=6", f"output={tmp_path / 'run'}")
+    assert_refused(done, "no expert")
+    assert "go on with" not in done.output
+    assert (tmp_path / "run" / "run.log").read_text().rstrip().endswith("refused")
 
 
 def test_report_refuses_what_is_no_run_and_what_is_no_file(finished, tmp_path: Path):

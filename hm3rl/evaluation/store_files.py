@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,25 @@ def find_store(path: str | Path) -> Path:
             f"no store of evaluations at {path}", "name a run folder or its evaluations.sqlite"
         )
     return found
+
+
+def open_store(path: Path, keep: bool = True) -> EvaluationStore:
+    """Open the store of a run.
+
+    Args:
+        path: The file.
+        keep: Whether what is put in must stay. If it need not, a store where nothing can be written
+            (another user's run, a mounted archive) is read into memory.
+
+    Raises:
+        InputError: See `EvaluationStore`.
+    """
+    writable = all(os.access(place, os.W_OK) for place in (path, path.parent))
+    if keep or writable or not path.is_file():
+        return EvaluationStore(path)
+    copy = EvaluationStore(":memory:")
+    merge_stores(copy, [path])
+    return copy
 
 
 def overview(store: EvaluationStore) -> list[Section]:

@@ -24,6 +24,7 @@ from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.sharing import JOINS, Sharing
 from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.evaluation.store_files import open_store
 from hm3rl.events import RunLogger
 from hm3rl.merging.operators import OPERATORS
 from hm3rl.merging.recipe import OPERATOR_TRAITS
@@ -439,13 +440,16 @@ def _scoring_backend(
     return InProcessBackend(members, tasks, evaluation.batch_size, evaluation.together, sharing)
 
 
-def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) -> MergeProblem:
+def build_problem(
+    settings: RunSettings, store_path: Path, logger: RunLogger, keep: bool = True
+) -> MergeProblem:
     """Pool, members, tasks, evaluator and budget of a configuration.
 
     Args:
         settings: The run.
         store_path: SQLite file of stored evaluations (used unless the configuration names one).
         logger: Hears every evaluation.
+        keep: Whether what is scored must be stored; see `open_store`.
 
     Returns:
         The problem; `prepare()` has not been called yet.
@@ -457,7 +461,7 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
     members = build_members(settings, pool, tasks)
     limits = path_limits(settings, members)
-    store = EvaluationStore(settings.evaluation.store or store_path)
+    store = open_store(Path(settings.evaluation.store or store_path), keep)
     evaluator = build_evaluator(settings, members, store, tasks)
     return MergeProblem(
         members,

@@ -102,7 +102,7 @@ def _emptied(overrides: Sequence[str]) -> list[str]:
         others = [words[at] for at in range(len(words)) if at != place and not later[at]]
         entries = OmegaConf.select(compose("config", overrides=_emptied(others)), key)
         if isinstance(entries, DictConfig):
-            removed = [f"~{key}.{name}" for name in entries]
+            removed = [f"~{key}.{name}" for name in map(str, entries)]
             return _emptied([*words[:place], *removed, *words[place + 1 :]])
     return words
 
@@ -115,10 +115,19 @@ def settings_of_run(folder: RunFolder) -> RunSettings:
     """
     try:
         loaded = OmegaConf.load(folder.config)
+        if not isinstance(loaded, DictConfig) or not {"pool", "tasks"} <= set(loaded):
+            raise ValueError("it names no pool and no tasks")
+    except (YAMLError, OSError, ValueError) as error:
+        raise InputError(
+            f"{folder.config} is damaged or missing: {str(error).splitlines()[0]}",
+            "restore it, or start the search anew with its own words and "
+            f"evaluation.store={folder.store}: nothing stored is computed again",
+        ) from None
+    try:
         return to_settings(
             cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), loaded))
         )
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
+    except OmegaConfBaseException as error:
         raise InputError(
             f"cannot read {folder.config}: {str(error).splitlines()[0]}",
             "the run was written by another version of hm3rl; use that one",

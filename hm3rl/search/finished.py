@@ -102,7 +102,7 @@ class FinishedRun:
             InputError: A source is gone or has other weights than the run began with.
         """
         if self._alive is None:
-            problem = reopen_problem(self.settings, self.folder, NullLogger())
+            problem = reopen_problem(self.settings, self.folder, NullLogger(), keep=False)
         else:
             alive = self._alive
             problem = MergeProblem(
@@ -126,5 +126,18 @@ class FinishedRun:
 
     @cached_property
     def agent(self) -> MergeAgent | SeparateAgents | None:
-        """The trained networks, or None if the searcher has none."""
-        return load_agent(self.folder.agent) if self.folder.agent.is_file() else None
+        """The trained networks, or None if the searcher has none.
+
+        Raises:
+            InputError: It had some, and their file is missing or cannot be read.
+        """
+        file = self.folder.agent
+        # Runs of older versions do not say whether there was one.
+        if not self.summary.get("agent", file.is_file()):
+            return None
+        if not file.is_file():
+            raise InputError(f"{file} is missing", self.folder.again(file))
+        try:
+            return load_agent(file)
+        except InputError as error:
+            raise InputError(error.what, self.folder.again(file)) from None

@@ -142,7 +142,8 @@ def run_search(
         settings.output = str(folder.path)
         note_environment(folder, problem, again)
         write_text(folder.config, to_yaml(settings))
-        before = [Candidate.from_dict(line["candidate"]) for line in folder.begin_anew()]
+        asked = folder.begin_anew() if resumed else []
+        before = [Candidate.from_dict(line["candidate"]) for line in asked]
         # From here to the end the folder is unfinished, also if it was finished before.
         folder.summary.unlink(missing_ok=True)
         status = "failed"
@@ -168,6 +169,7 @@ def run_search(
             summary = summarise(settings, problem, searcher, front, test, tested_sources)
             summary["seconds"] = seconds(spent, searcher, search_seconds, problem)
             summary["resumed"] = resumed
+            summary["agent"] = searcher.agent is not None
             summary["earlier"] = earlier
             # Of the process: searches of one sweep share it, and workers of a pool are not in it.
             summary["peak_memory_mb"] = round(peak_memory() / 2**20)
@@ -181,6 +183,9 @@ def run_search(
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
+            raise
+        except InputError:  # it would be refused again
+            status = "refused"
             raise
         finally:
             problem.evaluator.close()

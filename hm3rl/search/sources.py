@@ -39,13 +39,17 @@ def moved(settings: RunSettings, sources: Mapping[str, str | Path]) -> RunSettin
     return replace(settings, pool=replace(pool, base=given.get(BASE, pool.base), experts=experts))
 
 
-def reopen_problem(settings: RunSettings, folder: RunFolder, logger: RunLogger) -> MergeProblem:
+def reopen_problem(
+    settings: RunSettings, folder: RunFolder, logger: RunLogger, keep: bool = True
+) -> MergeProblem:
     """The problem of a run that began before, with the very sources it began with.
 
     Args:
         settings: The run's.
         folder: Its folder.
         logger: Hears every evaluation.
+        keep: Whether what is scored must be stored; without, a run can be read where nothing can be
+            written.
 
     Returns:
         The problem; `prepare()` has not been called yet.
@@ -60,7 +64,7 @@ def reopen_problem(settings: RunSettings, folder: RunFolder, logger: RunLogger) 
                 f"{name!r}, a source of the run in {folder.path}, is not at {origin}",
                 f"say where it lies now: --sources {name}=FOLDER",
             )
-    problem = build_problem(settings, folder.store, logger)
+    problem = build_problem(settings, folder.store, logger, keep)
     changed = [name for name, found in problem.pool.hashes.items() if noted.get(name) != found]
     if changed:
         name = changed[0]

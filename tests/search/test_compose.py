@@ -61,6 +61,14 @@ def test_a_run_folder_gives_its_settings_back(run: RunFolder):
     assert (settings.seed, settings.budget, settings.agent.batch) == (3, 40, 5)
 
 
+@pytest.mark.parametrize("text", ["", "name: run\n", "pool: {base: [", "- a\n", "pool"])
+def test_a_damaged_config_is_no_run_of_defaults(run: RunFolder, text: str):
+    run.config.write_text(text)
+    with pytest.raises(InputError, match="damaged") as refused:
+        settings_of_run(run)
+    assert f"evaluation.store={run.store}" in refused.value.remedy
+
+
 def test_resume_takes_the_runs_own_settings(run: RunFolder):
     resumed = resume_settings([f"resume={run.path}", "budget=80"])
     assert resumed is not None

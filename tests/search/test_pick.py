@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -126,6 +127,38 @@ def test_an_old_run_is_picked_from_by_the_utility_of_its_settings(finished: Fini
     folder.config.write_text(config.replace("length_cost: 0.0", "length_cost: 0.25"))
     assert api.open_run(folder.path).utility == Utility("weighted_sum", 0.25, 1.1)
     assert finished.utility == Utility("weighted_sum", 0.0, 1.1)
+
+
+@pytest.mark.parametrize("damage", ["missing", "half"])
+def test_an_agent_that_is_gone_is_not_taken_for_none(finished: FinishedRun, tmp_path, damage: str):
+    shutil.copytree(finished.folder.path, tmp_path / "run")
+    agent = tmp_path / "run" / "agent.zip"
+    content = agent.read_bytes()
+    agent.unlink()
+    if damage == "half":
+        agent.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"agent\.zip") as refused:
+        api.pick(api.open_run(tmp_path / "run"), {"math": 1})
+    assert "resume=" in refused.value.remedy
+
+
+def test_a_run_where_nothing_can_be_written_is_picked_from_and_exported(
+    finished: FinishedRun, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder.path, run)
+    # SQLite's index of readers changes whenever somebody reads.
+    files = [file for file in run.iterdir() if file.is_file() and not file.name.endswith("-shm")]
+    before = {file: file.read_bytes() for file in files}
+    access = os.access  # root may write everywhere, so this cannot be had by a mode alone
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: run != Path(path).parent and access(path, mode)
+    )
+    opened = api.open_run(run)
+    choice = api.pick(opened, {"math": 1, "code": 1}, budget=2)
+    assert opened.problem.evaluator.totals.hits > 0
+    api.export(opened, choice.candidate, tmp_path / "model", choice.evaluation)
+    assert before == {file: file.read_bytes() for file in files}
 
 
 def test_a_budget_without_evaluation_is_refused(finished: FinishedRun):
