@@ -10,7 +10,6 @@ report = api.export(run, choice.candidate, "my-model")
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -49,11 +48,12 @@ from hm3rl.reporting.progress import ProgressLogger
 from hm3rl.reporting.report import has_plotly, write_report
 from hm3rl.runs import RunFolder
 from hm3rl.search.build import DTYPES, check_settings
-from hm3rl.search.compose import compose_settings, resume_settings, to_settings
+from hm3rl.search.compose import compose_settings, empties, resume_settings, to_settings
 from hm3rl.search.finished import FinishedRun
 from hm3rl.search.job import SearchResult, run_search
 from hm3rl.search.pick import Choice
 from hm3rl.search.pick import pick as pick_choice
+from hm3rl.search.sources import moved
 from hm3rl.settings import RunSettings, config_folder, register
 from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
@@ -90,6 +90,7 @@ def search(
     *overrides: str,
     config_dir: str | Path | None = None,
     console: Console | None = None,
+    sources: Mapping[str, str | Path] | None = None,
 ) -> SearchResult:
     """Run a search, or continue one with `resume=RUN`.
 
@@ -97,6 +98,7 @@ def search(
         *overrides: Hydra overrides.
         config_dir: A folder of one's own config files.
         console: Where progress is shown; None: nowhere.
+        sources: Where sources of a continued run lie that were moved since, by name.
 
     Returns:
         The result; all of it is in `result.folder` too.
@@ -105,8 +107,14 @@ def search(
         InputError: Bad input; nothing was run.
     """
     resumed = resume_settings(overrides)
-    chosen = resumed[0] if resumed else settings(*overrides, config_dir=config_dir)
-    return search_with(chosen, console=console, resumed=resumed is not None)
+    if resumed is not None:
+        return search_with(moved(resumed[0], sources or {}), console=console, resumed=True)
+    if sources:
+        raise InputError(
+            f"--sources {next(iter(sources))}=... without resume=RUN",
+            "a new run takes its sources from pool.base and pool.experts",
+        )
+    return search_with(settings(*overrides, config_dir=config_dir), console=console)
 
 
 def search_with(
@@ -168,9 +176,22 @@ def write_pictures(run: FinishedRun) -> None:
     )
 
 
-def open_run(path: str | Path) -> FinishedRun:
-    """Open the folder of a finished search."""
-    return FinishedRun(path)
+def open_run(path: str | Path, sources: Mapping[str, str | Path] | None = None) -> FinishedRun:
+    """Open the folder of a finished search.
+
+    Args:
+        path: The run folder.
+        sources: Where sources lie that were moved since, by name; their content is compared with
+            what the run began with as soon as a model is needed.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: Not a run folder, the search has not finished, a file of it is damaged, or it
+            has no such source.
+    """
+    return FinishedRun(path, sources=sources)
 
 
 def pick(
@@ -238,7 +259,7 @@ def export(
         evaluation=evaluation,
         objectives=run.objectives,
         seed=run.settings.seed,
-        command=json.loads(run.folder.environment.read_text())["command"],
+        command=run.folder.read_environment()["command"],
         shard_bytes=shard_bytes,
         dtype=precision(written),
         rescore=(lambda folder: evaluate(folder, chosen, split)) if changed else None,
@@ -333,6 +354,12 @@ def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> tup
     words = [*overrides, *_search_path(config_dir)]
     try:
         parsed = OverridesParser.create().parse_overrides(words)
+        for override in parsed:
+            if empties(override):
+                raise InputError(
+                    f"{override.input_line} in a sweep, which can only add entries",
+                    f"take them out one by one: ~{override.key_or_group}.NAME",
+                )
         first = [
             f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}"
             if o.is_sweep_override()

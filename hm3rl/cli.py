@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from hm3rl import __version__
 from hm3rl.errors import HM3Error, InputError
+from hm3rl.reporting.signs import never_fail
 
 app = typer.Typer(
     help="Multi-objective model merging: a front of merged models, one for every preference.",
@@ -49,6 +51,10 @@ ShardSize = Annotated[
 Vocabulary = Annotated[
     str,
     typer.Option(help="Sources of a recipe with other vocabularies: refuse, or map rows by token"),
+]
+Sources = Annotated[
+    Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+    typer.Option("--sources", help="NAME=FOLDER: where a source was moved since, repeated"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
 
@@ -127,13 +133,17 @@ def search(
     overrides: Overrides = None,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Sweep: seed=0,1,2")] = False,
     config_dir: ConfigDir = None,
+    sources: Sources = None,
 ) -> None:
     """Search for the front; resume=RUN continues a killed run; -m sweeps."""
     signal.signal(signal.SIGTERM, _terminate)
     with exit_codes():
         from hm3rl import api
+        from hm3rl.search.init import split_pairs
 
-        words = overrides or []
+        words, places = overrides or [], split_pairs(sources or [], "--sources")
+        if multirun and places:
+            raise InputError("--sources with --multirun", "it goes with resume=RUN")
         if multirun:
             from hm3rl.reporting.terminal import print_sweep
 
@@ -142,7 +152,7 @@ def search(
             if not finished:
                 raise typer.Exit(1)
             return
-        result = api.search(*words, config_dir=config_dir, console=err)
+        result = api.search(*words, config_dir=config_dir, console=err, sources=places)
         from hm3rl.reporting.terminal import print_search
 
         print_search(out, result)
@@ -152,15 +162,15 @@ def search(
 def front(run: Run, as_json: Json = False) -> None:
     """The front of a run as a table, search and test split, ± standard error."""
     with exit_codes():
-        from hm3rl import api
-        from hm3rl.reporting.terminal import front_table
+        from hm3rl.reporting.leaderboard import front_table
+        from hm3rl.runs import RunFolder
 
-        opened = api.open_run(run)
-        rows = opened.front_rows()
+        folder = RunFolder.finished(run)
         if as_json:
-            typer.echo(json.dumps({"summary": opened.summary, "front": rows}, indent=2))
+            shown = {"summary": folder.read_summary(), "front": folder.read_front()}
+            typer.echo(json.dumps(shown, indent=2))
         else:
-            out.print(front_table(opened))
+            out.print(front_table(folder, out.options.ascii_only))
 
 
 @app.command()
@@ -179,6 +189,7 @@ def pick(
     ] = None,
     dtype: Dtype = None,
     max_shard_size: ShardSize = "5GB",
+    sources: Sources = None,
     as_json: Json = False,
 ) -> None:
     """The model for a preference: the agent's, or the best of the front."""
@@ -187,8 +198,9 @@ def pick(
         from hm3rl.export.weights import parse_size
         from hm3rl.objectives.preferences import parse_preference_text
         from hm3rl.reporting.terminal import choice_as_dict, print_choice
+        from hm3rl.search.init import split_pairs
 
-        opened = api.open_run(run)
+        opened = api.open_run(run, split_pairs(sources or [], "--sources"))
         if export is not None and export.exists():
             raise InputError(f"{export} exists", "give --export a folder that does not")
         shard_bytes = parse_size(max_shard_size)
@@ -200,7 +212,7 @@ def pick(
         if as_json:
             typer.echo(json.dumps(choice_as_dict(choice, opened.objectives), indent=2))
         else:
-            print_choice(out, choice, opened.objectives)
+            print_choice(out, choice, opened.objectives, opened.utility)
         if export is not None:
             report = api.export(
                 opened, choice.candidate, export, choice.evaluation, dtype, shard_bytes
@@ -219,14 +231,16 @@ def export_command(
     to: Annotated[Path, typer.Option("--to", help="Folder to write")] = Path("exported"),
     dtype: Dtype = None,
     max_shard_size: ShardSize = "5GB",
+    sources: Sources = None,
 ) -> None:
     """Write models of a run as plain Hugging Face checkpoints, checked by reloading them."""
     with exit_codes():
         from hm3rl import api
         from hm3rl.export.weights import parse_size
+        from hm3rl.search.init import split_pairs
 
         shard_bytes = parse_size(max_shard_size)
-        opened = api.open_run(run)
+        opened = api.open_run(run, split_pairs(sources or [], "--sources"))
         if (model is None) == (not everything):
             raise InputError("say which model to export", "give a name such as M00, or --all")
         names = [row["name"] for row in opened.front_rows()] if everything else [str(model)]
@@ -419,6 +433,7 @@ def main(words: Sequence[str] | None = None) -> None:
         words: A verb and its arguments; None: those of the process.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    never_fail(sys.stdout, sys.stderr)
     app(words, prog_name="hm3rl")
 
 

@@ -70,7 +70,12 @@ class RunLogger(Protocol):
         """A finished table, such as the front."""
 
     def finish(self, status: str) -> None:
-        """The run ended; `status` is "finished", "interrupted" or "failed"."""
+        """The run ended.
+
+        Args:
+            status: "finished"; "interrupted" or "failed", after which it can be resumed; "refused":
+                something is wrong with the configuration or what it names.
+        """
 
 
 class NullLogger:

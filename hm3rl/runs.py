@@ -7,16 +7,21 @@ import fcntl
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from hm3rl.errors import InputError
+
+LONGEST_NAME = 200
+"""Bytes of a run's name; file systems take 255, and seed and number come behind it."""
 
 PACKAGES = (
     "hm3rl",
@@ -32,6 +37,30 @@ PACKAGES = (
 )
 
 PACKAGE = Path(__file__).parent
+
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+def check_name(what: str, name: str) -> None:
+    """Require a name that can be one folder or file, and so cannot lead elsewhere.
+
+    Args:
+        what: What is named, for the message: `name` or `--name`.
+        name: The name.
+
+    Raises:
+        InputError: It is empty, too long, or holds a separator or `..`.
+    """
+    if not name or ".." in name or any(sign in name for sign in "/\\\0"):
+        raise InputError(
+            f"{what}={name!r} cannot name a folder",
+            "give a name without '/', '\\' and '..'; another place: output=FOLDER or root=FOLDER",
+        )
+    if len(name.encode(errors="surrogateescape")) > LONGEST_NAME:
+        raise InputError(
+            f"{what}={name[:20]!r}... has {len(name)} characters, too many for a folder's name",
+            f"give a name of {LONGEST_NAME} bytes at most",
+        )
 
 
 class RunFolder:
@@ -63,6 +92,11 @@ class RunFolder:
     def archive(self) -> Path:
         """Every candidate of the run, one JSON object a line, in the order charged."""
         return self.path / "archive.jsonl"
+
+    @property
+    def earlier(self) -> Path:
+        """What archive.jsonl held before a resumed run, still unfinished, began it anew."""
+        return self.path / "archive.earlier.jsonl"
 
     @property
     def evaluations(self) -> Path:
@@ -121,9 +155,158 @@ class RunFolder:
             )
         return folder
 
+    @classmethod
+    def finished(cls, path: str | Path) -> RunFolder:
+        """Open a run whose search has ended.
+
+        Raises:
+            InputError: The folder is not a run folder, or its search has not finished.
+        """
+        folder = cls.existing(path)
+        if not folder.summary.is_file():
+            raise InputError(
+                f"the search in {path} has not finished",
+                f"continue it: hm3rl search resume={path}",
+            )
+        return folder
+
+    def read_summary(self) -> dict[str, Any]:
+        """Contents of summary.json.
+
+        Raises:
+            InputError: It is missing or damaged; so for the readers below.
+        """
+        with self._reading(self.summary):
+            found = json.loads(self.summary.read_text(encoding="utf-8"))
+            needed = ("objectives", "z_star", "sources", "hypervolume", "charged")
+            return {**found, **{name: found[name] for name in needed}}
+
+    def read_environment(self) -> dict[str, Any]:
+        """Contents of environment.json."""
+        with self._reading(self.environment):
+            found = json.loads(self.environment.read_text(encoding="utf-8"))
+            return {**found, "sources": dict(found["sources"])}
+
+    def read_front(self) -> list[dict[str, str]]:
+        """Rows of front.csv."""
+        with self._reading(self.front):
+            return _csv_rows(self.front, ("name", "key", "on_test_front", "path"))
+
+    def read_evaluations(self) -> list[dict[str, str]]:
+        """Rows of evaluations.csv."""
+        with self._reading(self.evaluations):
+            return _csv_rows(self.evaluations, ("charged", "phase", "key", "hypervolume"))
+
+    def read_archive(self) -> list[dict[str, Any]]:
+        """Lines of archive.jsonl."""
+        with self._reading(self.archive):
+            text = self.archive.read_text(encoding="utf-8")
+            lines = [_archive_line(line) for line in text.splitlines()]
+            if not lines:
+                raise ValueError("it is empty")
+            return lines
+
+    def begin_anew(self) -> list[dict[str, Any]]:
+        """Keep what the run asked so far, before its tables are written anew by a resumed search.
+
+        A store may be shared, and holds what `hm3rl pick` scored, too: which evaluations are the
+        run's own stands in archive.jsonl alone. Its lines go to `earlier` first, which `settle`
+        removes, so a search killed at any moment leaves them in one of the two.
+
+        Returns:
+            The lines, the latest of each candidate. What a crash left of a line is passed over: the
+            store has that evaluation, and the search asks for it again.
+        """
+        lines: dict[str, dict[str, Any]] = {}
+        for file in (self.earlier, self.archive):
+            lines.update((line["key"], line) for line in _whole_lines(file))
+        if lines:
+            write_text(self.earlier, "".join(json.dumps(line) + "\n" for line in lines.values()))
+        return list(lines.values())
+
+    def settle(self) -> None:
+        """The search has ended and archive.jsonl holds all that the run asked."""
+        self.earlier.unlink(missing_ok=True)
+
+    def used(self) -> float:
+        """Evaluations that the run has used, in whichever of its lives it used most."""
+        found = [float(line.get("charged", 0)) for line in _whole_lines(self.earlier)]
+        found += [float(line.get("charged", 0)) for line in _whole_lines(self.archive)]
+        if self.evaluations.is_file():  # which alone has the rows of lower fidelities
+            with self.evaluations.open(encoding="utf-8", newline="") as stream:
+                cells = [row.get("charged") for row in csv.DictReader(stream)]
+            found += [float(cell) for cell in cells if cell and _NUMBER.fullmatch(cell)]
+        return max(found, default=0.0)
+
+    @contextmanager
+    def _reading(self, file: Path) -> Iterator[None]:
+        """Turn what is wrong with a file into advice: a resumed run writes all of them again."""
+        try:
+            yield
+        except FileNotFoundError:
+            what = f"{file} is missing"
+        except PermissionError:
+            raise InputError(f"{file} may not be read", "ask its owner for permission") from None
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            what = f"{file} is damaged ({type(error).__name__}: {error})"
+        else:
+            return
+        raise InputError(what, self.again(file))
+
+    def again(self, file: Path) -> str:
+        """How to get a file of this run back, for messages."""
+        first = "delete it and " if file == self.environment and file.exists() else ""
+        return (
+            f"restore it, or {first}let the run write its files again (stored scores are not "
+            f"computed again): hm3rl search resume={self.path}"
+        )
+
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write JSON so that a reader never sees half a file."""
         write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def _csv_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file that has some columns.
+
+    Raises:
+        ValueError: It has not, or its last row is not whole.
+    """
+    with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        rows = list(reader)
+    lacking = [name for name in needed if name not in (reader.fieldnames or ())]
+    if lacking:
+        raise ValueError(f"it has no column {lacking[0]}")
+    if any(None in row.values() or None in row for row in rows):
+        raise ValueError("a row has too few or too many cells")
+    return rows
+
+
+def _whole_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of an archive that are whole; a process that was killed may leave half of one."""
+    if not file.is_file():
+        return []
+    found = []
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            found.append(_archive_line(text))
+        except (ValueError, KeyError):
+            continue
+    return found
+
+
+def _archive_line(text: str) -> dict[str, Any]:
+    """One line of archive.jsonl.
+
+    Raises:
+        ValueError: It is no such line, or half of one.
+        KeyError: It says too little.
+    """
+    line = json.loads(text)
+    if not isinstance(line, dict):
+        raise ValueError("a line is no JSON object")
+    return {**line, **{name: line[name] for name in ("key", "failed", "scores", "candidate")}}
 
 
 def write_text(path: Path, text: str) -> None:

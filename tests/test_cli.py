@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -49,6 +50,61 @@ def test_version_and_help_do_not_import_torch():
         command = [sys.executable, "-c", script, word]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert ("Usage" if word == "--help" else __version__) in done.stdout
+
+
+def test_front_reads_files_and_imports_no_torch(finished):
+    script = "import sys; from hm3rl.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    script += "assert not {'torch', 'hydra', 'numpy', 'transformers'} & set(sys.modules)"
+    command = [sys.executable, "-c", script, "front", str(finished.folder.path)]
+    assert "M00" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("words", [("front",), ("front", "--help")])
+def test_a_terminal_without_unicode_gets_plain_signs(finished, words: tuple[str, ...]):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "hm3rl.cli", *words, str(finished.folder.path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "+-" in done.stdout
+    if words == ("front",):  # columns stay in line
+        ends = {line.rindex("+-") for line in done.stdout.splitlines() if "+-" in line}
+        assert len(ends) == 1
+
+
+def test_a_damaged_run_folder_says_what_to_do_and_resume_does_it(searched, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(searched("budget=6", "search=random").folder.path, run)
+    front = (run / "front.csv").read_text()
+    for name in ("front.csv", "archive.jsonl", "summary.json"):  # what is read last goes first
+        file = run / name
+        file.write_text(file.read_text()[: file.stat().st_size // 2])
+        assert_refused(call("export", run, "M00"), name, f"resume={run}")
+    assert call("search", f"resume={run}").exit_code == 0
+    assert call("pick", run, "--prefer", "math=1").exit_code == 0
+    assert (run / "front.csv").read_text() == front
+
+
+def test_what_resume_cannot_mend_is_not_sent_there(tmp_path: Path, monkeypatch):
+    def refused(problem):
+        raise InputError("no expert scores above zero on the test items of code", "drop it")
+
+    monkeypatch.setattr("hm3rl.search.job.experts_on_test", refused)
+    done = call("search", *FEW_ITEMS, "budget=6", f"output={tmp_path / 'run'}")
+    assert_refused(done, "no expert")
+    assert "go on with" not in done.output
+    assert (tmp_path / "run" / "run.log").read_text().rstrip().endswith("refused")
+
+
+def test_report_refuses_what_is_no_run_and_what_is_no_file(finished, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    refused = call("report", tmp_path / "empty")
+    assert_refused(refused, "no finished run", str(tmp_path / "empty"))
+    assert "resume=" not in refused.output  # there is nothing to continue
+    shutil.copy(finished.folder.config, tmp_path / "empty")
+    assert_refused(call("report", tmp_path / "empty"), "resume=")
+    assert_refused(call("report", finished.folder.path, "--to", tmp_path), "is a folder")
+    target = finished.folder.config / "page.html"
+    assert_refused(call("report", finished.folder.path, "--to", target), "cannot write")
 
 
 def test_search_front_pick_export_evaluate(tmp_path: Path):

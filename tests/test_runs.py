@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -72,3 +73,88 @@ def test_the_peak_of_memory_is_that_of_this_process():
     before = peak_memory()
     held = bytearray(b"x") * before
     assert peak_memory() > len(held) == before
+
+
+SUMMARY = {"objectives": ["math"], "z_star": {}, "sources": {}, "hypervolume": {}, "charged": 4}
+LINE = {"key": "a", "failed": False, "scores": {"math": 0.5}, "candidate": {}, "charged": 1}
+FRONT = "name,key,on_test_front,path\nM00,a,1,math | math[0:8]\n"
+ROWS = "charged,phase,key,hypervolume\n0,sources,a,0.1\n4,online,b,0.2\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run folder with files that say little."""
+    made = RunFolder(tmp_path / "run")
+    made.path.mkdir()
+    made.config.write_text("name: run\n")
+    made.summary.write_text(json.dumps(SUMMARY))
+    made.environment.write_text(json.dumps({"sources": {"math": "0" * 64}}))
+    made.front.write_text(FRONT)
+    made.evaluations.write_text(ROWS)
+    made.archive.write_text(json.dumps(LINE) + "\n")
+    return made
+
+
+def test_whole_files_are_read(folder: RunFolder):
+    assert RunFolder.finished(folder.path).read_summary() == SUMMARY
+    assert folder.read_environment()["sources"]["math"] == "0" * 64
+    assert [row["name"] for row in folder.read_front()] == ["M00"]
+    assert [row["charged"] for row in folder.read_evaluations()] == ["0", "4"]
+    assert folder.read_archive() == [LINE]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("summary", '{"objectives": ["ma'),
+        ("summary", "{}"),
+        ("environment", "[]"),
+        ("front", "name,key\nM0"),
+        ("front", FRONT + "M01,b"),
+        ("evaluations", ""),
+        ("archive", json.dumps(LINE) + '\n{"key": "b", "sco'),
+        ("archive", '{"key": "a"}\n'),
+        ("archive", ""),
+        ("archive", None),
+        ("front", None),
+        ("environment", None),
+    ],
+)
+def test_a_damaged_or_missing_file_is_named_with_the_way_to_write_it_again(
+    folder: RunFolder, name: str, damage: str | None
+):
+    file: Path = getattr(folder, name)
+    file.unlink()
+    if damage is not None:
+        file.write_text(damage)
+    with pytest.raises(InputError) as refused:
+        getattr(folder, f"read_{name}")()
+    assert str(file) in refused.value.what
+    assert f"resume={folder.path}" in refused.value.remedy
+
+
+def test_what_was_used_is_known_of_a_killed_run_whatever_is_left(folder: RunFolder):
+    assert folder.used() == 4
+    folder.evaluations.write_text("charged,phase,key,hypervolume\n2.5,online,b,0.2\n3.2")
+    assert folder.used() == 3.2
+    folder.evaluations.unlink()
+    folder.archive.write_text(json.dumps(LINE | {"charged": 2}) + "\n{")
+    assert folder.used() == 2
+    folder.archive.unlink()
+    assert folder.used() == 0
+
+
+def test_a_run_that_begins_anew_keeps_what_it_asked_until_it_has_ended(folder: RunFolder):
+    both = [LINE, LINE | {"key": "b"}]
+    folder.archive.write_text("\n".join(map(json.dumps, both)) + '\n{"key": "c", "fai')
+    assert folder.begin_anew() == both
+    folder.archive.write_text(json.dumps(LINE | {"charged": 7}) + "\n")  # and killed
+    assert folder.begin_anew() == [LINE | {"charged": 7}, both[1]]
+    folder.settle()
+    assert folder.begin_anew() == [LINE | {"charged": 7}]
+
+
+def test_a_folder_where_nothing_can_be_written_is_refused(tmp_path: Path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(InputError, match="cannot write in"):
+        RunLock(RunFolder(tmp_path / "run")).__enter__()

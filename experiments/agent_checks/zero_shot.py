@@ -89,7 +89,8 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
     agent.offline(path_scorer(problem, "offline"), offline, lambda values: None)
     agent.online(path_scorer(problem, "online"), budget - offline, lambda values: None)
     assert problem.charged - given <= budget
-    return problem.candidate(problem.archive.best(preference, run.settings.agent.scalarisation))  # type: ignore[arg-type]
+    lengths = {key: problem.candidate(key).path.length for key in problem.archive.keys}
+    return problem.candidate(problem.archive.best(preference, run.utility, lengths))
 
 
 def _whole(problem: MergeProblem, name: str) -> Candidate:

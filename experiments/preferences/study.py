@@ -52,7 +52,7 @@ def answers(run: FinishedRun, preference: np.ndarray, refine: int) -> dict[str, 
     return {
         "greedy": pick(run, preference, evaluate=False, beam=0).candidate,
         "agent": pick(run, preference, evaluate=False).candidate,
-        "front": run.candidate(run.archive.best(preference)),
+        "front": run.candidate(run.best(preference)[0]),
         "pick": pick(one, preference).candidate,
         "refined": pick(many, preference, budget=refine).candidate,
     }

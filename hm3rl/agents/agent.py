@@ -72,11 +72,7 @@ class MergeAgent:
         self.objectives = tuple(objectives)
         self.seed = seed
         self.goals = Goals(len(self.objectives), only)
-        self.utility = Utility(
-            settings.scalarisation,  # type: ignore[arg-type]
-            settings.length_cost,
-            settings.utopia,
-        )
+        self.utility = Utility.of(settings)
         self.rng = np.random.default_rng(seed)
         self.knowledge = Knowledge(space, len(self.objectives))
         self.replay = Replay(space, len(self.objectives))
@@ -299,8 +295,8 @@ class MergeAgent:
             starts = np.unique(np.concatenate([greedy, drawn]), axis=0)
             goals = np.tile(goal, (len(starts), 1))
             rows = np.concatenate([starts, climb(self.model, starts, goals, self.utility, rng)])
-            expected = self.utility(self.cautious(rows), self.space.lengths(rows), goal)
-            return self.space.decode(rows[int(expected.argmax())])
+            best = self.utility.best(self.cautious(rows), self.space.lengths(rows), goal)
+            return self.space.decode(rows[best])
 
     def refine(self, evaluate: EvaluatePaths, budget: int, preference: np.ndarray) -> None:
         """Spend evaluations on one preference; see `refine_for`."""

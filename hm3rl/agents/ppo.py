@@ -28,7 +28,7 @@ from hm3rl.envs.merge_path import MergePathEnv, Observation, ScorePaths
 from hm3rl.envs.proto import ProtoActionWrapper
 from hm3rl.envs.space import PathSpace
 from hm3rl.envs.vector import MergePathVecEnv, VectorReward
-from hm3rl.objectives.scalarisation import Scalarisation
+from hm3rl.objectives.utility import Utility
 from hm3rl.settings import AgentSettings
 
 MINIBATCH = 64
@@ -100,11 +100,12 @@ def build_ppo(
     Returns:
         The learner and its episodes.
     """
-    kind: Scalarisation = settings.scalarisation  # type: ignore[assignment]
-    vector = settings.critic == "vector" and kind == "weighted_sum"
+    utility = Utility.of(settings)
+    vector = settings.critic == "vector" and utility.kind == "weighted_sum"
     proto = settings.head == "wolpertinger"
     env = MergePathEnv(
-        space, score_paths, objectives, kind, settings.length_cost, sampler, settings.utopia
+        *(space, score_paths, objectives, utility.kind, utility.length_cost, sampler),
+        utopia=utility.utopia,
     )
     episodes = MergePathVecEnv(env, settings.rollouts)
     venv: VecEnv = episodes

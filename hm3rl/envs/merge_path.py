@@ -89,7 +89,7 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
         scalarisation: u_lambda.
         length_cost: beta_1, for each layer of the path.
         preference_sampler: Draws a preference at reset; default is uniform on the simplex.
-        utopia: z of the Tchebycheff utility, the same for every objective, in units of f / z*.
+        utopia: z of the Tchebycheff utility in units of f / z*, a number or shape (K,).
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration is an instance one)
@@ -102,7 +102,7 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
         scalarisation: Scalarisation = "weighted_sum",
         length_cost: float = 0.0,
         preference_sampler: PreferenceSampler | None = None,
-        utopia: float = 1.1,
+        utopia: float | np.ndarray = 1.1,
     ) -> None:
         self.space = space
         self.score_paths = score_paths

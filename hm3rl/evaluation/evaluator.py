@@ -156,13 +156,33 @@ class Evaluator:
                 f"fidelity {asked} decodes nothing, so it has no secondary metrics",
                 f"ask for {FULL!r} or items:SHARE",
             )
-        condition = self.condition(split, asked)
         keys = [self.key(candidate) for candidate in candidates]
-        current = Round(
-            self.store, self.backend, self.totals, condition, self.items(split, asked), secondary
-        )
+        current = self._round(split, asked, secondary)
         for candidate, one in zip(candidates, current.stream(keys, candidates), strict=True):
             yield Scored(with_costs(one.evaluation, candidate, self.costs), one.cached)
+
+    def stored(
+        self, candidates: Sequence[Candidate], fidelity: str | Fidelity = FULL
+    ) -> list[Evaluation | None]:
+        """Look search evaluations up; nothing is scored.
+
+        Args:
+            candidates: Candidates.
+            fidelity: On which share of the items, and how.
+
+        Returns:
+            One for each candidate, in order; None where the store has none.
+        """
+        keys = [self.key(candidate) for candidate in candidates]
+        found = self._round("search", Fidelity.parse(fidelity)).stored(keys, candidates)
+        return [
+            with_costs(found[key], candidate, self.costs) if key in found else None
+            for key, candidate in zip(keys, candidates, strict=True)
+        ]
+
+    def _round(self, split: Split, asked: Fidelity, secondary: bool = False) -> Round:
+        condition, items = self.condition(split, asked), self.items(split, asked)
+        return Round(self.store, self.backend, self.totals, condition, items, secondary)
 
     def close(self) -> None:
         """Give back what the backend holds (processes); the store stays open."""

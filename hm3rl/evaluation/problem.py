@@ -37,6 +37,9 @@ from hm3rl.tasks.base import Split
 SOURCES = "sources"
 """Phase under which the sources' own scores are logged."""
 
+EARLIER = "earlier"
+"""Phase under which evaluations are logged that only an earlier life of a resumed run asked for."""
+
 PROXY_COST = 0.5
 """What a proxy costs by default, in evaluations."""
 
@@ -240,6 +243,30 @@ class MergeProblem:
         for candidate, one in zip(fresh, stream, strict=True):
             self._enter(candidate, one, phase, free=False)
         return [found[key] for key in keys]
+
+    def recall(self, candidates: Sequence[Candidate]) -> int:
+        """Take evaluations into the archive that an earlier life of the run paid for.
+
+        They were charged then; nothing is scored or charged now, and what the store does not hold
+        under the present conditions stays out. Call it after the search, whose decisions are its
+        own.
+
+        Args:
+            candidates: All that the run asked in its earlier lives.
+
+        Returns:
+            Number of those that this life did not ask for.
+        """
+        missing = [candidate for candidate in candidates if not self.seen(candidate)]
+        found = self.evaluator.stored(missing, self.fidelity)
+        count = 0
+        for candidate, evaluation in zip(missing, found, strict=True):
+            if evaluation is not None:
+                for recipe in candidate.recipes:
+                    self.members.add(recipe)
+                self._enter(candidate, Scored(evaluation, cached=True), EARLIER, free=True)
+                count += 1
+        return count
 
     def price(self, fidelity: str | Fidelity | None = None) -> float:
         """What a candidate costs of which nothing has been asked, in evaluations."""

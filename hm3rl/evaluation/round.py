@@ -117,6 +117,12 @@ class Round:
                 with suppress(HM3Error):
                     self.store.release(self._claimed, self.condition)
 
+    def stored(self, keys: Sequence[str], candidates: Sequence[Candidate]) -> dict[str, Evaluation]:
+        """What the store knows of candidates, by key; nothing is scored."""
+        self._candidates = dict(zip(keys, candidates, strict=True))
+        self._look_up(self._candidates)
+        return dict(self._known)
+
     def _look_up(self, keys: Iterable[str]) -> None:
         """Learn what the store knows: evaluations, and items of other fidelities."""
         wanted = list(keys)

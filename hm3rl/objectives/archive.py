@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hm3rl.objectives.indicators import hypervolume
-from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+from hm3rl.objectives.utility import Utility
 
 
 class Archive:
@@ -93,17 +93,18 @@ class Archive:
         """Hypervolume of the front of f / z*, reference 0, not clipped: it may exceed 1."""
         return self._hypervolume
 
-    def best(self, preference: np.ndarray, kind: Scalarisation = "weighted_sum") -> str:
-        """The candidate with the highest utility under a preference; of equals the first.
+    def best(self, preference: np.ndarray, utility: Utility, lengths: Mapping[str, int]) -> str:
+        """The candidate with the highest utility under a preference; of equals see `Utility.best`.
 
         Args:
             preference: Shape (K,), on the simplex.
-            kind: Scalarisation.
+            utility: What a model is worth.
+            lengths: Layers of each candidate's path, by key.
 
         Returns:
             Its key.
         """
         if not self._rows:
             raise ValueError("the archive is empty")
-        utilities = scalarise(self.normalised, np.asarray(preference), kind)
-        return self.keys[int(np.argmax(utilities))]
+        layers = np.array([lengths[key] for key in self._rows])
+        return self.keys[utility.best(self.normalised, layers, preference)]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
+from hm3rl.objectives.indicators import non_dominated
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+from hm3rl.settings import AgentSettings
+
+TIE = 1e-12
+"""Utilities that differ by less are the same; sums of a few products err by less than this."""
 
 
 @dataclass(frozen=True)
 class Utility:
     """Scalarises outcomes of paths; the length cost comes after, whatever the scalarisation.
 
-    Environment, replay, climbs and decoding all use this, so that none pays another price.
+    Environment, replay, climbs, decoding and what is picked from the archive all use the one that
+    `of` makes of a run's settings, so that none pays another price.
 
     Attributes:
         kind: `weighted_sum`, sum_k lambda_k f_k / z*_k, the reward of equation (9), or
@@ -26,6 +34,54 @@ class Utility:
     kind: Scalarisation = "weighted_sum"
     length_cost: float = 0.0
     utopia: float | np.ndarray = 1.1
+
+    @classmethod
+    def of(cls, settings: AgentSettings) -> Utility:
+        """The utility a run is searched and picked from by."""
+        kind = cast(Scalarisation, settings.scalarisation)
+        return cls(kind, settings.length_cost, settings.utopia)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Utility:
+        """Read what `to_dict` wrote."""
+        utopia = plain["utopia"]
+        return cls(
+            plain["kind"],
+            float(plain["length_cost"]),
+            np.array(utopia) if isinstance(utopia, list) else float(utopia),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON-ready mapping, kept with a run."""
+        utopia = np.asarray(self.utopia).tolist()
+        return {"kind": self.kind, "length_cost": self.length_cost, "utopia": utopia}
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        cost = f" less {self.length_cost:g} a layer" if self.length_cost else ""
+        return self.kind.replace("_", " ") + cost
+
+    def best(self, vectors: np.ndarray, lengths: np.ndarray, preference: np.ndarray) -> int:
+        """Number of the best of several outcomes.
+
+        Under a preference that does not weigh every objective, models of one utility may dominate
+        each other: of equals those that no other dominates stay, of these the shortest path, of
+        these the first.
+
+        Args:
+            vectors: Outcomes f / z*, shape (N, K), N at least 1.
+            lengths: Layers of each path, shape (N,).
+            preference: Shape (K,), on the simplex.
+
+        Returns:
+            The index, in [0, N).
+        """
+        worth = self(vectors, lengths, np.asarray(preference))
+        equals = np.flatnonzero(worth >= worth.max() - TIE)
+        # Of equal vectors all stay here: their lengths differ.
+        unique, where = np.unique(vectors[equals], axis=0, return_inverse=True)
+        equals = equals[non_dominated(unique)[where.ravel()]]
+        return int(equals[np.asarray(lengths)[equals].argmin()])
 
     def __call__(
         self, vectors: np.ndarray, lengths: np.ndarray | int, preferences: np.ndarray

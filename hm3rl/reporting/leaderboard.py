@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from hm3rl.reporting.signs import PLAIN_SIGNS
 from hm3rl.runs import RunFolder, write_text
 
 Minimised = Mapping[str, Mapping[str, Any]]
@@ -41,11 +42,19 @@ def definition(name: str, minimised: Minimised) -> str:
     return f"{name}: 1 - {unit or 'error'}" + (f" / {worst:g}" if worst != 1 else "")
 
 
+def front_table(folder: RunFolder, plain: bool = False) -> Table:
+    """The front of a finished run as a table; its files are all this needs. See `rich_table`."""
+    summary, rows = folder.read_summary(), folder.read_front()
+    minimised: Minimised = summary.get("minimised", {})
+    return rich_table(rows, summary["objectives"], summary["sources"], minimised, plain)
+
+
 def rich_table(
     rows: Sequence[Mapping[str, str]],
     objectives: Sequence[str],
     sources: Mapping[str, Mapping[str, Sequence[float]]],
     minimised: Minimised | None = None,
+    plain: bool = False,
 ) -> Table:
     """The front on both splits, scores ± standard error, the experts below for comparison.
 
@@ -54,6 +63,7 @@ def rich_table(
         objectives: The tasks.
         sources: Scores of each expert by split ("search", "test").
         minimised: Objectives to be minimised, shown as costs.
+        plain: Whether all signs are ASCII, so that columns stay in line on any terminal.
 
     Returns:
         A table that fits 80 columns with up to five objectives; with more than three, standard
@@ -65,14 +75,15 @@ def rich_table(
     narrow = len(objectives) > 3
     for split in ("search", "test"):
         for task in objectives:
-            name = f"{split}\n{heading(task, turned)}"
+            name = _signs(f"{split}\n{heading(task, turned)}", plain)
             table.add_column(name, justify="right", no_wrap=not narrow, overflow="fold")
     for row in rows:
-        cells = [row["name"] + ("" if row["on_test_front"] == "1" else " ·")]
+        cells = [row["name"] + _signs("" if row["on_test_front"] == "1" else " ·", plain)]
         for split in ("search", "test"):
             shown = [_shown(row, split, task, turned) for task in objectives]
             cells += [
-                f"{score:.2f}" if narrow else short_score(score, error) for score, error in shown
+                f"{score:.2f}" if narrow else _signs(short_score(score, error), plain)
+                for score, error in shown
             ]
         table.add_row(*cells)
     table.add_section()
@@ -85,6 +96,10 @@ def rich_table(
             ]
         table.add_row(*cells, style="dim")
     return table
+
+
+def _signs(text: str, plain: bool) -> str:
+    return text.encode("ascii", PLAIN_SIGNS).decode("ascii") if plain else text
 
 
 def _shown(

@@ -63,9 +63,9 @@ class ProgressLogger:
         """Not shown."""
 
     def finish(self, status: str) -> None:
-        """Take the bar away; say how to go on with a run that has not finished."""
+        """Take the bar away; say how to go on with a run where going on helps."""
         if self._bar is not None:
             self._bar.stop()
-        if status != "finished":
+        if status in ("interrupted", "failed"):
             resume = f"hm3rl search resume={self._folder}"
             self._console.print(f"{status}; go on with: {resume}", markup=False, soft_wrap=True)

@@ -44,6 +44,8 @@ def write_report(paths: Sequence[str | Path], to: str | Path | None = None) -> P
         )
     target = Path(paths[0]) / PAGE if to is None else Path(to)
     folders = finished_folders(paths)
+    if target.is_dir():
+        raise InputError(f"--to {target} is a folder", f"name a file: --to {target / PAGE}")
     page = render(report_data(folders))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

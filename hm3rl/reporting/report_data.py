@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,10 +34,12 @@ def finished_folders(paths: Iterable[str | Path]) -> list[RunFolder]:
             raise InputError(f"{path} is no folder", "give run folders, or a folder of a sweep")
         own = RunFolder(path)
         inside = [own] if own.summary.is_file() else _runs_below(path)
+        if not inside and own.config.is_file():
+            RunFolder.finished(path)  # says how to finish it
         if not inside:
             raise InputError(
                 f"there is no finished run in {path}",
-                f"if it is a run that was killed, finish it first: hm3rl search resume={path}",
+                "give the folder of a run, or one that holds finished runs, such as a sweep's",
             )
         found += [folder for folder in inside if folder.path not in {f.path for f in found}]
     return found
@@ -77,10 +77,9 @@ def report_data(folders: Sequence[RunFolder]) -> dict[str, Any]:
 
 def run_data(folder: RunFolder) -> dict[str, Any]:
     """One run as plain data; see the keys below."""
-    summary = json.loads(folder.summary.read_text())
-    environment = json.loads(folder.environment.read_text())
+    summary, environment = folder.read_summary(), folder.read_environment()
     objectives: list[str] = summary["objectives"]
-    archive = _archive(folder)
+    archive = folder.read_archive()
     recipes = {
         name: recipe_text(recipe)
         for line in archive
@@ -103,8 +102,8 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "command": environment["command"],
         "versions": environment["versions"],
         "recipes": recipes,
-        "front": [_model(row, objectives) for row in _rows(folder.front)],
-        "evaluations": [_evaluation(row, objectives) for row in _rows(folder.evaluations)],
+        "front": [_model(row, objectives) for row in folder.read_front()],
+        "evaluations": [_evaluation(row, objectives) for row in folder.read_evaluations()],
         "failures": _failures(folder, archive) if summary["failed"] else [],
     }
 
@@ -127,16 +126,6 @@ def _anchors(value: Any) -> str:
     if isinstance(value, list):
         return "/".join(_anchors(part) for part in value)
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _archive(folder: RunFolder) -> list[dict[str, Any]]:
-    with folder.archive.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def _number(text: str) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from rich.text import Text
 from hm3rl.errors import HM3Error
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store_files import Section
-from hm3rl.reporting.leaderboard import rich_table
+from hm3rl.objectives.utility import Utility
+from hm3rl.reporting.leaderboard import front_table
 from hm3rl.reporting.report import PAGE
 from hm3rl.runs import RunFolder
 from hm3rl.search.finished import FinishedRun
@@ -36,15 +36,22 @@ def print_search(console: Console, result: SearchResult) -> None:
     run = FinishedRun(result.folder.path)
     summary = run.summary
     volumes, spent = summary["hypervolume"], summary["seconds"]
-    console.print(front_table(run))
+    console.print(front_table(run.folder, console.options.ascii_only))
     console.print(
         f"\nhypervolume (f / z*, reference 0): {volumes['search']:.3f} search, "
         f"{volumes['test']:.3f} test; experts {volumes['sources_search']:.3f}\n"
         f"{summary['charged']} evaluations in {spent['search']:.0f} s (models "
         f"{spent['model']:.0f} s, programs {spent['programs']:.0f} s, agent "
-        f"{spent['agent']:.0f} s); {summary['failed']} failed\n",
+        f"{spent['agent']:.0f} s); {summary['failed']} failed",
         markup=False,
     )
+    if summary["earlier"]:
+        console.print(
+            f"the front counts {summary['earlier']} more, which this run had asked for with "
+            "another budget",
+            markup=False,
+        )
+    console.print()
     path = run.folder.path
     console.print(f"pictures: {path}/pareto.png, {path}/hypervolume.png", markup=False)
     if (path / PAGE).is_file():
@@ -57,12 +64,6 @@ def print_search(console: Console, result: SearchResult) -> None:
     console.print(
         f"next: hm3rl pick {path} --prefer {first} --export my-model", markup=False, soft_wrap=True
     )
-
-
-def front_table(run: FinishedRun) -> Table:
-    """The front of a run as a table; see `rich_table`."""
-    minimised = run.summary.get("minimised", {})
-    return rich_table(run.front_rows(), run.objectives, run.summary["sources"], minimised)
 
 
 def print_sweep(console: Console, folder: Path) -> None:
@@ -80,7 +81,7 @@ def print_sweep(console: Console, folder: Path) -> None:
     for column in ("job", "searcher", "seed", "evaluations", "HV search", "HV test", "seconds"):
         table.add_column(column, justify="left" if column == "searcher" else "right")
     for path in finished:
-        summary = json.loads(RunFolder(path).summary.read_text())
+        summary = RunFolder(path).read_summary()
         volumes = summary["hypervolume"]
         table.add_row(
             path.name,
@@ -161,8 +162,10 @@ def choice_as_dict(choice: Choice, objectives: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def print_choice(console: Console, choice: Choice, objectives: Sequence[str]) -> None:
-    """The chosen model: its path, recipes and scores."""
+def print_choice(
+    console: Console, choice: Choice, objectives: Sequence[str], utility: Utility
+) -> None:
+    """The chosen model: its path, recipes and scores, and by which utility it was chosen."""
     console.print(f"chosen from  the {choice.origin}", markup=False)
     console.print(f"path         {choice.candidate.path}", markup=False, soft_wrap=True)
     for recipe in choice.candidate.recipes:
@@ -178,7 +181,9 @@ def print_choice(console: Console, choice: Choice, objectives: Sequence[str]) ->
         return
     if choice.evaluation is not None:
         print_evaluation(console, choice.evaluation, objectives)
-    console.print(f"utility      {choice.utility:.4f} (search split, f / z*)", markup=False)
+    console.print(
+        f"utility      {choice.utility:.4f} ({utility}; search split, f / z*)", markup=False
+    )
     if choice.decoded_utility is not None:
         console.print(
             f"             agent's own path {choice.decoded_utility:.4f}, best of the front "

@@ -463,7 +463,7 @@ def _scoring_backend(
 
 
 def build_problem(
-    settings: RunSettings, store_path: Path, logger: RunLogger, finished: bool = False
+    settings: RunSettings, store_path: Path, logger: RunLogger, keep: bool = True
 ) -> MergeProblem:
     """Pool, members, tasks, evaluator and budget of a configuration.
 
@@ -471,7 +471,7 @@ def build_problem(
         settings: The run.
         store_path: SQLite file of stored evaluations (used unless the configuration names one).
         logger: Hears every evaluation.
-        finished: Whether the run is finished; its folder may be read-only then.
+        keep: Whether what is scored must be stored; without, the run's folder may be read-only.
 
     Returns:
         The problem; `prepare()` has not been called yet.
@@ -483,8 +483,8 @@ def build_problem(
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
     members = build_members(settings, pool, tasks)
     limits = path_limits(settings, members)
-    open_store = EvaluationStore.of_finished_run if finished else EvaluationStore
-    store = open_store(settings.evaluation.store or store_path)
+    make_store = EvaluationStore if keep else EvaluationStore.of_finished_run
+    store = make_store(settings.evaluation.store or store_path)
     evaluator = build_evaluator(settings, members, store, tasks)
     if not settings.evaluation.store:
         evaluator.adopt_older_conditions()

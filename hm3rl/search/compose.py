@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,7 +18,7 @@ from yaml import YAMLError
 
 from hm3rl.errors import InputError
 from hm3rl.plugins import absolute, load_plugins
-from hm3rl.runs import RunFolder
+from hm3rl.runs import RunFolder, check_name
 from hm3rl.search.explain import explain, unknown_key
 from hm3rl.settings import RunSettings, config_folder, register
 
@@ -63,7 +66,7 @@ def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Ru
         The settings.
 
     Raises:
-        InputError: An unknown key or group, or a value of the wrong type.
+        InputError: An unknown key or group, a value of the wrong type, or a name that is none.
     """
     if any(word.startswith(("resume=", "+resume=")) for word in overrides):
         raise InputError("resume= goes with a plain `hm3rl search`", "drop it here")
@@ -71,10 +74,37 @@ def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Ru
     where = config_folder() if folder is None else folder.resolve()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(where)):
-            config = compose("config", overrides=list(overrides))
+            config = compose("config", overrides=_emptied(overrides))
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explain(error) from None
-    return to_settings(config)
+    settings = to_settings(config)
+    check_name("name", settings.name)  # not where runs are opened: older ones may have any
+    return settings
+
+
+def empties(override: Override) -> bool:
+    """Whether an override is `KEY={}`, which Hydra would merge, and so change nothing."""
+    return not override.is_sweep_override() and override.value() == {}
+
+
+def _emptied(overrides: Sequence[str]) -> list[str]:
+    """Write `KEY={}` as the removal of each entry that KEY has at this place of the line."""
+    words = list(overrides)
+    parsed = OverridesParser.create().parse_overrides(words)
+    for place, override in enumerate(parsed):
+        if not empties(override):
+            continue
+        key = str(override.key_or_group)
+        later = [
+            other.key_or_group.startswith(f"{key}.") and at > place
+            for at, other in enumerate(parsed)
+        ]
+        others = [words[at] for at in range(len(words)) if at != place and not later[at]]
+        entries = OmegaConf.select(compose("config", overrides=_emptied(others)), key)
+        if isinstance(entries, DictConfig):
+            removed = [f"~{key}.{name}" for name in map(str, entries)]
+            return _emptied([*words[:place], *removed, *words[place + 1 :]])
+    return words
 
 
 def settings_of_run(folder: RunFolder) -> RunSettings:
@@ -85,10 +115,19 @@ def settings_of_run(folder: RunFolder) -> RunSettings:
     """
     try:
         loaded = OmegaConf.load(folder.config)
+        if not isinstance(loaded, DictConfig) or not {"pool", "tasks"} <= set(loaded):
+            raise ValueError("it names no pool and no tasks")
+    except (YAMLError, OSError, ValueError) as error:
+        raise InputError(
+            f"{folder.config} is damaged or missing: {str(error).splitlines()[0]}",
+            "restore it, or start the search anew with its own words and "
+            f"evaluation.store={folder.store}: nothing stored is computed again",
+        ) from None
+    try:
         return to_settings(
             cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), loaded))
         )
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
+    except OmegaConfBaseException as error:
         raise InputError(
             f"cannot read {folder.config}: {str(error).splitlines()[0]}",
             "the run was written by another version of hm3rl; use that one",
@@ -106,7 +145,8 @@ def resume_settings(overrides: Sequence[str]) -> tuple[RunSettings, RunFolder] |
         to be resumed.
 
     Raises:
-        InputError: Anything but `resume` and `budget` is overridden, or there is no such run.
+        InputError: Anything but `resume` and `budget` is overridden, the budget is below what the
+            run has used, or there is no such run.
     """
     given = dict(word.partition("=")[::2] for word in overrides)
     if not given.get("resume"):
@@ -127,6 +167,14 @@ def resume_settings(overrides: Sequence[str]) -> tuple[RunSettings, RunFolder] |
             raise InputError(
                 f"budget={given['budget']} is not a whole number", "give budget=300"
             ) from None
+        used = folder.used()
+        if settings.budget < used:
+            raise InputError(
+                f"budget={settings.budget} is below the {used:g} evaluations that the run in "
+                f"{folder.path} has used",
+                f"give budget={math.ceil(used)} or more; a smaller search is a new run, which "
+                f"reads these scores with evaluation.store={folder.store}",
+            )
     settings.output = str(folder.path)
     return settings, folder
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.separate import SeparateAgents, load_agent
@@ -15,10 +16,11 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import NullLogger
 from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.utility import Utility
 from hm3rl.paths.candidate import Candidate
 from hm3rl.runs import RunFolder
-from hm3rl.search.build import build_problem
 from hm3rl.search.compose import settings_of_run
+from hm3rl.search.sources import moved, reopen_problem
 
 
 class FinishedRun:
@@ -27,29 +29,45 @@ class FinishedRun:
     Args:
         path: The run folder.
         alive: The run's problem, if it is in memory still, so that no model is loaded twice.
+        sources: Where sources lie that were moved since, by name.
 
     Raises:
-        InputError: Not a run folder, or the search has not finished.
+        InputError: Not a run folder, the search has not finished, or a file is damaged.
     """
 
-    def __init__(self, path: str | Path, alive: MergeProblem | None = None) -> None:
-        self.folder = RunFolder.existing(path)
-        if not self.folder.summary.is_file():
-            raise InputError(
-                f"the search in {path} has not finished",
-                f"continue it: hm3rl search resume={path}",
-            )
-        self.settings = settings_of_run(self.folder)
+    def __init__(
+        self,
+        path: str | Path,
+        alive: MergeProblem | None = None,
+        sources: Mapping[str, str | Path] | None = None,
+    ) -> None:
+        self.folder = RunFolder.finished(path)
+        self.settings = moved(settings_of_run(self.folder), sources or {})
         self._alive = alive
-        self.summary: dict[str, Any] = json.loads(self.folder.summary.read_text())
+        self.summary: dict[str, Any] = self.folder.read_summary()
         self.objectives: tuple[str, ...] = tuple(self.summary["objectives"])
         self.archive = Archive(self.objectives, self.summary["z_star"]["search"])
         self._candidates: dict[str, Candidate] = {}
-        with self.folder.archive.open(encoding="utf-8") as lines:
-            for line in map(json.loads, lines):
-                if not line["failed"]:
-                    self._candidates[line["key"]] = Candidate.from_dict(line["candidate"])
-                    self.archive.add(line["key"], [line["scores"][n] for n in self.objectives])
+        for line in self.folder.read_archive():
+            if not line["failed"]:
+                self._candidates[line["key"]] = Candidate.from_dict(line["candidate"])
+                self.archive.add(line["key"], [line["scores"][n] for n in self.objectives])
+
+    @cached_property
+    def utility(self) -> Utility:
+        """What a model is worth in this run: its agent was trained for it, and `pick` obeys it."""
+        stored = self.summary.get("utility")  # runs of older versions have none
+        return Utility.of(self.settings.agent) if stored is None else Utility.from_dict(stored)
+
+    def best(self, preference: np.ndarray) -> tuple[str, float]:
+        """The best evaluated model under a preference, shape (K,): its key and its utility."""
+        lengths = {key: candidate.path.length for key, candidate in self._candidates.items()}
+        key = self.archive.best(preference, self.utility, lengths)
+        return key, self.worth(self.archive.vector(key), lengths[key], preference)
+
+    def worth(self, vector: np.ndarray, length: int, preference: np.ndarray) -> float:
+        """Utility of raw scores, shape (K,), of a path of `length` layers."""
+        return float(self.utility(vector / self.archive.z_star, length, preference))
 
     def candidate(self, key: str) -> Candidate:
         """The candidate with a key."""
@@ -74,14 +92,17 @@ class FinishedRun:
 
     def front_rows(self) -> list[dict[str, str]]:
         """The rows of front.csv."""
-        with self.folder.front.open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
+        return self.folder.read_front()
 
     @cached_property
     def problem(self) -> MergeProblem:
-        """Pool, tasks and evaluator of the run; its own scores come from the store."""
+        """Pool, tasks and evaluator of the run; its own scores come from the store.
+
+        Raises:
+            InputError: A source is gone or has other weights than the run began with.
+        """
         if self._alive is None:
-            problem = build_problem(self.settings, self.folder.store, NullLogger(), finished=True)
+            problem = reopen_problem(self.settings, self.folder, NullLogger(), keep=False)
         else:
             alive = self._alive
             problem = MergeProblem(
@@ -105,5 +126,18 @@ class FinishedRun:
 
     @cached_property
     def agent(self) -> MergeAgent | SeparateAgents | None:
-        """The trained networks, or None if the searcher has none."""
-        return load_agent(self.folder.agent) if self.folder.agent.is_file() else None
+        """The trained networks, or None if the searcher has none.
+
+        Raises:
+            InputError: It had some, and their file is missing or cannot be read.
+        """
+        file = self.folder.agent
+        # Runs of older versions do not say whether there was one.
+        if not self.summary.get("agent", file.is_file()):
+            return None
+        if not file.is_file():
+            raise InputError(f"{file} is missing", self.folder.again(file))
+        try:
+            return load_agent(file)
+        except InputError as error:
+            raise InputError(error.what, self.folder.again(file)) from None

@@ -10,7 +10,7 @@ import yaml
 
 from hm3rl.errors import InputError
 from hm3rl.models.zoo import resolve_source
-from hm3rl.runs import write_text
+from hm3rl.runs import check_name, write_text
 
 LONGEST_ANSWER = 64
 """Tokens of an answer where the models have room for that."""
@@ -18,7 +18,11 @@ LONGEST_ANSWER = 64
 METRICS = ("exact_match", "chrf", "pass_at_1")
 
 
-FORMS = {"--expert": "NAME=FOLDER", "--task": "NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK"}
+FORMS = {
+    "--expert": "NAME=FOLDER",
+    "--sources": "NAME=FOLDER",
+    "--task": "NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK",
+}
 """How the words of an option are written."""
 
 DOWNLOAD = "give a checkpoint folder; a model of the hub: hf download USER/NAME --local-dir FOLDER"
@@ -101,8 +105,10 @@ def write_config(
         The file written.
 
     Raises:
-        InputError: A folder or file is missing, an unknown metric, or the config exists already.
+        InputError: A folder or file is missing, an unknown metric, a name that cannot be a file's,
+            or the config exists already.
     """
+    check_name("--name", name)
     folders = split_pairs(experts, "--expert")
     for label, folder in {"--base": base, **folders}.items():
         if not folder.startswith("zoo:") and not Path(folder).is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections import Counter
@@ -20,11 +19,13 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import LoggerGroup, RunLogger
 from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.utility import Utility
 from hm3rl.paths.candidate import Candidate
 from hm3rl.runs import (
     PACKAGE,
     RunFolder,
     RunLock,
+    check_name,
     checked_out,
     describe_environment,
     peak_memory,
@@ -34,6 +35,7 @@ from hm3rl.runs import (
 from hm3rl.search.base import Searcher
 from hm3rl.search.build import build_problem, build_searcher, check_settings
 from hm3rl.search.compose import to_dict, to_yaml
+from hm3rl.search.sources import reopen_problem
 from hm3rl.settings import RunSettings
 
 MakeLoggers = Callable[[RunFolder, RunSettings], Sequence[RunLogger]]
@@ -100,6 +102,7 @@ def open_folder(settings: RunSettings, resumed: bool) -> RunFolder:
                 f"continue it with resume={folder.path}, or give another output=",
             )
     else:
+        check_name("name", settings.name)
         stem = Path(settings.root) / f"{settings.name}-seed{settings.seed}"
         folder = RunFolder(stem)
         number = 2
@@ -142,10 +145,14 @@ def run_search(
     with RunLock(folder), resumable(folder):
         begun = time.perf_counter()
         logger = LoggerGroup([])
-        problem = build_problem(settings, folder.store, logger)
+        again = resumed and folder.environment.is_file()
+        build = reopen_problem if again else _new_problem
+        problem = build(settings, folder, logger)
         settings.output = str(folder.path)
-        note_environment(folder, problem)
+        note_environment(folder, problem, again)
         write_text(folder.config, to_yaml(settings))
+        asked = folder.begin_anew() if resumed else []
+        before = [Candidate.from_dict(line["candidate"]) for line in asked]
         # From here to the end the folder is unfinished, also if it was finished before.
         folder.summary.unlink(missing_ok=True)
         status = "failed"
@@ -157,18 +164,22 @@ def run_search(
             problem.prepare()
             experts_on_test(problem)
             searcher = build_searcher(settings)
-            before = Counter(problem.evaluator.totals.seconds)
+            clocks = Counter(problem.evaluator.totals.seconds)
             searched = time.perf_counter()
             searcher.search(problem, settings.budget)
             search_seconds = time.perf_counter() - searched
-            spent = problem.evaluator.totals.seconds - before
+            spent = problem.evaluator.totals.seconds - clocks
             if searcher.agent is not None:
                 searcher.agent.save(folder.agent)
+            # With another budget the search may have decided otherwise than it did before.
+            earlier = problem.recall(before)
             logger.phase("test scores of the front", 0)
             front, test, tested_sources = rescore_front(problem)
             summary = summarise(settings, problem, searcher, front, test, tested_sources)
             summary["seconds"] = seconds(spent, searcher, search_seconds, problem)
             summary["resumed"] = resumed
+            summary["agent"] = searcher.agent is not None
+            summary["earlier"] = earlier
             # Of the process: searches of one sweep share it, and workers of a pool are not in it.
             summary["peak_memory_mb"] = round(peak_memory() / 2**20)
             summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
@@ -176,9 +187,14 @@ def run_search(
             write_csv(folder.front, columns, rows)
             logger.table("front", columns, rows)
             folder.write_json(folder.summary, summary)
+            if all(map(problem.seen, before)):
+                folder.settle()
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
+            raise
+        except InputError:  # it would be refused again
+            status = "refused"
             raise
         finally:
             problem.evaluator.close()
@@ -207,24 +223,24 @@ def resumable(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def note_environment(folder: RunFolder, problem: MergeProblem) -> None:
-    """Write environment.json, or compare with the one that is there and add this commit to it.
+def _new_problem(settings: RunSettings, folder: RunFolder, logger: RunLogger) -> MergeProblem:
+    return build_problem(settings, folder.store, logger)
 
-    Raises:
-        InputError: The run is resumed and a source model is another one now.
+
+def note_environment(folder: RunFolder, problem: MergeProblem, again: bool) -> None:
+    """Write environment.json, or add this commit to that of a run which is continued.
+
+    Args:
+        folder: The run folder.
+        problem: Its sources are the run's.
+        again: Whether the run has one.
     """
-    hashes = dict(problem.pool.hashes)
-    if not folder.environment.is_file():
+    if not again:
         notes = {task.name: task.notes() for task in problem.evaluator.tasks}
-        folder.write_json(folder.environment, describe_environment(hashes, notes))
+        described = describe_environment(dict(problem.pool.hashes), notes)
+        folder.write_json(folder.environment, described)
         return
-    noted = json.loads(folder.environment.read_text())
-    changed = [name for name in hashes if noted["sources"].get(name) != hashes[name]]
-    if changed:
-        raise InputError(
-            f"the run in {folder.path} began with other weights of {', '.join(changed)}",
-            "restore that model, or start a new run",
-        )
+    noted = folder.read_environment()
     commit = checked_out(PACKAGE.parent)
     if commit and commit not in noted.get("commits", []):
         noted["commits"] = [*noted.get("commits", []), commit]
@@ -361,6 +377,8 @@ def summarise(
         "fidelity": str(problem.fidelity),
         "failed": problem.failed,
         "objectives": list(problem.objectives),
+        # What `pick` goes by.
+        "utility": Utility.of(settings.agent).to_dict(),
         "hypervolume": {
             "search": problem.archive.hypervolume(),
             "test": test.hypervolume(),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation.result import Evaluation
-from hm3rl.objectives.scalarisation import Scalarisation, scalarise
 from hm3rl.paths.candidate import Candidate
 from hm3rl.search.architecture_level import path_scorer, to_candidate
 from hm3rl.search.finished import FinishedRun
@@ -27,10 +25,11 @@ class Choice:
         key: Its content hash.
         origin: `agent` (its decoded path: policy samples improved and ranked by its outcome model)
             or `front` (best of what was evaluated).
-        utility: Its utility on the search split, or None if it was not evaluated.
+        utility: Its utility (`FinishedRun.utility`) on the search split, or None if it was not
+            evaluated.
         evaluation: Its scores on the search split, or None.
         decoded: The path the agent decoded, in text form, or None without an agent.
-        decoded_utility: Its utility, or None if it was not evaluated.
+        decoded_utility: Its utility, or None if it was not evaluated or has no score.
         front_utility: Utility of the best evaluated model.
     """
 
@@ -53,7 +52,8 @@ def pick(
 ) -> Choice:
     """The model for a preference.
 
-    The agent decodes a path, which is scored once; the better of it and the front is kept.
+    The agent decodes a path, which is scored once; the better of it and all that the run evaluated
+    is kept, by the run's utility.
 
     Args:
         run: A finished run.
@@ -66,13 +66,14 @@ def pick(
         The choice.
 
     Raises:
-        InputError: `evaluate=False` or a budget with a run that has no agent.
+        InputError: A budget with `evaluate=False`, or either with a run that has no agent.
     """
-    kind = cast(Scalarisation, run.settings.agent.scalarisation)
-    best = run.archive.best(preference, kind)
-    front_utility = float(
-        scalarise(run.archive.vector(best) / run.archive.z_star, preference, kind)
-    )
+    if budget and not evaluate:
+        raise InputError(
+            f"--budget {budget} with --no-eval, which scores nothing",
+            "drop --no-eval to refine the choice, or --budget to decode alone",
+        )
+    best, front_utility = run.best(preference)
     if run.agent is None:
         if not evaluate or budget:
             raise InputError(
@@ -87,30 +88,30 @@ def pick(
         return Choice(candidate, key, "agent", None, None, str(path), None, front_utility)
     run.problem.budget += 1 + budget - run.problem.remaining
     (evaluation,) = run.problem.evaluate([candidate], "pick")
-    decoded_utility = _utility(run, evaluation, preference)
-    options = [(decoded_utility, candidate, evaluation)]
+    decoded_utility = None
+    if evaluation.ok:
+        decoded_utility = run.worth(evaluation.vector, path.length, preference)
+    options = [(candidate, evaluation)]
     if budget:
         options += _refine(run, preference, budget)
-    utility, candidate, evaluation = max(options, key=lambda option: option[0])
-    if utility >= front_utility:
-        return Choice(
-            candidate,
-            run.problem.key(candidate),
-            "agent",
-            utility,
-            evaluation,
-            str(path),
-            decoded_utility,
-            front_utility,
-        )
-    return _from_front(run, best, front_utility, str(path), decoded_utility)
-
-
-def _utility(run: FinishedRun, evaluation: Evaluation, preference: np.ndarray) -> float:
-    if evaluation.status != "ok":
-        return -np.inf
-    kind = cast(Scalarisation, run.settings.agent.scalarisation)
-    return float(scalarise(evaluation.vector / run.archive.z_star, preference, kind))
+    # The agent's come first: of two models equal in everything it is the agent's that is named.
+    scored = [(option, one) for option, one in options if one.ok]
+    vectors = [one.vector for _, one in scored] + [run.archive.vector(best)]
+    lengths = [option.path.length for option, _ in scored] + [run.candidate(best).path.length]
+    chosen = run.utility.best(np.array(vectors) / run.archive.z_star, np.array(lengths), preference)
+    if chosen == len(scored):
+        return _from_front(run, best, front_utility, str(path), decoded_utility)
+    candidate, evaluation = scored[chosen]
+    return Choice(
+        candidate,
+        run.problem.key(candidate),
+        "agent",
+        run.worth(evaluation.vector, candidate.path.length, preference),
+        evaluation,
+        str(path),
+        decoded_utility,
+        front_utility,
+    )
 
 
 def _from_front(
@@ -128,16 +129,11 @@ def _from_front(
 
 def _refine(
     run: FinishedRun, preference: np.ndarray, budget: int
-) -> list[tuple[float, Candidate, Evaluation]]:
-    """Search on for one preference with the trained networks."""
+) -> list[tuple[Candidate, Evaluation]]:
+    """Search on for one preference with the trained networks; what that scored anew."""
     assert run.agent is not None
     problem = run.problem
     before = set(problem.archive.keys)
     run.agent.refine(path_scorer(problem, "refine"), budget, preference)
-    options = []
-    for key in problem.archive.keys:
-        if key not in before:
-            candidate = problem.candidate(key)
-            (evaluation,) = problem.known([candidate])
-            options.append((_utility(run, evaluation, preference), candidate, evaluation))
-    return options
+    new = [key for key in problem.archive.keys if key not in before]
+    return [(problem.candidate(key), problem.evaluation(key)) for key in new]

@@ -5,6 +5,7 @@ import pytest
 
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.indicators import hypervolume, non_dominated
+from hm3rl.objectives.utility import Utility
 
 
 @pytest.fixture
@@ -46,8 +47,10 @@ def test_the_running_front_equals_one_computed_from_scratch():
 def test_best_follows_the_preference(archive: Archive):
     archive.add("maths", [0.5, 0.1])
     archive.add("coder", [0.1, 1.0])
-    assert archive.best(np.array([0.9, 0.1])) == "maths"
-    assert archive.best(np.array([0.1, 0.9])) == "coder"
+    lengths = {"maths": 8, "coder": 4}
+    assert archive.best(np.array([0.9, 0.1]), Utility(), lengths) == "maths"
+    assert archive.best(np.array([0.1, 0.9]), Utility(), lengths) == "coder"
+    assert archive.best(np.array([0.9, 0.1]), Utility(length_cost=0.2), lengths) == "coder"
 
 
 def test_scores_that_are_not_finite_are_refused(archive: Archive):

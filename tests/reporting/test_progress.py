@@ -27,3 +27,8 @@ def test_a_file_gets_one_line_a_phase_and_nothing_that_moves():
 @pytest.mark.parametrize("status", ["interrupted", "failed"])
 def test_an_unfinished_run_says_how_to_go_on(status: str, terminal: bool):
     assert f"{status}; go on with: hm3rl search resume=runs/a" in shown(status, terminal)[-1]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_that_would_be_refused_again_gets_no_such_advice(terminal: bool):
+    assert not any("resume" in line for line in shown("refused", terminal))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hm3rl import api
 from hm3rl.errors import InputError
 from hm3rl.runs import RunFolder, write_text
 from hm3rl.search.compose import (
@@ -13,6 +14,8 @@ from hm3rl.search.compose import (
     to_dict,
     to_yaml,
 )
+from hm3rl.search.init import write_config
+from hm3rl.search.job import open_folder
 
 
 def test_the_default_is_hm3_on_the_zoo():
@@ -58,6 +61,14 @@ def test_a_run_folder_gives_its_settings_back(run: RunFolder):
     assert (settings.seed, settings.budget, settings.agent.batch) == (3, 40, 5)
 
 
+@pytest.mark.parametrize("text", ["", "name: run\n", "pool: {base: [", "- a\n", "pool"])
+def test_a_damaged_config_is_no_run_of_defaults(run: RunFolder, text: str):
+    run.config.write_text(text)
+    with pytest.raises(InputError, match="damaged") as refused:
+        settings_of_run(run)
+    assert f"evaluation.store={run.store}" in refused.value.remedy
+
+
 def test_resume_takes_the_runs_own_settings(run: RunFolder):
     resumed = resume_settings([f"resume={run.path}", "budget=80"])
     assert resumed is not None
@@ -80,3 +91,60 @@ def test_resuming_a_folder_that_is_no_run_names_it(tmp_path: Path):
         resume_settings([f"resume={tmp_path}"])
     with pytest.raises(InputError, match="no such run folder"):
         resume_settings([f"resume={tmp_path / 'gone'}"])
+
+
+@pytest.fixture
+def preferring(tmp_path: Path) -> list[str]:
+    """Words of an experiment that exports a model at the end."""
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(
+        "# @package _global_\ndefaults:\n  - override /tasks: zoo\n"
+        "export:\n  prefer: {math: 2, code: 1}\n"
+    )
+    return ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"]
+
+
+@pytest.mark.parametrize(
+    ("words", "prefer"),
+    [
+        ([], {"math": 2, "code": 1}),
+        (["export.prefer={}"], {}),
+        (["export.prefer={}", "+export.prefer.translation=3"], {"translation": 3}),
+        (["+export.prefer.translation=3", "export.prefer={}"], {}),
+    ],
+)
+def test_an_empty_mapping_takes_out_what_an_experiment_put_in(
+    preferring: list[str], words: list[str], prefer: dict[str, float]
+):
+    assert compose_settings([*preferring, *words]).export.prefer == prefer
+    # Wherever it stands in the line, groups come before values.
+    if words == ["export.prefer={}"]:
+        assert compose_settings([*words, *preferring]).export.prefer == prefer
+
+
+def test_an_empty_mapping_empties_any_mapping():
+    assert compose_settings(["pool.experts={}", "+pool.experts.m=zoo:math"]).pool.experts == {
+        "m": "zoo:math"
+    }
+    with pytest.raises(InputError, match="in a sweep"):
+        api.sweep(["export.prefer={}", "seed=0,1"])
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "a\\b", "..", "x" * 300])
+def test_a_name_that_would_lead_elsewhere_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(InputError, match="name="):
+        compose_settings([f"name='{name}'"])
+    settings = compose_settings([f"root={tmp_path}"])
+    settings.name = name
+    with pytest.raises(InputError, match="name="):
+        open_folder(settings, resumed=False)
+    with pytest.raises(InputError, match="--name="):
+        write_config(tmp_path, name, "zoo:base", [], [])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run", "my run", "häuser.2"])
+def test_any_other_name_is_a_folder(name: str, tmp_path: Path):
+    settings = compose_settings([f"name='{name}'", f"root={tmp_path}"])
+    assert open_folder(settings, resumed=False).path == tmp_path / f"{name}-seed0"

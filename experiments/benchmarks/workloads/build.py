@@ -61,7 +61,7 @@ def main() -> None:
     assert isinstance(agent, MergeAgent)
     rng = np.random.default_rng(SEED)
     even = np.full(len(agent.objectives), 1 / len(agent.objectives))
-    best = run.candidate(run.archive.best(even))
+    best = run.candidate(run.best(even)[0])
     paths = {
         "rollouts": [str(path) for path in rollouts(agent, rng)],
         "neighbours": [str(path) for path in neighbours(best.path, agent.space, rng)],
