@@ -444,9 +444,15 @@ class RunSettings:
     export: ExportSettings = field(default_factory=ExportSettings)
 
 
+NEW_TASK = ("task", "new")
+"""Config group and name of a task with its defaults, for tasks that a command line adds."""
+
+
 def register() -> None:
     """Register the dataclass schema under the name `schema` (config.yaml starts from it)."""
-    ConfigStore.instance().store(name="schema", node=RunSettings)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=RunSettings)
+    store.store(group=NEW_TASK[0], name=NEW_TASK[1], node=TaskSettings)
 
 
 def config_folder() -> Path:

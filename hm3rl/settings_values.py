@@ -154,7 +154,7 @@ def _check_text(what: str, text: str, longest: int) -> None:
         )
 
 
-def shown(text: object) -> str:
-    """A value for a message: long ones end in dots."""
+def shown(text: object, most: int = 60) -> str:
+    """A value for a message: one of more than `most` characters ends in dots."""
     written = str(text)
-    return written if len(written) <= 60 else f"{written[:57]}..."
+    return written if len(written) <= most else f"{written[: most - 3]}..."

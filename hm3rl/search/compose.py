@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -17,6 +17,7 @@ from hm3rl.errors import InputError
 from hm3rl.plugins import absolute, load_plugins
 from hm3rl.runs import RunFolder
 from hm3rl.search.explain import explain, unknown_key
+from hm3rl.search.words import first_job, parse, refuse_ignored, with_new_tasks
 from hm3rl.settings import RunSettings, config_folder, register
 
 
@@ -67,14 +68,49 @@ def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Ru
     """
     if any(word.startswith(("resume=", "+resume=")) for word in overrides):
         raise InputError("resume= goes with a plain `hm3rl search`", "drop it here")
+    words = parse(overrides)
+    refuse_ignored(words, sweep=False)
+    return to_settings(_compose(with_new_tasks(words, partial(_tasks, folder)), folder))
+
+
+def sweep_words(overrides: Sequence[str]) -> tuple[list[str], RunSettings, str | None]:
+    """Read the overrides of a sweep.
+
+    Args:
+        overrides: Such as `["experiment=tiny", "seed=0,1,2"]`.
+
+    Returns:
+        The words for Hydra; the settings of the first job, composed so that a slip is found before
+        any job starts; and the folder that the words name for the sweep, if they do.
+
+    Raises:
+        InputError: What `compose_settings` raises, or a sweep over no value.
+    """
+    words = parse(overrides)
+    refuse_ignored(words, sweep=True)
+    settings = compose_settings(first_job(words))
+    named = [str(word.value()) for word in words if word.key_or_group == "hydra.sweep.dir"]
+    return with_new_tasks(words, partial(_tasks, None)), settings, named[-1] if named else None
+
+
+def _tasks(folder: Path | None, words: Sequence[str]) -> list[str]:
+    """Names of the tasks that some words alone compose."""
+    return [str(name) for name in _compose(first_job(parse(words)), folder).tasks]
+
+
+def _compose(words: Sequence[str], folder: Path | None) -> DictConfig:
+    """Compose without any check of what comes out.
+
+    Raises:
+        InputError: Hydra cannot.
+    """
     register()
     where = config_folder() if folder is None else folder.resolve()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(where)):
-            config = compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            return compose("config", overrides=list(words))
+    except Exception as error:  # Hydra asserts, recurses and iterates into whatever a word holds
         raise explain(error) from None
-    return to_settings(config)
 
 
 def settings_of_run(folder: RunFolder) -> RunSettings:
@@ -85,14 +121,14 @@ def settings_of_run(folder: RunFolder) -> RunSettings:
     """
     try:
         loaded = OmegaConf.load(folder.config)
-        return to_settings(
-            cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), loaded))
-        )
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
+        merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), loaded))
+    # A text that is no YAML, no UTF-8 or no mapping, or nested too deeply.
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError, RecursionError) as e:
         raise InputError(
-            f"cannot read {folder.config}: {str(error).splitlines()[0]}",
-            "the run was written by another version of hm3rl; use that one",
+            f"cannot read {folder.config}: {next(iter(str(e).splitlines()), type(e).__name__)}",
+            "restore the file; if another version of hm3rl wrote the run, use that one",
         ) from None
+    return to_settings(merged)
 
 
 def resume_settings(overrides: Sequence[str]) -> tuple[RunSettings, RunFolder] | None:
