@@ -44,7 +44,7 @@ from hm3rl.settings import RunSettings
 from hm3rl.settings_baselines import LEVELS, SPACES
 from hm3rl.settings_values import check_values
 from hm3rl.tasks.base import Task
-from hm3rl.tasks.build import PATH_LENGTH, build_tasks
+from hm3rl.tasks.build import PATH_LENGTH, build_tasks, check_task_settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -283,6 +283,7 @@ def check_settings(settings: RunSettings) -> None:
         raise InputError("pool.experts is empty", "name at least one expert: pool.experts.NAME=DIR")
     if not settings.tasks:
         raise InputError("no tasks", "choose a task group, for example tasks=zoo")
+    check_task_settings(settings.tasks)
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.pool.device):
         raise InputError(f"unknown pool.device {settings.pool.device!r}", "use cpu, cuda or cuda:N")
     if settings.pool.device.startswith("cuda") and not torch.cuda.is_available():

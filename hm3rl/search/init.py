@@ -64,8 +64,12 @@ def _task(name: str, value: str, answer: int) -> dict[str, object]:
     """
     kind, colon, rest = value.partition(":")
     if kind == "lm_eval" and rest:
-        # Without network or the extra nothing can be looked up here; `hm3rl check` does.
-        return {"kind": "lm_eval", "lm_eval": rest}
+        # A name can be looked up with network and the extra only; `hm3rl check` does.
+        if not rest.endswith((".yaml", ".yml")):
+            return {"kind": "lm_eval", "lm_eval": rest}
+        if not Path(rest).is_file():
+            raise InputError(f"--task {name}: no such file: {rest}", "give a YAML task's path")
+        return {"kind": "lm_eval", "lm_eval": str(Path(rest).resolve())}
     path, colon, metric = value.rpartition(":")
     if not colon or metric not in METRICS:
         if colon and not Path(value).is_file():

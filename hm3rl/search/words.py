@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from hm3rl.errors import InputError
 from hm3rl.search.explain import config_groups, explain
 from hm3rl.settings import NEW_TASK, config_folder
-from hm3rl.settings_values import shown
+from hm3rl.settings_values import LONGEST_NAME, shown
 
 IN_A_SWEEP = ("hydra.sweep.", "hydra.sweeper", "hydra.launcher", "hydra/launcher", "hydra/sweeper")
 """What of Hydra's own configuration a sweep obeys; a single search composes and runs by itself."""
@@ -38,6 +38,13 @@ def parse(words: Sequence[str]) -> list[Override]:
             found += parser.parse_overrides([word])
         except Exception as error:  # the grammar's parser raises whatever a word leads it to
             raise explain(error, f"cannot read {shown(word)!r}") from None
+    for override in found:
+        # Hydra looks for a folder of that name: it may be a group.
+        if len(override.key_or_group.encode()) > LONGEST_NAME:
+            raise InputError(
+                f"the key {shown(override.key_or_group)} is too long",
+                f"give names of {LONGEST_NAME} bytes at most",
+            )
     return found
 
 

@@ -34,7 +34,10 @@ def test_the_written_config_composes(tmp_path: Path, data: Path):
     assert settings.tasks["qa"].max_new_tokens == positions["max_position_embeddings"] // 2
 
 
-def test_a_task_of_the_harness_is_named_by_its_name(tmp_path: Path, data: Path):
+def test_a_task_of_the_harness_is_named_by_its_name(tmp_path: Path, data: Path, monkeypatch):
+    own = data.with_name("own.yaml")
+    own.touch()
+    monkeypatch.chdir(tmp_path)
     tasks = [f"qa={data}", "arc=lm_eval:arc_easy", "own=lm_eval:./own.yaml"]
     write_config(tmp_path / "conf", "mine", "zoo:base", ["m=zoo:math"], tasks)
     settings = compose_settings(
@@ -43,7 +46,7 @@ def test_a_task_of_the_harness_is_named_by_its_name(tmp_path: Path, data: Path):
     assert [(t.kind, t.lm_eval) for t in settings.tasks.values()] == [
         ("jsonl", ""),
         ("lm_eval", "arc_easy"),
-        ("lm_eval", "./own.yaml"),
+        ("lm_eval", str(own)),
     ]
 
 
@@ -63,6 +66,7 @@ def test_an_existing_config_is_not_overwritten(tmp_path: Path, data: Path):
         ("zoo:base", ["zoo:math"], ["qa=DATA"], "zoo:math.*\n.*NAME=FOLDER"),
         ("zoo:base", ["m=zoo:math"], ["gsm8k"], "gsm8k.*\n.*NAME=lm_eval:TASK"),
         ("zoo:base", ["m=zoo:math"], ["qa=absent.jsonl"], "absent.jsonl"),
+        ("zoo:base", ["m=zoo:math"], ["qa=lm_eval:absent.yaml"], "absent.yaml"),
         ("zoo:base", ["m=zoo:math"], ["qa=DATA:bleu"], "bleu"),
         ("zoo:base", ["m=zoo:math", "m=zoo:code"], ["qa=DATA"], "twice"),
         ("zoo:base", ["m=zoo:math"], [], "no expert or no task"),
