@@ -45,6 +45,7 @@ from hm3rl.reporting.figures import plot_front, plot_hypervolume, read_evaluatio
 from hm3rl.reporting.leaderboard import definition, write_leaderboard
 from hm3rl.reporting.progress import ProgressLogger
 from hm3rl.reporting.report import has_plotly, write_report
+from hm3rl.reporting.wandb_mode import resolve_mode
 from hm3rl.runs import RunFolder
 from hm3rl.search.build import DTYPES, check_settings
 from hm3rl.search.compose import compose_settings, resume_settings, sweep_words, to_settings
@@ -113,17 +114,16 @@ def search_with(
 ) -> SearchResult:
     """Run a search from settings; see `search`."""
     check_settings(chosen)
-    if chosen.logging.wandb != "disabled":
-        # Imported here: a second and a half that a run without wandb need not pay.
-        from hm3rl.reporting.wandb_logger import WandbLogger, resolve_mode
-
-        resolve_mode(chosen.logging.wandb)
+    logged = resolve_mode(chosen.logging.wandb) != "disabled"
 
     def loggers(folder: RunFolder, run: RunSettings) -> Sequence[RunLogger]:
         listeners: list[RunLogger] = [CsvLogger(folder, list(run.tasks))]
         if console is not None and run.logging.progress:
             listeners.append(ProgressLogger(run.budget, console, folder.path))
-        if run.logging.wandb != "disabled":
+        if logged:
+            # Imported here: a second and a half that a run without wandb need not pay.
+            from hm3rl.reporting.wandb_logger import WandbLogger
+
             listeners.append(WandbLogger(folder, run.logging, run.name, run.search.name))
         return listeners
 
@@ -139,7 +139,7 @@ def search_with(
         # Of the life before, if the run was resumed; it may not be this search's choice.
         shutil.rmtree(target, ignore_errors=True)
         export(run, choice.candidate, target, evaluation=choice.evaluation)
-        if chosen.logging.weights and chosen.logging.wandb != "disabled":
+        if chosen.logging.weights and logged:
             from hm3rl.reporting.wandb_logger import log_weights
 
             log_weights(run.folder, chosen.logging, target)
