@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,24 @@ def test_a_task_of_the_harness_is_named_by_its_name(tmp_path: Path, data: Path, 
         ("lm_eval", "arc_easy"),
         ("lm_eval", str(own)),
     ]
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "", "x" * 300, "a,b"])
+def test_a_name_that_no_command_could_write_is_refused(tmp_path: Path, data: Path, name: str):
+    with pytest.raises(InputError, match="--name"):
+        write_config(tmp_path, name, "zoo:base", ["m=zoo:math"], [f"qa={data}"])
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, data: Path):
+    with pytest.raises(InputError, match="cannot make the folder"):
+        write_config(data, "mine", "zoo:base", ["m=zoo:math"], [f"qa={data}"])
+
+
+def test_the_command_in_the_config_quotes_its_folder(tmp_path: Path, data: Path):
+    folder = tmp_path / "my ' models"
+    written = write_config(folder, "mine", "zoo:base", ["m=zoo:math"], [f"qa={data}"])
+    command = written.read_text().splitlines()[1].removeprefix("# ")
+    assert shlex.split(command)[3] == str(folder)
 
 
 def test_an_existing_config_is_not_overwritten(tmp_path: Path, data: Path):
