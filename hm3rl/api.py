@@ -21,8 +21,6 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -46,14 +44,16 @@ from hm3rl.reporting.figures import plot_front, plot_hypervolume, read_evaluatio
 from hm3rl.reporting.leaderboard import definition, write_leaderboard
 from hm3rl.reporting.progress import ProgressLogger
 from hm3rl.reporting.report import has_plotly, write_report
+from hm3rl.reporting.wandb_mode import resolve_mode
 from hm3rl.runs import RunFolder
 from hm3rl.search.build import DTYPES, check_settings
-from hm3rl.search.compose import compose_settings, empties, resume_settings, to_settings
+from hm3rl.search.compose import compose_settings, resume_settings, sweep_words, to_settings
 from hm3rl.search.finished import FinishedRun
 from hm3rl.search.job import SearchResult, run_search
 from hm3rl.search.pick import Choice
 from hm3rl.search.pick import pick as pick_choice
 from hm3rl.search.sources import moved
+from hm3rl.search.words import quoted, search_path
 from hm3rl.settings import RunSettings, config_folder, register
 from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
@@ -83,7 +83,7 @@ def _search_path(config_dir: str | Path | None) -> list[str]:
         raise InputError(
             f"no such config folder: {config_dir}", "name the folder that `hm3rl init` wrote to"
         )
-    return [f"hydra.searchpath=[file://{folder}]"]
+    return [search_path(folder)]
 
 
 def search(
@@ -122,28 +122,27 @@ def search_with(
 ) -> SearchResult:
     """Run a search from settings; see `search`."""
     check_settings(chosen)
-    if chosen.logging.wandb != "disabled":
-        # Imported here: a second and a half that a run without wandb need not pay.
-        from hm3rl.reporting.wandb_logger import WandbLogger, resolve_mode
-
-        resolve_mode(chosen.logging.wandb)
+    logged = resolve_mode(chosen.logging.wandb) != "disabled"
 
     def loggers(folder: RunFolder, run: RunSettings) -> Sequence[RunLogger]:
         listeners: list[RunLogger] = [CsvLogger(folder, list(run.tasks))]
         if console is not None and run.logging.progress:
             listeners.append(ProgressLogger(run.budget, console, folder.path))
-        if run.logging.wandb != "disabled":
+        if logged:
+            # Imported here: a second and a half that a run without wandb need not pay.
+            from hm3rl.reporting.wandb_logger import WandbLogger
+
             listeners.append(WandbLogger(folder, run.logging, run.name, run.search.name))
         return listeners
 
     def afterwards(result: SearchResult) -> None:
-        _finish_folder(chosen, result)
+        _finish_folder(chosen, result, logged)
 
     return run_search(chosen, loggers, resumed, afterwards)
 
 
-def _finish_folder(chosen: RunSettings, result: SearchResult) -> None:
-    """Write pictures, tables and the picked model of a finished search."""
+def _finish_folder(chosen: RunSettings, result: SearchResult, logged: bool) -> None:
+    """Write pictures, tables and the picked model of a finished search, `logged` to wandb or not."""
     run = FinishedRun(result.folder.path, result.problem)
     write_pictures(run)
     write_leaderboard(run.folder, run.front_rows(), run.summary, run.summary["sources"])
@@ -155,7 +154,7 @@ def _finish_folder(chosen: RunSettings, result: SearchResult) -> None:
         # Of the life before, if the run was resumed; it may not be this search's choice.
         shutil.rmtree(target, ignore_errors=True)
         export(run, choice.candidate, target, evaluation=choice.evaluation)
-        if chosen.logging.weights and chosen.logging.wandb != "disabled":
+        if chosen.logging.weights and logged:
             from hm3rl.reporting.wandb_logger import log_weights
 
             log_weights(run.folder, chosen.logging, target)
@@ -351,36 +350,15 @@ def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> tup
     Returns:
         The folder of the sweep, with one folder for each job, and whether all of them finished.
     """
-    words = [*overrides, *_search_path(config_dir)]
-    try:
-        parsed = OverridesParser.create().parse_overrides(words)
-        for override in parsed:
-            if empties(override):
-                raise InputError(
-                    f"{override.input_line} in a sweep, which can only add entries",
-                    f"take them out one by one: ~{override.key_or_group}.NAME",
-                )
-        first = [
-            f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}"
-            if o.is_sweep_override()
-            else o.input_line or ""
-            for o in parsed
-        ]
-    except HydraException as error:
-        raise InputError(
-            f"cannot read the sweep: {str(error).splitlines()[0]}", "write key=value1,value2"
-        ) from None
-    plain = [w for w in first if not w.startswith(("hydra.", "hydra/")) or "searchpath" in w]
-    chosen = compose_settings(plain)
+    words, chosen, named = sweep_words([*overrides, *_search_path(config_dir)])
     check_settings(chosen)
-    asked = [w.partition("=")[2] for w in words if w.startswith("hydra.sweep.dir=")]
-    folder = asked[-1] if asked else f"sweeps/{chosen.name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    folder = named or f"sweeps/{chosen.name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     register()
     decorated: Any = hydra.main(
         version_base="1.3", config_path=str(config_folder()), config_name="config"
     )(sweep_job)
     argv = sys.argv
-    sys.argv = ["hm3rl", "--multirun", *words, f"hydra.sweep.dir={folder}"]
+    sys.argv = ["hm3rl", "--multirun", *words, f"hydra.sweep.dir={quoted(folder)}"]
     finished = True
     try:
         decorated()

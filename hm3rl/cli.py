@@ -6,8 +6,10 @@ interrupted with everything saved. Nothing heavy is imported before a verb runs.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ from rich.console import Console
 from hm3rl import __version__
 from hm3rl.errors import HM3Error, InputError
 from hm3rl.reporting.signs import never_fail
+from hm3rl.settings_values import shown
 
 app = typer.Typer(
     help="Multi-objective model merging: a front of merged models, one for every preference.",
@@ -72,6 +75,13 @@ def exit_codes() -> Iterator[None]:
         for way_out in getattr(error, "__notes__", ()):
             err.print(f"  -> {way_out}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    except OSError as error:
+        # Asking whether there is a file of that name fails already; no other error means bad input.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = shown(error.filename)
+        err.print(f"error: the name {name} is too long\n  -> give a shorter one", markup=False)
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         err.print("interrupted; every finished evaluation is saved", markup=False)
         raise typer.Exit(130) from None
@@ -387,7 +397,8 @@ def init(
 
         path = write_config(directory, name, base, expert, task)
         out.print(f"wrote {path}", markup=False)
-        out.print(f"next: hm3rl check --config-dir {directory} experiment={name}", markup=False)
+        folder = shlex.quote(str(directory))
+        out.print(f"next: hm3rl check --config-dir {folder} experiment={name}", markup=False)
 
 
 @app.command()

@@ -20,9 +20,6 @@ from typing import IO, Any
 
 from hm3rl.errors import InputError
 
-LONGEST_NAME = 200
-"""Bytes of a run's name; file systems take 255, and seed and number come behind it."""
-
 PACKAGES = (
     "hm3rl",
     "torch",
@@ -49,17 +46,12 @@ def check_name(what: str, name: str) -> None:
         name: The name.
 
     Raises:
-        InputError: It is empty, too long, or holds a separator or `..`.
+        InputError: It is empty, or holds a separator or `..`.
     """
     if not name or ".." in name or any(sign in name for sign in "/\\\0"):
         raise InputError(
             f"{what}={name!r} cannot name a folder",
             "give a name without '/', '\\' and '..'; another place: output=FOLDER or root=FOLDER",
-        )
-    if len(name.encode(errors="surrogateescape")) > LONGEST_NAME:
-        raise InputError(
-            f"{what}={name[:20]!r}... has {len(name)} characters, too many for a folder's name",
-            f"give a name of {LONGEST_NAME} bytes at most",
         )
 
 

@@ -1,7 +1,8 @@
 """The configuration of a run as dataclasses, registered with Hydra, and where the config files lie.
 
 Every key a user may set is a field here, so a typo fails when the configuration is composed, with
-the name of the key. Defaults in `configs/` repeat nothing that stands here unless it differs.
+the name of the key; a number's range stands beside it (`hm3rl.settings_values`). Defaults in
+`configs/` repeat nothing that stands here unless it differs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hm3rl.settings_baselines import (
     MmMoSettings,
     RMMSettings,
 )
+from hm3rl.settings_values import file_name, number
 
 
 @dataclass
@@ -48,7 +50,7 @@ class PoolSettings:
     architecture: str = "same"
     vocabulary: str = "refuse"
     tokenizer: str = ""
-    merged_mb: int = 4096
+    merged_mb: int = number(4096, least=1)
 
 
 @dataclass
@@ -73,11 +75,11 @@ class TaskSettings:
     path: str = ""
     lm_eval: str = ""
     metric: str = ""
-    max_new_tokens: int = 0
+    max_new_tokens: int = number(0, least=0)
     chat_template: bool = False
-    search_items: int = 0
-    test_items: int = 0
-    worst: float = 0.0
+    search_items: int = number(0, least=0)
+    test_items: int = number(0, least=0)
+    worst: float = number(0.0, least=0)
 
 
 @dataclass
@@ -95,12 +97,12 @@ class PathSettings:
         alignment_items: Training items, of all tasks together, that alignments are fitted on.
     """
 
-    min_length: int = 0
-    max_length: int = 0
+    min_length: int = number(0, least=0, most=10_000)
+    max_length: int = number(0, least=0, most=10_000)
     actions: str = "same_depth"
     stem: str = "free"
     alignment: str = "none"
-    alignment_items: int = 64
+    alignment_items: int = number(64, least=1)
 
 
 @dataclass
@@ -132,19 +134,19 @@ class EvaluationSettings:
         program_memory_mb: Address space one generated program may take.
     """
 
-    batch_size: int = 256
-    together: int = 64
-    activation_mb: int = 256
+    batch_size: int = number(256, least=1)
+    together: int = number(64, least=1)
+    activation_mb: int = number(256, least=1)
     join: str = "exact"
     backend: str = "in_process"
-    workers: int = 2
+    workers: int = number(2, least=1)
     ray_address: str = ""
     store: str = ""
     fidelity: str = "full"
-    proxy_cost: float = 0.5
-    program_workers: int = 1
-    program_seconds: float = 1.0
-    program_memory_mb: int = 512
+    proxy_cost: float = number(0.5, least=0)
+    program_workers: int = number(1, least=1)
+    program_seconds: float = number(1.0, least=0.01)
+    program_memory_mb: int = number(512, least=64)
 
 
 @dataclass
@@ -173,13 +175,13 @@ class ParameterSettings:
     """
 
     operators: list[str] = field(default_factory=lambda: ["task_arithmetic"])
-    scale_min: float = 0.6
-    scale_max: float = 3.0
+    scale_min: float = number(0.6)
+    scale_max: float = number(3.0)
     weights: str = "free"
-    density_min: float = 0.2
-    density_max: float = 0.9
-    warm_up: float = 0.5
-    members: int = 16
+    density_min: float = number(0.2, least=0.001, most=1)
+    density_max: float = number(0.9, least=0.001, most=1)
+    warm_up: float = number(0.5, least=0, most=1)
+    members: int = number(16, least=1)
     source: str = "search"
     sampler: str = "gp"
 
@@ -212,8 +214,8 @@ class SearchSettings:
     name: str = "hm3"
     space: str = "parameters"
     levels: str = "both"
-    parameter_share: float | None = None
-    offline_share: float = 0.2
+    parameter_share: float | None = number(None, above=0, below=1)
+    offline_share: float = number(0.2, above=0, below=1)
     parameter: ParameterSettings = field(default_factory=ParameterSettings)
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
     cmaes: CmaEsSettings = field(default_factory=CmaEsSettings)
@@ -236,8 +238,8 @@ class OutcomeSettings:
     """
 
     kind: str = "gp"
-    fit_steps: int = 60
-    refit_steps: int = 12
+    fit_steps: int = number(60, least=1)
+    refit_steps: int = number(12, least=0)
 
 
 @dataclass
@@ -257,10 +259,10 @@ class ScreeningSettings:
 
     enabled: bool = True
     acquisition: str = "hypervolume"
-    proposals: int = 1500
-    samples: int = 64
-    explore_share: float = 0.125
-    offline_share: float = 0.75
+    proposals: int = number(1500, least=8)
+    samples: int = number(64, least=1)
+    explore_share: float = number(0.125, least=0, most=1)
+    offline_share: float = number(0.75, least=0, most=1)
 
 
 @dataclass
@@ -320,43 +322,43 @@ class AgentSettings:
     """
 
     scalarisation: str = "weighted_sum"
-    utopia: float = 1.1
-    length_cost: float = 0.0
+    utopia: float = number(1.1, least=0)
+    length_cost: float = number(0.0, least=0)
     reward: str = "terminal"
     critic: str = "vector"
     conditioning: str = "concat"
     head: str = "categorical"
-    neighbours: int = 8
-    epsilon: float = 0.1
-    embedding: int = 32
-    hidden: int = 64
-    gamma: float = 1.0
-    gae_lambda: float = 0.95
-    learning_rate: float = 3e-4
-    clip_range: float = 0.2
-    entropy: float = 0.01
-    value_weight: float = 0.5
-    likelihood_weight: float = 0.0
-    target_kl: float = 0.03
-    epochs: int = 4
-    rollouts: int = 8
-    critic_warm_up: int = 40
+    neighbours: int = number(8, least=1)
+    epsilon: float = number(0.1, least=0, most=1)
+    embedding: int = number(32, least=1, most=65_536)
+    hidden: int = number(64, least=1, most=65_536)
+    gamma: float = number(1.0, least=0, most=1)
+    gae_lambda: float = number(0.95, least=0, most=1)
+    learning_rate: float = number(3e-4, above=0)
+    clip_range: float = number(0.2, above=0)
+    entropy: float = number(0.01, least=0)
+    value_weight: float = number(0.5, least=0)
+    likelihood_weight: float = number(0.0, least=0)
+    target_kl: float = number(0.03, above=0)
+    epochs: int = number(4, least=1)
+    rollouts: int = number(8, least=1)
+    critic_warm_up: int = number(40, least=0)
     anchor: str = "replay"
-    pretrain_rate: float = 1e-3
-    pretrain_steps: int = 300
-    replay_steps: int = 8
-    patience: int = 5
+    pretrain_rate: float = number(1e-3, above=0)
+    pretrain_steps: int = number(300, least=0)
+    replay_steps: int = number(8, least=0)
+    patience: int = number(5, least=1)
     regression: str = "advantage"
-    expectile: float = 0.8
+    expectile: float = number(0.8, above=0, below=1)
     weighting: str = "trajectory"
-    temperature: float = 0.3
+    temperature: float = number(0.3, above=0)
     hindsight: bool = True
-    imagined: int = 64
-    distil_steps: int = 600
+    imagined: int = number(64, least=0)
+    distil_steps: int = number(600, least=0)
     init_from: str = ""
     per_preference: bool = False
-    preferences: int = 10
-    batch: int = 8
+    preferences: int = number(10, least=1)
+    batch: int = number(8, least=1)
     outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
     screening: ScreeningSettings = field(default_factory=ScreeningSettings)
 
@@ -423,14 +425,14 @@ class RunSettings:
         export: What is exported at the end.
     """
 
-    name: str = "run"
+    name: str = file_name("run")
     root: str = "runs"
     output: str = ""
     resume: str = ""
-    seed: int = 0
-    budget: int = 300
-    planned_budget: int = 0
-    threads: int = 0
+    seed: int = number(0, least=0, most=2**32 - 1)
+    budget: int = number(300, least=1)
+    planned_budget: int = number(0, least=0)
+    threads: int = number(0, least=0, most=4096)
     plugins: list[str] = field(default_factory=list)
     pool: PoolSettings = field(default_factory=PoolSettings)
     tasks: dict[str, TaskSettings] = field(default_factory=dict)
@@ -442,9 +444,15 @@ class RunSettings:
     export: ExportSettings = field(default_factory=ExportSettings)
 
 
+NEW_TASK = ("task", "new")
+"""Config group and name of a task with its defaults, for tasks that a command line adds."""
+
+
 def register() -> None:
     """Register the dataclass schema under the name `schema` (config.yaml starts from it)."""
-    ConfigStore.instance().store(name="schema", node=RunSettings)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=RunSettings)
+    store.store(group=NEW_TASK[0], name=NEW_TASK[1], node=TaskSettings)
 
 
 def config_folder() -> Path:

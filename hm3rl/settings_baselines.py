@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hm3rl.settings_values import number
+
 SPACES = ("parameters", "paths")
 """Values of `search.space`: what the vectors of a general-purpose optimiser stand for."""
 
@@ -16,7 +18,7 @@ class EvolutionSettings:
         population: Size of the population; NSGA-III takes as many reference directions as fit.
     """
 
-    population: int = 20
+    population: int = number(20, least=4)
 
 
 @dataclass
@@ -29,8 +31,8 @@ class CmaEsSettings:
         generations: Generations under one preference, before the next one's turn.
     """
 
-    groups: int = 2
-    generations: int = 2
+    groups: int = number(2, least=1)
+    generations: int = number(2, least=1)
 
 
 LEVELS = ("both", "paths")
@@ -48,9 +50,9 @@ class DataFlowSettings:
             smallest; 1: none is evolved.
     """
 
-    repetitions: int = 3
-    generations: int = 2
-    scale_max: float = 1.0
+    repetitions: int = number(3, least=1)
+    generations: int = number(2, least=1)
+    scale_max: float = number(1.0, least=1)
 
 
 @dataclass
@@ -71,14 +73,14 @@ class RMMSettings:
     """
 
     operators: list[str] = field(default_factory=lambda: ["task_arithmetic", "ties", "dare_ties"])
-    preferences: int = 0
-    episodes: int = 4
-    epochs: int = 40
-    learning_rate: float = 3e-4
-    clip_range: float = 0.2
-    entropy: float = 1e-4
-    gamma: float = 0.99
-    hidden: int = 64
+    preferences: int = number(0, least=0)
+    episodes: int = number(4, least=1)
+    epochs: int = number(40, least=1)
+    learning_rate: float = number(3e-4, above=0)
+    clip_range: float = number(0.2, above=0)
+    entropy: float = number(1e-4, least=0)
+    gamma: float = number(0.99, least=0, most=1)
+    hidden: int = number(64, least=1, most=65_536)
 
 
 @dataclass
@@ -95,13 +97,13 @@ class DepthWiseSettings:
         elites: Best candidates under each preference around which the local ones are sought.
     """
 
-    starters: int = 9
-    eta: int = 3
-    rungs: int = 3
-    warm_up: int = 10
-    random_share: float = 0.2
-    proposals: int = 400
-    elites: int = 3
+    starters: int = number(9, least=1)
+    eta: int = number(3, least=2)
+    rungs: int = number(3, least=1)
+    warm_up: int = number(10, least=2)
+    random_share: float = number(0.2, least=0, most=1)
+    proposals: int = number(400, least=1)
+    elites: int = number(3, least=1)
 
 
 @dataclass
@@ -120,14 +122,14 @@ class MmMoSettings:
         steps: Most steps from each.
     """
 
-    initial: int = 10
-    batch: int = 4
+    initial: int = number(10, least=2)
+    batch: int = number(4, least=1)
     weak_to_strong: bool = True
     fisher: bool = True
     sparsity: bool = True
-    samples: int = 16
-    restarts: int = 2
-    steps: int = 20
+    samples: int = number(16, least=1)
+    restarts: int = number(2, least=1)
+    steps: int = number(20, least=1)
 
 
 @dataclass
@@ -140,6 +142,6 @@ class MapSettings:
         largest: Largest scaling coefficient of a task vector.
     """
 
-    sample: float = 0.4
-    batch: int = 10
-    largest: float = 1.0
+    sample: float = number(0.4, least=0, most=1)
+    batch: int = number(10, least=0)
+    largest: float = number(1.0, least=0.001)

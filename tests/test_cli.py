@@ -315,6 +315,21 @@ def test_a_bad_preference_at_pick_is_refused(finished):
     assert_refused(call("pick", "nowhere", "--prefer", "math=1"), "nowhere")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("front", "LONG"),
+        ("report", "LONG"),
+        ("store", "LONG"),
+        ("check", "--config-dir", "LONG"),
+        ("search", "resume=LONG"),
+        ("init", "LONG", "--base", "zoo:base", "--expert", "m=zoo:math", "--task", "a=b"),
+    ],
+)
+def test_a_name_of_300_letters_is_refused(words: tuple[str, ...]):
+    assert_refused(call(*(word.replace("LONG", "x" * 300) for word in words)))
+
+
 def test_export_asks_which_model_and_never_overwrites(finished, tmp_path: Path):
     assert_refused(call("export", finished.folder.path), "which model")
     (tmp_path / "there").mkdir()

@@ -14,6 +14,7 @@ import torch
 from hm3rl.evaluation.requests import Request
 from hm3rl.merging.task_vectors import DEFAULT_LIMIT
 from hm3rl.models.pool import ModelPool
+from hm3rl.reporting.wandb_mode import resolve_mode
 from hm3rl.search.build import (
     build_members,
     check_settings,
@@ -136,6 +137,7 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
             configuration cannot work.
     """
     check_settings(settings)
+    resolve_mode(settings.logging.wandb)
     pool = load_pool(settings)
     if not stitches(settings):
         pool.check_mergeable(pool.expert_names)

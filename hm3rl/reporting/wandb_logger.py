@@ -1,59 +1,100 @@
-"""Events of a run on wandb. Offline when there is no key; never a question at the prompt."""
+"""Events of a run on wandb. Offline when there is no key; never a question at the prompt.
+
+Logging never ends a search and hardly delays one: what cannot be sent is said and kept on disk.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import wandb
 
-from hm3rl.errors import InputError
 from hm3rl.events import EvaluationEvent
 from hm3rl.objectives.archive import Archive
+from hm3rl.reporting.wandb_mode import Mode, resolve_mode
 from hm3rl.runs import RunFolder
 from hm3rl.settings import LoggingSettings
 
-Mode = Literal["online", "offline", "disabled"]
-MODES = ("auto", "online", "offline", "disabled")
+ANSWER_SECONDS = 15.0
+"""How long a search waits for wandb to answer at the start."""
+UPLOAD_SECONDS = 60.0
+"""How long a search waits at the end for what wandb has not sent yet."""
+WEIGHTS_SECONDS = 3600.0
+"""The same for a model's weights, which were asked for and come after the search."""
 
-
-def has_key() -> bool:
-    """Whether wandb would find an API key without asking."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    return bool(wandb.api.api_key)
-
-
-def resolve_mode(asked: str) -> Mode:
-    """Decide between online, offline and disabled.
-
-    Args:
-        asked: `auto`, `online`, `offline` or `disabled`.
-
-    Returns:
-        `online`, `offline` or `disabled`.
-
-    Raises:
-        InputError: An unknown mode, or online without a key.
-    """
-    if asked not in MODES:
-        raise InputError(f"unknown logging.wandb={asked!r}", f"one of {', '.join(MODES)}")
-    if asked == "online" and not has_key():
-        raise InputError(
-            "logging.wandb=online, but wandb has no API key",
-            "run `wandb login`, set WANDB_API_KEY, or use logging.wandb=offline",
-        )
-    if asked == "auto":
-        return "online" if has_key() else "offline"
-    return cast(Mode, asked)
+_say = logging.getLogger(__name__).warning
 
 
 def run_id(folder: RunFolder) -> str:
     """A wandb id that is the same each time a run folder is resumed."""
     return hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]
+
+
+def open_wandb(
+    folder: RunFolder, settings: LoggingSettings, mode: Mode, patience: float, **more: Any
+) -> Any:
+    """Open the wandb run of a run folder; offline, and said, where wandb does not answer.
+
+    Args:
+        folder: The run folder; offline files go to its `wandb/`.
+        settings: Project and entity.
+        mode: How.
+        patience: Seconds that closing it may take.
+        **more: Further arguments of `wandb.init`.
+
+    Returns:
+        The wandb run.
+    """
+    arguments = {
+        "project": settings.project,
+        "entity": settings.entity or None,
+        "dir": str(folder.path),
+        "id": run_id(folder),
+        "settings": wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=ANSWER_SECONDS,
+            login_timeout=ANSWER_SECONDS,
+            finish_timeout=patience,
+            finish_timeout_raises=True,
+        ),
+        **more,
+    }
+    if mode == "online":
+        try:
+            return wandb.init(mode="online", resume="allow", **arguments)
+        except Exception as error:  # no network, a key that is refused, an unknown project
+            _say(
+                f"wandb does not take the run ({_first_line(error)}); logged offline instead. "
+                f"Later: wandb sync {folder.path}/wandb/offline-run-*"
+            )
+            wandb.teardown()  # its service holds the id of the run that did not begin
+            mode = "offline"
+    return wandb.init(mode=mode, **arguments)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _harmless(method: Callable[..., None]) -> Callable[..., None]:
+    """Let a search go on without wandb, and say so, if logging fails."""
+
+    @wraps(method)
+    def guarded(self: WandbLogger, *arguments: Any, **named: Any) -> None:
+        if self.lost:
+            return
+        try:
+            method(self, *arguments, **named)
+        except Exception as error:  # a full disk, a killed service: whatever wandb dies of
+            self.give_up(error)
+
+    return guarded
 
 
 FRONT_EVERY = 50
@@ -85,6 +126,7 @@ class WandbLogger:
         self._job_type = job_type
         self._mode = resolve_mode(settings.wandb)
         self._run: Any = None
+        self.lost = False
         self._archive: Archive | None = None
         self._texts: dict[str, str] = {}
         self._phase = ""
@@ -92,32 +134,32 @@ class WandbLogger:
         self._evaluations: list[list[Any]] = []
         self._fronts: list[list[Any]] = []
 
+    @_harmless
     def start(self, config: Mapping[str, Any]) -> None:
         """Open the wandb run."""
-        self._run = wandb.init(
-            project=self._settings.project,
-            entity=self._settings.entity or None,
+        self._run = open_wandb(
+            self._folder,
+            self._settings,
+            self._mode,
+            UPLOAD_SECONDS,
             group=self._settings.group or self._name,
             job_type=self._job_type,
             name=f"{self._name}-{self._job_type}-seed{config.get('seed')}",
             tags=list(self._settings.tags),
             config=dict(config),
-            dir=str(self._folder.path),
-            id=run_id(self._folder),
-            resume="allow" if self._mode == "online" else None,
-            mode=self._mode,
-            settings=wandb.Settings(silent=True, console="off"),
         )
         self._run.define_metric("evaluations")
         self._run.define_metric("*", step_metric="evaluations")
         self._run.define_metric("hypervolume", step_metric="evaluations", summary="max")
 
+    @_harmless
     def phase(self, name: str, budget: int) -> None:
         """Note the phase in the summary; the front of the one before is kept."""
         self._snapshot()
         self._phase = name
         self._run.summary["phase"] = name
 
+    @_harmless
     def evaluation(self, event: EvaluationEvent) -> None:
         """Log scores and hypervolume."""
         group = "score" if event.decides else f"score at {event.fidelity}"
@@ -161,24 +203,41 @@ class WandbLogger:
             for key in self._archive.front_keys()
         ]
 
+    @_harmless
     def metrics(self, charged: float, values: Mapping[str, float]) -> None:
         """Log scalars of an algorithm."""
         self._run.log({"evaluations": charged, **values})
 
+    @_harmless
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Log a table."""
+        self._table(name, columns, rows)
+
+    def _table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._run.log({name: wandb.Table(columns=list(columns), data=[list(r) for r in rows])})
 
+    @_harmless
     def finish(self, status: str) -> None:
-        """Log the tables and the recipes and close the wandb run, whatever happened."""
+        """Log the tables and the recipes and close the wandb run."""
         if self._run is None:
             return
-        try:
-            self._log_tables()
-            self._log_recipes(status)
-            self._run.summary["status"] = status
-        finally:
-            self._run.finish(exit_code=0 if status == "finished" else 1)
+        self._log_tables()
+        self._log_recipes(status)
+        self._run.summary["status"] = status
+        self._run.finish(exit_code=0 if status == "finished" else 1)
+
+    def give_up(self, error: Exception) -> None:
+        """Say that logging failed, close the wandb run and listen no more."""
+        self.lost = True
+        _say(
+            f"wandb: {_first_line(error)}. The search goes on without it; its folder has "
+            f"everything. Later: wandb sync {self._folder.path}/wandb/*run-*"
+        )
+        if self._run is not None:
+            try:
+                self._run.finish(exit_code=1)
+            except Exception as again:  # as above; it was said already that logging failed
+                _say(f"wandb: {_first_line(again)}")
 
     def _log_tables(self) -> None:
         if self._archive is None:
@@ -186,8 +245,8 @@ class WandbLogger:
         self._snapshot()
         tasks = self._archive.objectives
         columns = ["evaluations", "phase", "key", *tasks, "path"]
-        self.table("candidates", columns, self._evaluations)
-        self.table("fronts", ["evaluations", "phase", *tasks, "path"], self._fronts)
+        self._table("candidates", columns, self._evaluations)
+        self._table("fronts", ["evaluations", "phase", *tasks, "path"], self._fronts)
 
     def _log_recipes(self, status: str) -> None:
         folder = self._folder
@@ -202,24 +261,19 @@ class WandbLogger:
 def log_weights(folder: RunFolder, settings: LoggingSettings, model: Path) -> None:
     """Log an exported model as an artifact of the run, which is opened once more for it.
 
+    If that fails it is said, no more.
+
     Args:
         folder: The run folder.
         settings: Mode and project, as in the run.
         model: Folder of the checkpoint.
     """
-    mode = resolve_mode(settings.wandb)
-    run = wandb.init(
-        project=settings.project,
-        entity=settings.entity or None,
-        dir=str(folder.path),
-        id=run_id(folder),
-        resume="allow" if mode == "online" else None,
-        mode=mode,
-        settings=wandb.Settings(silent=True, console="off"),
-    )
     try:
+        mode = resolve_mode(settings.wandb)
+        run = open_wandb(folder, settings, mode, WEIGHTS_SECONDS)
         artifact = wandb.Artifact(f"model-{run_id(folder)}", "model")
         artifact.add_dir(str(model))
         run.log_artifact(artifact)
-    finally:
         run.finish()
+    except Exception as error:  # the search is over and the model is in its folder
+        _say(f"wandb did not take the weights of {model}: {_first_line(error)}")

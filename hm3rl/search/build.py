@@ -44,8 +44,9 @@ from hm3rl.search.parameter_only import ParameterOnly
 from hm3rl.search.random_search import RandomSearch
 from hm3rl.settings import RunSettings
 from hm3rl.settings_baselines import LEVELS, SPACES
+from hm3rl.settings_values import check_values
 from hm3rl.tasks.base import Task
-from hm3rl.tasks.build import PATH_LENGTH, build_tasks
+from hm3rl.tasks.build import PATH_LENGTH, build_tasks, check_task_settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -158,69 +159,29 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_ranges(settings: RunSettings) -> None:
-    """Refuse numbers outside their range.
+    """Refuse values that are none of their field's, and ranges without anything in them.
 
     Raises:
         InputError: Names the key, its value and its range.
     """
-    parameter, evaluation = settings.search.parameter, settings.evaluation
-    rmm, depth_wise = settings.search.rmm, settings.search.depth_wise
-    at_least: dict[str, tuple[float, float]] = {
-        "seed": (settings.seed, 0),
-        "threads": (settings.threads, 0),
-        "paths.min_length": (settings.paths.min_length, 0),
-        "paths.max_length": (settings.paths.max_length, 0),
-        "paths.alignment_items": (settings.paths.alignment_items, 1),
-        "pool.merged_mb": (settings.pool.merged_mb, 1),
-        "evaluation.batch_size": (evaluation.batch_size, 1),
-        "evaluation.together": (evaluation.together, 1),
-        "evaluation.activation_mb": (evaluation.activation_mb, 1),
-        "evaluation.workers": (evaluation.workers, 1),
-        "evaluation.proxy_cost": (evaluation.proxy_cost, 0),
-        "evaluation.program_workers": (evaluation.program_workers, 1),
-        "evaluation.program_seconds": (evaluation.program_seconds, 0.01),
-        "evaluation.program_memory_mb": (evaluation.program_memory_mb, 64),
-        "search.evolution.population": (settings.search.evolution.population, 4),
-        "search.map.batch": (settings.search.map.batch, 0),
-        "search.map.largest": (settings.search.map.largest, 0.001),
-        "search.map.sample": (settings.search.map.sample, 0),
-        "search.mm_mo.initial": (settings.search.mm_mo.initial, 2),
-        "search.mm_mo.batch": (settings.search.mm_mo.batch, 1),
-        "search.mm_mo.samples": (settings.search.mm_mo.samples, 1),
-        "search.mm_mo.restarts": (settings.search.mm_mo.restarts, 1),
-        "search.mm_mo.steps": (settings.search.mm_mo.steps, 1),
-        "search.cmaes.groups": (settings.search.cmaes.groups, 1),
-        "search.cmaes.generations": (settings.search.cmaes.generations, 1),
-        "search.data_flow.repetitions": (settings.search.data_flow.repetitions, 1),
-        "search.data_flow.generations": (settings.search.data_flow.generations, 1),
-        "search.data_flow.scale_max": (settings.search.data_flow.scale_max, 1),
-        "search.rmm.preferences": (rmm.preferences, 0),
-        "search.rmm.episodes": (rmm.episodes, 1),
-        "search.rmm.epochs": (rmm.epochs, 1),
-        "search.rmm.hidden": (rmm.hidden, 1),
-        "search.depth_wise.starters": (depth_wise.starters, 1),
-        "search.depth_wise.eta": (depth_wise.eta, 2),
-        "search.depth_wise.rungs": (depth_wise.rungs, 1),
-        "search.depth_wise.warm_up": (depth_wise.warm_up, 2),
-        "search.depth_wise.proposals": (depth_wise.proposals, 1),
-        "search.depth_wise.elites": (depth_wise.elites, 1),
-        "search.parameter.members": (parameter.members, 1),
-        "search.parameter.operators (their number)": (len(parameter.operators), 1),
-        "search.parameter.scale_max": (parameter.scale_max, parameter.scale_min),
-        "search.parameter.density_max": (parameter.density_max, parameter.density_min),
-        "search.parameter.density_min": (parameter.density_min, 0.001),
-    }
-    at_most = {
-        "search.parameter.density_max": (parameter.density_max, 1.0),
-        "search.parameter.warm_up": (parameter.warm_up, 1.0),
-        "search.rmm.gamma": (rmm.gamma, 1.0),
-        "search.depth_wise.random_share": (depth_wise.random_share, 1.0),
-        "search.map.sample": (settings.search.map.sample, 1.0),
-    }
-    for key, (value, bound) in at_least.items():
-        if not value >= bound:
-            raise InputError(f"{key}={value} is too small", f"give {bound:g} or more")
-    cores = len(os.sched_getaffinity(0))
+    check_values(settings)
+    parameter = settings.search.parameter
+    for least, most in (("scale_min", "scale_max"), ("density_min", "density_max")):
+        low, high = getattr(parameter, least), getattr(parameter, most)
+        if low > high:
+            raise InputError(
+                f"search.parameter.{least}={low} is above search.parameter.{most}={high}",
+                f"give {least} <= {most}",
+            )
+    for key, operators in (
+        ("parameter", parameter.operators),
+        ("rmm", settings.search.rmm.operators),
+    ):
+        if not operators:
+            raise InputError(
+                f"search.{key}.operators is empty", f"give one or more of {', '.join(OPERATORS)}"
+            )
+    evaluation, cores = settings.evaluation, len(os.sched_getaffinity(0))
     processes = {"threads": settings.threads, "program_workers": evaluation.program_workers}
     if evaluation.backend == "ray" and not evaluation.ray_address:  # a cluster says what it has
         processes["workers"] = evaluation.workers
@@ -231,9 +192,6 @@ def _check_ranges(settings: RunSettings) -> None:
                 f"{key}={count} on a machine with {cores} cores",
                 f"give {PER_CORE * cores} at most; more than {cores} gain nothing",
             )
-    for key, (value, bound) in at_most.items():
-        if not 0 <= value <= bound:
-            raise InputError(f"{key}={value} is out of range", f"give 0 to {bound:g}")
 
 
 def path_limits(settings: RunSettings, members: MemberSet) -> PathLimits:
@@ -284,6 +242,7 @@ def check_settings(settings: RunSettings) -> None:
     Raises:
         InputError: Names the key and the way out.
     """
+    _check_ranges(settings)
     _one_of("search.name", settings.search.name, tuple(SEARCHERS))
     for key, name in (
         ("search.name", settings.search.name),
@@ -343,11 +302,11 @@ def check_settings(settings: RunSettings) -> None:
     for operator in settings.search.rmm.operators:
         _one_of("search.rmm.operators entry", operator, tuple(OPERATORS))
     check_options(settings.agent)
-    _check_ranges(settings)
     if not settings.pool.experts:
         raise InputError("pool.experts is empty", "name at least one expert: pool.experts.NAME=DIR")
     if not settings.tasks:
         raise InputError("no tasks", "choose a task group, for example tasks=zoo")
+    check_task_settings(settings.tasks)
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.pool.device):
         raise InputError(f"unknown pool.device {settings.pool.device!r}", "use cpu, cuda or cuda:N")
     if settings.pool.device.startswith("cuda") and not torch.cuda.is_available():
@@ -357,7 +316,7 @@ def check_settings(settings: RunSettings) -> None:
         )
     p, o = settings.search.parameter_share, settings.search.offline_share
     p = SHARE if p is None else p
-    if not (p > 0 and o > 0 and p + o < 1):
+    if not p + o < 1:
         raise InputError(
             f"search.parameter_share={p} and search.offline_share={o} leave no share for a phase",
             "give positive shares whose sum is below 1",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -20,6 +18,14 @@ from hm3rl.errors import InputError
 from hm3rl.plugins import absolute, load_plugins
 from hm3rl.runs import RunFolder, check_name
 from hm3rl.search.explain import explain, unknown_key
+from hm3rl.search.words import (
+    emptied,
+    empties,
+    first_job,
+    parse,
+    refuse_ignored,
+    with_new_tasks,
+)
 from hm3rl.settings import RunSettings, config_folder, register
 
 
@@ -70,41 +76,59 @@ def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Ru
     """
     if any(word.startswith(("resume=", "+resume=")) for word in overrides):
         raise InputError("resume= goes with a plain `hm3rl search`", "drop it here")
-    register()
-    where = config_folder() if folder is None else folder.resolve()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(where)):
-            config = compose("config", overrides=_emptied(overrides))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise explain(error) from None
-    settings = to_settings(config)
+    words = parse(overrides)
+    refuse_ignored(words, sweep=False)
+    composed = partial(_compose, folder=folder)
+    lines = emptied(with_new_tasks(words, partial(_tasks, folder)), composed)
+    settings = to_settings(composed(lines))
     check_name("name", settings.name)  # not where runs are opened: older ones may have any
     return settings
 
 
-def empties(override: Override) -> bool:
-    """Whether an override is `KEY={}`, which Hydra would merge, and so change nothing."""
-    return not override.is_sweep_override() and override.value() == {}
+def sweep_words(overrides: Sequence[str]) -> tuple[list[str], RunSettings, str | None]:
+    """Read the overrides of a sweep.
+
+    Args:
+        overrides: Such as `["experiment=tiny", "seed=0,1,2"]`.
+
+    Returns:
+        The words for Hydra; the settings of the first job, composed so that a slip is found before
+        any job starts; and the folder that the words name for the sweep, if they do.
+
+    Raises:
+        InputError: What `compose_settings` raises, or a sweep over no value.
+    """
+    words = parse(overrides)
+    refuse_ignored(words, sweep=True)
+    for word in words:
+        if empties(word):
+            raise InputError(
+                f"{word.input_line} in a sweep, which can only add entries",
+                f"take them out one by one: ~{word.key_or_group}.NAME",
+            )
+    settings = compose_settings(first_job(words))
+    named = [str(word.value()) for word in words if word.key_or_group == "hydra.sweep.dir"]
+    return with_new_tasks(words, partial(_tasks, None)), settings, named[-1] if named else None
 
 
-def _emptied(overrides: Sequence[str]) -> list[str]:
-    """Write `KEY={}` as the removal of each entry that KEY has at this place of the line."""
-    words = list(overrides)
-    parsed = OverridesParser.create().parse_overrides(words)
-    for place, override in enumerate(parsed):
-        if not empties(override):
-            continue
-        key = str(override.key_or_group)
-        later = [
-            other.key_or_group.startswith(f"{key}.") and at > place
-            for at, other in enumerate(parsed)
-        ]
-        others = [words[at] for at in range(len(words)) if at != place and not later[at]]
-        entries = OmegaConf.select(compose("config", overrides=_emptied(others)), key)
-        if isinstance(entries, DictConfig):
-            removed = [f"~{key}.{name}" for name in map(str, entries)]
-            return _emptied([*words[:place], *removed, *words[place + 1 :]])
-    return words
+def _tasks(folder: Path | None, words: Sequence[str]) -> list[str]:
+    """Names of the tasks that some words alone compose."""
+    return [str(name) for name in _compose(first_job(parse(words)), folder).tasks]
+
+
+def _compose(words: Sequence[str], folder: Path | None) -> DictConfig:
+    """Compose without any check of what comes out.
+
+    Raises:
+        InputError: Hydra cannot.
+    """
+    register()
+    where = config_folder() if folder is None else folder.resolve()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(where)):
+            return compose("config", overrides=list(words))
+    except Exception as error:  # Hydra asserts, recurses and iterates into whatever a word holds
+        raise explain(error) from None
 
 
 def settings_of_run(folder: RunFolder) -> RunSettings:
@@ -117,21 +141,22 @@ def settings_of_run(folder: RunFolder) -> RunSettings:
         loaded = OmegaConf.load(folder.config)
         if not isinstance(loaded, DictConfig) or not {"pool", "tasks"} <= set(loaded):
             raise ValueError("it names no pool and no tasks")
-    except (YAMLError, OSError, ValueError) as error:
+    # A text that is no YAML, no UTF-8 or no mapping, or nested too deeply.
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError, RecursionError) as e:
         raise InputError(
-            f"{folder.config} is damaged or missing: {str(error).splitlines()[0]}",
+            f"{folder.config} is damaged or missing: "
+            f"{next(iter(str(e).splitlines()), type(e).__name__)}",
             "restore it, or start the search anew with its own words and "
             f"evaluation.store={folder.store}: nothing stored is computed again",
         ) from None
     try:
-        return to_settings(
-            cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), loaded))
-        )
-    except OmegaConfBaseException as error:
+        merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), loaded))
+    except OmegaConfBaseException as e:
         raise InputError(
-            f"cannot read {folder.config}: {str(error).splitlines()[0]}",
-            "the run was written by another version of hm3rl; use that one",
+            f"cannot read {folder.config}: {next(iter(str(e).splitlines()), type(e).__name__)}",
+            "restore the file; if another version of hm3rl wrote the run, use that one",
         ) from None
+    return to_settings(merged)
 
 
 def resume_settings(overrides: Sequence[str]) -> tuple[RunSettings, RunFolder] | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -13,17 +14,30 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import MarkedYAMLError
 
 from hm3rl.errors import InputError
-from hm3rl.settings import RunSettings
+from hm3rl.settings import RunSettings, config_folder
+from hm3rl.settings_values import shown
 
 KEYS = "the keys and their types: hm3rl/settings.py, or the API reference"
 
 
-def explain(error: Exception) -> InputError:
+def config_groups() -> list[str]:
+    """Names of the groups of config files, such as `pool` and `evaluation/backend`."""
+    root = config_folder()
+    folders = {above for file in root.rglob("*.yaml") for above in file.relative_to(root).parents}
+    return sorted(folder.as_posix() for folder in folders - {Path()})
+
+
+def explain(error: Exception, where: str = "the configuration does not compose") -> InputError:
     """Turn an error of composition into one that names the key and what to write instead.
 
     Args:
         error: What Hydra or OmegaConf raised; the innermost cause holds the reason.
+        where: What cannot be done, for errors that do not say it.
     """
+    if isinstance(error, RecursionError):
+        return InputError(
+            f"{where}: it is nested too deeply", "a configuration has a handful of levels"
+        )
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -31,7 +45,7 @@ def explain(error: Exception) -> InputError:
         return _missing_choice(cause)
     if isinstance(cause, OverrideParseException):
         return InputError(
-            f"cannot read {cause.override!r}",
+            f"cannot read {shown(cause.override)!r}",
             "write KEY=VALUE; put quotes round values with spaces, brackets or commas",
         )
     if isinstance(cause, MarkedYAMLError):
@@ -46,20 +60,16 @@ def explain(error: Exception) -> InputError:
     key = re.search(r"full_key: (\S+)", str(cause))
     if in_file and key:
         return unknown_key(key[1], where=f" in {in_file[1]}.yaml")
-    if isinstance(cause, OmegaConfBaseException) and "is not a subclass of" in lines[0]:
-        return InputError(
-            f"{cause.full_key} cannot be added on the command line",
-            "put it into an experiment file; `hm3rl init` writes one",
-        )
+    said = "; ".join(shown(line, 200) for line in lines[:2]) or type(cause).__name__
     if any("Could not override" in line for line in lines):
         return InputError(
-            f"the configuration does not compose: {' '.join(lines[:2])}",
-            "an experiment file begins with the line `# @package _global_`",
+            f"{where}: {said}", "an experiment file begins with the line `# @package _global_`"
         )
-    return InputError(
-        f"the configuration does not compose: {'; '.join(lines[:2])}",
-        f"give a value of that type; {KEYS}",
-    )
+    if any("Ambiguous value" in line for line in lines):
+        return InputError(f"{where}: {lines[0]}", "add -m for a sweep, or write key=[a,b]")
+    if any("Could not append" in line for line in lines):
+        return InputError(f"{where}: {said}", "write KEY=VALUE without + for a key that is there")
+    return InputError(f"{where}: {said}", f"give a value of that type; {KEYS}")
 
 
 def unknown_key(key: str, level: Sequence[str] = (), where: str = "") -> InputError:
@@ -72,7 +82,11 @@ def unknown_key(key: str, level: Sequence[str] = (), where: str = "") -> InputEr
     """
     above, dot, last = key.rpartition(".")
     every = list(dotted_keys(RunSettings))
-    near = [f"{above}{dot}{name}" for name in get_close_matches(last, level, n=1)]
+    # What stands before = is a key or a group of config files, such as experiment.
+    groups = [] if above else config_groups()
+    if "/" in key:
+        level, every = (), []
+    near = [f"{above}{dot}{name}" for name in get_close_matches(last, [*level, *groups], n=1)]
     # A key that stands elsewhere: dtype for pool.dtype.
     near += [name for name in every if name.rpartition(".")[2] == last]
     if not level:
@@ -83,7 +97,9 @@ def unknown_key(key: str, level: Sequence[str] = (), where: str = "") -> InputEr
         hint = f"keys of {above or 'a run'}: {', '.join(level)}"
     else:
         hint = KEYS
-    return InputError(f"unknown key {key}{where}", hint)
+    if above == "tasks":
+        hint += f"; a task is added with +{key}.kind=KIND"
+    return InputError(f"unknown key {shown(key)}{where}", hint)
 
 
 def dotted_keys(settings: type[Any], above: str = "") -> Iterator[str]:
@@ -110,4 +126,4 @@ def _missing_choice(error: MissingConfigException) -> InputError:
     hint += f"there are: {', '.join(there)}" if there else f"there is no group {group}"
     if not group.startswith("hydra"):
         hint += "; files of your own are found with --config-dir"
-    return InputError(f"there is no {group}={name}", hint)
+    return InputError(f"there is no {group}={shown(name)}", hint)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import yaml
 
 from hm3rl.errors import InputError
 from hm3rl.models.zoo import resolve_source
-from hm3rl.runs import check_name, write_text
+from hm3rl.runs import write_text
+from hm3rl.settings_values import LONGEST_NAME, shown
 
 LONGEST_ANSWER = 64
 """Tokens of an answer where the models have room for that."""
@@ -68,8 +71,12 @@ def _task(name: str, value: str, answer: int) -> dict[str, object]:
     """
     kind, colon, rest = value.partition(":")
     if kind == "lm_eval" and rest:
-        # Without network or the extra nothing can be looked up here; `hm3rl check` does.
-        return {"kind": "lm_eval", "lm_eval": rest}
+        # A name can be looked up with network and the extra only; `hm3rl check` does.
+        if not rest.endswith((".yaml", ".yml")):
+            return {"kind": "lm_eval", "lm_eval": rest}
+        if not Path(rest).is_file():
+            raise InputError(f"--task {name}: no such file: {rest}", "give a YAML task's path")
+        return {"kind": "lm_eval", "lm_eval": str(Path(rest).resolve())}
     path, colon, metric = value.rpartition(":")
     if not colon or metric not in METRICS:
         if colon and not Path(value).is_file():
@@ -108,7 +115,11 @@ def write_config(
         InputError: A folder or file is missing, an unknown metric, a name that cannot be a file's,
             or the config exists already.
     """
-    check_name("--name", name)
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > LONGEST_NAME:
+        raise InputError(
+            f"--name {shown(name)!r} cannot name an experiment",
+            f"use letters, digits, _, - and dots, {LONGEST_NAME} of them at most",
+        )
     folders = split_pairs(experts, "--expert")
     for label, folder in {"--base": base, **folders}.items():
         if not folder.startswith("zoo:") and not Path(folder).is_dir():
@@ -123,7 +134,12 @@ def write_config(
     target = directory / "experiment" / f"{name}.yaml"
     if target.exists():
         raise InputError(f"{target} exists", "give another --name, or delete the file")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {target.parent}: {error.strerror}", "give another folder"
+        ) from None
     absolute = {
         label: folder if folder.startswith("zoo:") else str(Path(folder).resolve())
         for label, folder in {"": base, **folders}.items()
@@ -144,7 +160,7 @@ def write_config(
     )
     head = (
         "# @package _global_\n"
-        f"# hm3rl search --config-dir {directory} experiment={name}\n"
+        f"# hm3rl search --config-dir {shlex.quote(str(directory))} experiment={name}\n"
         "# One objective for each task; each item belongs to train, search or test by its hash.\n"
         "defaults:\n  - override /pool: own\n  - override /tasks: own\n\n"
     )

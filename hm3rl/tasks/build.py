@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
 
 from transformers import PreTrainedTokenizerBase
 
 from hm3rl.errors import InputError
 from hm3rl.settings import EvaluationSettings, TaskSettings
+from hm3rl.settings_values import check_values
 from hm3rl.tasks.base import ProgramRunner, Task
 from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.harness import HarnessTask
@@ -99,13 +100,29 @@ TASK_KINDS: dict[str, TaskFactory] = {
 }
 """Factories by `tasks.NAME.kind`."""
 
+SIZES = ("max_new_tokens", "search_items", "test_items")
 
-def register_task(kind: str, factory: TaskFactory) -> None:
+READS: dict[str, Collection[str]] = {
+    "translation": SIZES,
+    "math": SIZES,
+    "code": SIZES,
+    "sorting": SIZES,
+    "reversal": SIZES,
+    "jsonl": ("path", "metric", "chat_template", *SIZES),
+    "lm_eval": ("lm_eval", "metric", *SIZES),
+    PATH_LENGTH: ("worst",),
+}
+"""Keys of `TaskSettings` that a kind reads, beside `kind`; it is refused to set others."""
+
+
+def register_task(kind: str, factory: TaskFactory, reads: Collection[str] | None = None) -> None:
     """Add a kind of task of one's own; `tasks.NAME.kind=KIND` then selects it.
 
     Args:
         kind: Its name.
         factory: Makes a task from its name, its settings and the tools.
+        reads: Keys of the settings that the factory reads; whoever sets another is told that it
+            means nothing. None: any of them.
 
     Raises:
         InputError: The kind is taken.
@@ -113,6 +130,34 @@ def register_task(kind: str, factory: TaskFactory) -> None:
     if kind in TASK_KINDS:
         raise InputError(f"there is a kind of task {kind!r} already", "choose another name")
     TASK_KINDS[kind] = factory
+    READS[kind] = [one.name for one in fields(TaskSettings)] if reads is None else reads
+
+
+def check_task_settings(tasks: Mapping[str, TaskSettings]) -> None:
+    """Refuse what no task can be built from, before anything is read.
+
+    Args:
+        tasks: Settings by task name.
+
+    Raises:
+        InputError: An unknown kind, a number out of its range, or a key that the kind does not
+            read.
+    """
+    for name, settings in tasks.items():
+        if settings.kind not in READS:
+            raise InputError(
+                f"tasks.{name}.kind: unknown kind of task {settings.kind!r}",
+                f"one of {', '.join((*TASK_KINDS, PATH_LENGTH))}",
+            )
+        check_values(settings, f"tasks.{name}.")
+        reads = READS[settings.kind]
+        for one in fields(settings):
+            value = getattr(settings, one.name)
+            if one.name not in ("kind", *reads) and value != one.default:
+                raise InputError(
+                    f"tasks.{name}.{one.name}={value} means nothing to kind={settings.kind}",
+                    f"drop it; that kind reads {', '.join(reads) or 'no other key'}",
+                )
 
 
 def build_tasks(
@@ -133,6 +178,7 @@ def build_tasks(
     Raises:
         InputError: Unknown kind, bad file, or too few items.
     """
+    check_task_settings(tasks)
     runner = SandboxPool(
         evaluation.program_workers, evaluation.program_seconds, evaluation.program_memory_mb
     )
@@ -141,15 +187,5 @@ def build_tasks(
     for name, settings in tasks.items():
         if settings.kind == PATH_LENGTH:
             continue
-        if settings.kind not in TASK_KINDS:
-            raise InputError(
-                f"tasks.{name}.kind: unknown kind of task {settings.kind!r}",
-                f"one of {', '.join((*TASK_KINDS, PATH_LENGTH))}",
-            )
-        for key in ("max_new_tokens", "search_items", "test_items"):
-            if getattr(settings, key) < 0:
-                raise InputError(
-                    f"tasks.{name}.{key}={getattr(settings, key)}", "give 0 (the default) or more"
-                )
         built.append(TASK_KINDS[settings.kind](name, settings, tools))
     return check_tasks(built)

@@ -217,8 +217,18 @@ class HarnessTask(Task):
     def _longest(
         self, found: Sequence[Item], tokenizer: PreTrainedTokenizerBase, wanted: int
     ) -> int:
-        """Decoding limit: as asked, as the task says, or as long as the longest reference."""
+        """Decoding limit: as asked, as the task says, or as long as the longest reference.
+
+        Raises:
+            InputError: One is asked for, and nothing is decoded.
+        """
         if self._task.OUTPUT_TYPE != "generate_until":
+            if wanted:
+                raise InputError(
+                    f"tasks.{self.name}.max_new_tokens={wanted}: {self._task.OUTPUT_TYPE} generates"
+                    " nothing",
+                    "drop it",
+                )
             texts = [item.reference for item in found]
             encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
             return 1 + max(map(len, encoded))

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hm3rl.errors import InputError
 from hm3rl.tasks.base import Item, ProgramRunner, Split, Task, split_of
+from hm3rl.tasks.chat import render
 from hm3rl.tasks.metrics import METRICS, TEXT_METRICS, extract_program
 from hm3rl.tasks.suite import MIN_ITEMS
 
@@ -64,6 +65,7 @@ class JsonlTask(Task):
             )
         rows = self._read()
         self.metric = self._metric(rows, metric)
+        self._unread = metric if metric != self.metric else ""
         self.exact_implies_one = True
         self.exact_only = self.metric == "exact_match"
         self.judged_elsewhere = self.metric == "pass_at_1"
@@ -87,18 +89,21 @@ class JsonlTask(Task):
         return [measure(out, item.reference) for item, out in zip(items, outputs, strict=True)]
 
     def notes(self) -> dict[str, str]:
-        """What locks the programs up, if any are run."""
-        if self.metric != "pass_at_1" or self._runner is None:
-            return {}
-        return {"programs": self._runner.describe()}
+        """What locks the programs up, if any are run; and whose metric counts, if two are named."""
+        notes = {}
+        if self._unread:
+            notes["metric"] = f"{self.metric}, as its lines say, not {self._unread}"
+        if self.metric == "pass_at_1" and self._runner is not None:
+            notes["programs"] = self._runner.describe()
+        return notes
 
     def _where(self, number: int) -> str:
         return f"task {self.name!r}: {self._path}, line {number}"
 
     def _read(self) -> list[tuple[int, dict[str, Any]]]:
         try:
-            text = self._path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = self._path.read_text(encoding="utf-8-sig")  # with a byte-order mark or without
+        except (OSError, ValueError) as error:  # not UTF-8, or a name that no file can have
             raise InputError(
                 f"task {self.name!r}: {self._path} cannot be read ({error})",
                 f"give a UTF-8 file with one JSON object a line: tasks.{self.name}.path=FILE",
@@ -109,11 +114,18 @@ class JsonlTask(Task):
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+                # A lone half of a pair, as \ud83d, which JSON can write and no text can hold.
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"{self._where(number)} has a lone surrogate ({error.reason})",
+                    "write the character itself, or both halves of its pair",
+                ) from None
+            except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits
                 raise InputError(
                     f"{self._where(number)} is not JSON ({error})",
                     'one object a line, for example {"prompt": "2+2=", "reference": "4"}',
-                ) from error
+                ) from None
             self._check(number, row)
             rows.append((number, row))
         return rows
@@ -174,11 +186,8 @@ class JsonlTask(Task):
         prompt = written
         if self._tokenizer is not None:
             messages = [{"role": "user", "content": raw}] if isinstance(raw, str) else raw
-            prompt = str(
-                self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
-            )
+            instead = f"set tasks.{self.name}.chat_template=false"
+            prompt = render(self._tokenizer, messages, self._where(number), instead)
         payload = tuple((str(a), str(b)) for a, b in row.get("tests", ()))
         return (
             split_of(self.name, written),

@@ -2,34 +2,22 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hm3rl.errors import InputError
 from hm3rl.reporting import wandb_logger
-from hm3rl.reporting.wandb_logger import WandbLogger, log_weights, resolve_mode, run_id
+from hm3rl.reporting.wandb_logger import WandbLogger, log_weights, run_id
 from hm3rl.runs import RunFolder
 from hm3rl.settings import LoggingSettings
 from tests.reporting.test_csv_logger import event
 
 
-def test_without_a_key_auto_means_offline_and_online_is_refused(monkeypatch):
-    monkeypatch.setattr(wandb_logger, "has_key", lambda: False)
-    assert resolve_mode("auto") == "offline"
-    with pytest.raises(InputError, match="API key"):
-        resolve_mode("online")
-
-
-def test_with_a_key_auto_means_online(monkeypatch):
-    monkeypatch.setattr(wandb_logger, "has_key", lambda: True)
-    assert resolve_mode("auto") == "online"
-
-
-def test_an_unknown_mode_is_named():
-    with pytest.raises(InputError, match="sometimes"):
-        resolve_mode("sometimes")
+@pytest.fixture(autouse=True)
+def no_mode(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
 
 
 def test_the_id_belongs_to_the_folder(tmp_path: Path):
@@ -112,20 +100,48 @@ def test_an_offline_run_can_be_read_back(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("default")
-def test_the_run_is_closed_even_if_its_tables_cannot_be_logged(tmp_path: Path, monkeypatch):
+def test_a_search_goes_on_when_logging_fails_and_it_is_said(tmp_path: Path, monkeypatch, caplog):
+    import wandb
+
     logger = WandbLogger(RunFolder(tmp_path), LoggingSettings(wandb="offline"), "tiny", "hm3")
     logger.start({"seed": 0})
     logger.evaluation(event(1))
 
-    def broken(*arguments: object) -> None:
+    def broken(**named: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(logger, "table", broken)
-    with pytest.raises(OSError, match="disk full"):
-        logger.finish("finished")
-    import wandb
-
+    monkeypatch.setattr(wandb_logger.wandb, "Table", broken)
+    logger.table("front", ["name"], [["M00"]])
     assert wandb.run is None
+    logger.evaluation(event(2))
+    logger.finish("finished")
+    said = [record for record in caplog.records if record.name == wandb_logger.__name__]
+    assert len(said) == 1
+    assert "disk full" in caplog.text and f"wandb sync {tmp_path}" in caplog.text
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_server_that_cannot_be_reached_leaves_an_offline_run(tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(wandb_logger, "ANSWER_SECONDS", 1.0)
+    began = time.perf_counter()
+    logger = WandbLogger(RunFolder(tmp_path), LoggingSettings(wandb="auto"), "tiny", "hm3")
+    logger.start({"seed": 0})
+    logger.evaluation(event(1))
+    logger.finish("finished")
+    assert time.perf_counter() - began < 30
+    assert "logged offline instead" in caplog.text and "wandb sync" in caplog.text
+    assert read_back(tmp_path)["hypervolume"] == [0.125]
+
+
+def test_weights_that_wandb_does_not_take_are_said(tmp_path: Path, monkeypatch, caplog):
+    def broken(*arguments: object, **named: object) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(wandb_logger, "open_wandb", broken)
+    log_weights(RunFolder(tmp_path), LoggingSettings(wandb="offline"), tmp_path)
+    assert "gone" in caplog.text
 
 
 @pytest.mark.filterwarnings("default")

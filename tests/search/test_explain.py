@@ -24,7 +24,10 @@ from hm3rl.settings import RunSettings
         ("experiment=mine", "there is no experiment=mine", "--config-dir"),
         ("budget=many", "Value 'many'", "a value of that type"),
         ("x=[", "cannot read 'x=['", "KEY=VALUE"),
-        ("+tasks.arc.kind=lm_eval", "arc cannot be added", "`hm3rl init` writes one"),
+        ("tasks.arc.kind=lm_eval", "unknown key tasks.arc", "+tasks.arc.kind=KIND"),
+        ("expriment=tiny", "unknown key expriment", "did you mean experiment?"),
+        ("evaluation/bakend=ray", "evaluation/bakend", "did you mean evaluation/backend?"),
+        ("seed=1,2", "seed=1,2", "add -m"),
     ],
 )
 def test_a_slip_on_the_command_line_is_named_with_the_way_out(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,13 @@ from hm3rl.errors import InputError
 from hm3rl.models.pool import ModelPool
 from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.base import Task
-from hm3rl.tasks.build import build_tasks
+from hm3rl.tasks.build import (
+    READS,
+    TASK_KINDS,
+    build_tasks,
+    check_task_settings,
+    register_task,
+)
 
 
 @pytest.fixture
@@ -64,6 +72,13 @@ def test_a_file_of_ones_own(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) 
         ("own", TaskSettings(kind="jsonl"), "has no file"),
         ("math", TaskSettings(kind="math", search_items=-1), "search_items=-1"),
         ("math", TaskSettings(kind="math", search_items=1), "has 1 items"),
+        ("math", TaskSettings(kind="math", metric="chrf"), "metric=chrf means nothing"),
+        ("code", TaskSettings(kind="code", chat_template=True), "chat_template=True means nothing"),
+        ("own", TaskSettings(kind="jsonl", lm_eval="arc"), "lm_eval=arc means nothing"),
+        ("arc", TaskSettings(kind="lm_eval", path="x.jsonl"), "path=x.jsonl means nothing"),
+        ("own", TaskSettings(kind="jsonl", path="x", worst=3), "worst=3 means nothing"),
+        ("size", TaskSettings(kind="path_length", metric="x"), "metric=x means nothing"),
+        ("size", TaskSettings(kind="path_length", worst=inf), "worst=inf is out of range"),
     ],
 )
 def test_bad_settings_are_refused_with_a_remedy(
@@ -72,6 +87,19 @@ def test_bad_settings_are_refused_with_a_remedy(
     with pytest.raises(InputError, match=message) as caught:
         build(tokenizer, **{name: settings})
     assert caught.value.remedy
+
+
+def test_a_plugins_kind_may_say_which_keys_it_reads() -> None:
+    try:
+        register_task("any", TASK_KINDS["math"])
+        register_task("few", TASK_KINDS["math"], reads=("path",))
+        settings = TaskSettings(path="p", metric="m")
+        check_task_settings({"a": replace(settings, kind="any")})
+        with pytest.raises(InputError, match=r"a\.metric=m means nothing to kind=few"):
+            check_task_settings({"a": replace(settings, kind="few")})
+    finally:
+        for kind in ("any", "few"):
+            del TASK_KINDS[kind], READS[kind]
 
 
 def test_a_harness_task_without_the_harness_says_what_to_install(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ def test_programs_are_executed(write: Writer) -> None:
 
 def test_the_metric_of_the_lines_goes_before_the_configured_one(write: Writer) -> None:
     assert JsonlTask("own", write(rows(metric="chrf")), metric="exact_match").metric == "chrf"
+    assert JsonlTask("own", write(rows(metric="chrf"))).notes()["metric"].startswith("chrf, as")
+    assert JsonlTask("own", write(rows()), metric="chrf").notes() == {}
     mixed = [*rows(30, metric="chrf"), *[{**r, "prompt": "x " + r["prompt"]} for r in rows(30)]]
     with pytest.raises(InputError, match=r"line 31: metric 'exact_match', but line 1 has 'chrf'"):
         JsonlTask("own", write(mixed))
@@ -124,6 +127,11 @@ GOOD = {"prompt": "p", "reference": "r"}
         ({**GOOD, "tests": []}, r"line 2: tests must be"),
         ({**GOOD, "metric": "bleu"}, r"metric"),
         (rows(1)[0], r"line 2 repeats the prompt of line 1"),
+        ('{"prompt": "a\\ud800", "reference": "r"}', r"line 2 has a lone surrogate"),
+        ('{"prompt": "a", "reference": "r", "x\\udfff": 1}', r"line 2 has a lone surrogate"),
+        ("[" * 100_000, r"line 2 is not JSON \(maximum recursion"),
+        ('{"prompt": "p", "reference": ' + "1" * 5000 + "}", r"line 2 is not JSON \(Exceeds"),
+        ('{"prompt": NaN, "reference": "r"}', r"line 2: prompt must be"),
     ],
 )
 def test_bad_lines_are_named(write: Writer, line: Any, message: str) -> None:
@@ -135,6 +143,48 @@ def test_bad_lines_are_named(write: Writer, line: Any, message: str) -> None:
 def test_empty_lines_count_but_are_skipped(write: Writer) -> None:
     with pytest.raises(InputError, match="line 4 is not JSON"):
         JsonlTask("own", write(["", rows(1)[0], "", "oops"]))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(write: Writer) -> None:
+    path = write(rows())
+    plain = JsonlTask("own", path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    marked = JsonlTask("own", path)
+    assert all(marked.items(s) == plain.items(s) for s in ("train", "search", "test"))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% if %}", r"chat_template\.jinja, line 1 is no Jinja template"),
+        ("\n{{ raise_exception('no system role') }}", r"line 1: .*, line 2 fails .*no system role"),
+        ("{{ messages[0].nothing.at_all }}", r"line 1 fails for this prompt: .*nothing"),
+        (
+            "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+            r"more than 1,000,000 steps",
+        ),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", r"calls itself without end"),
+        ("{{ 'x' * 20000000 }}", r"20,000,000 characters"),
+    ],
+)
+def test_a_chat_template_that_does_not_work_is_named_with_its_line(
+    write: Writer, tokenizer: PreTrainedTokenizerBase, template: str, message: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    before = sys.gettrace()
+    with pytest.raises(InputError, match=message) as caught:
+        JsonlTask("own", write(rows()), tokenizer=tokenizer)
+    assert "tasks.own.chat_template=false" in caught.value.remedy
+    assert sys.gettrace() is before
+
+
+def test_a_template_without_a_file_of_its_own_is_an_entry_of_the_tokenizers(
+    write: Writer, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", "{% if %}")
+    monkeypatch.setattr(tokenizer, "name_or_path", str(tmp_path))
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: chat_template, line 1 is no"):
+        JsonlTask("own", write(rows()), tokenizer=tokenizer)
 
 
 def test_an_unknown_metric_and_missing_tests_are_refused(write: Writer) -> None:
