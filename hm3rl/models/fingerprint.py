@@ -34,7 +34,7 @@ def folder_hash(folder: Path, files: list[Path]) -> str:
     Args:
         folder: The folder; its config.json and, where present, tokenizer.json and the end tokens
             of generation_config.json count.
-        files: Its safetensors files.
+        files: What loading it reads, in that order: `find_weights` says.
 
     Returns:
         64 hexadecimal digits.
@@ -67,6 +67,7 @@ def _end_tokens(folder: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except ValueError:  # transformers passes over a file that it cannot read
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # transformers passes over a file that it cannot read
         return None
+    return plain.get("eos_token_id") if isinstance(plain, dict) else None

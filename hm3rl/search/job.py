@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ from hm3rl.search.base import Searcher
 from hm3rl.search.build import build_problem, build_searcher, check_settings
 from hm3rl.search.compose import to_dict, to_yaml
 from hm3rl.settings import RunSettings
+
+LOG = logging.getLogger(__name__)
 
 MakeLoggers = Callable[[RunFolder, RunSettings], Sequence[RunLogger]]
 
@@ -134,6 +137,8 @@ def run_search(
         begun = time.perf_counter()
         logger = LoggerGroup([])
         problem = build_problem(settings, folder.store, logger)
+        for note in problem.pool.notes:
+            LOG.warning(note)
         settings.output = str(folder.path)
         note_environment(folder, problem)
         write_text(folder.config, to_yaml(settings))
