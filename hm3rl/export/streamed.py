@@ -38,14 +38,13 @@ from hm3rl.merging.merge import check_recipe, merge_tensors
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.task_vectors import DEFAULT_LIMIT, TaskVectors
 from hm3rl.models.shallow import deep_shallow_copy
+from hm3rl.models.source import GENERATION
 from hm3rl.models.streaming import StreamedSources
 from hm3rl.models.tensor_names import saved_names, skeleton
 from hm3rl.paths.candidate import Candidate
 
 PIECE = 1 << 18
 """Entries checked at once."""
-
-GENERATION = "generation_config.json"
 
 ALIGNED = 64
 """Bytes to whose multiples tensors begin in the buffer."""

@@ -67,7 +67,6 @@ def _end_tokens(folder: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # transformers passes over a file that it cannot read
+        return json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except ValueError:  # transformers passes over a file that it cannot read
         return None
-    return plain.get("eos_token_id") if isinstance(plain, dict) else None

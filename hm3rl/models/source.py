@@ -31,10 +31,13 @@ from hm3rl.models.loading import (
     find_weights,
     is_adapter,
     load_config,
+    read_json,
 )
 from hm3rl.models.shallow import named_tensors
 from hm3rl.models.tensor_names import check_writable, loaded_names, skeleton, superfluous
 from hm3rl.models.vocabulary import Vocabulary, plan_vocabulary
+
+GENERATION = "generation_config.json"
 
 COMPILED = "_orig_mod."
 """What `torch.compile` puts before the name of every tensor."""
@@ -171,15 +174,19 @@ def read_sources(
         mixed=mixed,
     )
     whole = {n: _compare(labels[n], paths[n], files[n], config) for n, config in own.items()}
-    if writable:
-        for source in whole.values():
-            check_writable(source.config)
+    unwritable = ""
+    try:
+        check_writable(whole[base].config)
+    except InputError as error:
+        if writable:
+            raise
+        unwritable = f"no checkpoint can be exported: {error.what}"
     for adapter in adapters.values():
         adapter.check(whole[base].shapes)
     configs = {name: whole.get(name, whole[base]).config for name in paths}
     plan = plan_vocabulary(paths, labels, configs, vocabulary, tokenizer)
     notes = [note for source in whole.values() for note in source.notes]
-    notes += [note for note in positions if note]
+    notes += [note for note in (*positions, unwritable) if note]
     return Sources(
         MappingProxyType(dict(paths)),
         MappingProxyType(dict(labels)),
@@ -194,6 +201,8 @@ def read_sources(
 def _compare(label: str, folder: Path, files: list[Path], config: PretrainedConfig) -> Source:
     """Compare the headers of the files with a configuration, and correct the latter."""
     notes: list[str] = []
+    if (folder / GENERATION).is_file():
+        read_json(label, folder / GENERATION)  # transformers would go without, or break off late
     if files[0].name == SINGLE_FILE and (folder / INDEX_FILE).is_file():
         notes.append(f"{label}: {SINGLE_FILE} is read, not the shard index beside it")
     model = _skeleton(label, folder, config)
@@ -209,6 +218,7 @@ def _compare(label: str, folder: Path, files: list[Path], config: PretrainedConf
         _settle_tie(label, (tied, kept), given, config, notes)
         made |= {tied, kept} if {tied, kept} & made else set()
     _check_names(label, folder, model, stored, made)
+    _check_rope(label, folder, config, stored)
     for name, tensor in given.items():
         if name in wanted and tensor.shape != tuple(wanted[name].shape):
             raise _wrong_shape(label, folder, model, name, tensor)
@@ -313,6 +323,27 @@ def _check_names(
                 "give the config.json that belongs to these weights, or save the model again with "
                 "`save_pretrained`",
             )
+
+
+def _check_rope(
+    label: str, folder: Path, config: PretrainedConfig, stored: Mapping[str, StoredTensor]
+) -> None:
+    """Compare the base of an unscaled rope with the frequencies that old files store."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    key = next((key for key in stored if key.endswith("rotary_emb.inv_freq")), None)
+    if key is None or rope.get("rope_type") != "default" or not rope.get("rope_theta"):
+        return
+    found = read_tensor(stored[key]).double()
+    wanted = float(rope["rope_theta"]) ** -(torch.arange(len(found)).double() / len(found))
+    # Stored in 16 bits, they are rounded; the smallest ones are below what float16 holds exactly.
+    if torch.allclose(found, wanted, rtol=2e-2, atol=1e-7):
+        return
+    theta = found[1].item() ** -len(found) if len(found) > 1 and found[1] > 0 else float("nan")
+    raise InputError(
+        f"{label}: {folder} does not fit its config.json: its rope has the base "
+        f"{rope['rope_theta']:g}, the stored {key} one of about {theta:.3g}",
+        f'write the "rope_theta" that the model was trained with in {folder / "config.json"}',
+    )
 
 
 def _wrong_shape(

@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    MixtralConfig,
+)
 from transformers.modeling_utils import _get_resolved_checkpoint_files
 
 from hm3rl.errors import InputError
+from hm3rl.export.weights import write_weights
 from hm3rl.models.fingerprint import folder_hash
 from hm3rl.models.loading import find_weights, quiet_transformers
 from hm3rl.models.pool import ModelPool
@@ -206,6 +212,8 @@ BROKEN = {
     "config a list": ("config.json", "[]", "holds a list"),
     "config no text": ("config.json", "\udcff", "cannot be read"),
     "config too deep": ("config.json", DEEP, "cannot be read"),
+    "generation a list": ("generation_config.json", "[]", "holds a list"),
+    "generation no JSON": ("generation_config.json", "{", "cannot be read"),
     "adapter a list": ("adapter_config.json", "[]", "holds a list"),
 }
 
@@ -220,9 +228,29 @@ def test_malformed_json_of_a_model_folder_is_bad_input(folders, name, text, said
     refused(lambda: load(folders), "expert 'a'", name, said)
 
 
-def test_generation_config_that_is_a_list_is_bad_input_or_passed_over(folders):
-    (folders["a"] / "generation_config.json").write_text("[]")
-    assert folder_hash(folders["a"], find_weights("a", folders["a"]))
+@pytest.mark.parametrize("theta", [1e4, 1e6])
+def test_stored_frequencies_and_the_base_of_the_rope_must_agree(folders, theta):
+    stored = theta ** -(torch.arange(2) / 2)
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_weights(
+        folders["a"], lambda t: t.update({name: stored.half() if theta == 1e4 else stored})
+    )
+    if theta == 1e4:
+        load(folders)
+        return
+    for act in (lambda: load(folders), lambda: stream(folders)):
+        refused(act, "has the base 10000", "about 1e+06", '"rope_theta"')
+
+
+def test_a_mixture_of_experts_is_loaded_and_cannot_be_exported(save_pool, tmp_path):
+    shape = dict(vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1)
+    heads = dict(num_attention_heads=4, num_key_value_heads=2, eos_token_id=2)
+    folders = save_pool(tmp_path, MixtralConfig(**shape, **heads, num_local_experts=2), ("a",))
+    pool = load(folders)
+    (note,) = pool.notes
+    assert note.startswith("no checkpoint can be exported: a model of type 'mixtral'")
+    with pytest.raises(InputError, match="'mixtral' cannot be written"):
+        write_weights(pool.model("a"), tmp_path)
 
 
 def test_other_layouts_are_named(folders):
