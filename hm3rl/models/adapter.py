@@ -162,6 +162,12 @@ class Adapter:
         """Names of the tensors that differ from the base's."""
         return tuple(sorted({*self.sums, *self.shifts, *self.replaced}))
 
+    @property
+    def idle(self) -> bool:
+        """Whether it leaves the base as it is, as an adapter does that was not trained."""
+        added = [up for _, up, _ in self.sums.values()] + [t for _, t in self.shifts.values()]
+        return not self.replaced and not any(bool(tensor.any()) for tensor in added)
+
     @torch.no_grad()
     def apply(self, name: str, base: torch.Tensor) -> torch.Tensor:
         """Return the expert's tensor in the base's precision and on its device.

@@ -142,7 +142,6 @@ class ModelPool:
         for name, adapter in read.adapters.items():
             models[name] = adapter.model(models[BASE])
             hashes[name] = adapter.content_hash(hashes[BASE])
-        twins = _same_weights({name: models[name] for name in paths}, paths, read.labels)
         plan = read.plan
         plan.unify(models)
         return cls(
@@ -156,7 +155,7 @@ class ModelPool:
             device=device,
             _models=MappingProxyType({name: models[name] for name in paths}),
             adapters=tuple(read.adapters),
-            notes=(*read.notes, *twins),
+            notes=read.notes,
             changed=plan.changed,
         )
 
@@ -228,37 +227,6 @@ class ModelPool:
     def hidden_size(self) -> int:
         """Width of the residual stream."""
         return int(self.config.hidden_size)
-
-
-def _same_weights(
-    models: Mapping[str, PreTrainedModel], paths: Mapping[str, Path], labels: Mapping[str, str]
-) -> list[str]:
-    """Say which sources have the weights of an earlier one, whatever their folders are called.
-
-    A pool of one model, which stands as base and as only expert, is meant so.
-    """
-    if len(set(paths.values())) == 1:
-        return []
-    found: list[str] = []
-    earlier: dict[str, Mapping[str, torch.Tensor]] = {}
-    for name, model in models.items():
-        tensors = named_tensors(model)
-        twin = next((n for n, other in earlier.items() if _equal(tensors, other)), None)
-        if twin is not None:
-            found.append(
-                f"{labels[name]} has the same weights as {labels[twin]}: it adds nothing to the "
-                "pool"
-            )
-        else:
-            earlier[name] = tensors
-    return found
-
-
-def _equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> bool:
-    """Whether two models have equal tensors; an adapter's untouched ones are the base's own."""
-    return ours.keys() == theirs.keys() and all(
-        tensor is theirs[name] or torch.equal(tensor, theirs[name]) for name, tensor in ours.items()
-    )
 
 
 def source_labels(experts: Iterable[str]) -> dict[str, str]:

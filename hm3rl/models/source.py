@@ -187,6 +187,7 @@ def read_sources(
     plan = plan_vocabulary(paths, labels, configs, vocabulary, tokenizer)
     notes = [note for source in whole.values() for note in source.notes]
     notes += [note for note in (*positions, unwritable) if note]
+    notes += _same_weights(whole, adapters, paths, labels)
     return Sources(
         MappingProxyType(dict(paths)),
         MappingProxyType(dict(labels)),
@@ -195,6 +196,48 @@ def read_sources(
         MappingProxyType(configs),
         plan,
         (*notes, *plan.notes),
+    )
+
+
+def _same_weights(
+    whole: Mapping[str, Source],
+    adapters: Mapping[str, Adapter],
+    paths: Mapping[str, Path],
+    labels: Mapping[str, str],
+) -> list[str]:
+    """Say which sources have the weights of an earlier one, whatever their folders are called.
+
+    A pool of one model, which stands as base and as only expert, is meant so.
+    """
+    if len(set(paths.values())) == 1:
+        return []
+
+    def same(ours: str, theirs: str) -> bool:
+        if ours in whole and theirs in whole:
+            return _same_tensors(whole[ours].tensors, whole[theirs].tensors)
+        if ours in adapters and theirs in adapters:
+            return adapters[ours].content_hash("") == adapters[theirs].content_hash("")
+        # The base comes first, so it is the base that an adapter is compared with.
+        return ours in adapters and theirs == next(iter(paths)) and adapters[ours].idle
+
+    names = list(paths)
+    pairs = ((n, next((m for m in names[:i] if same(n, m)), None)) for i, n in enumerate(names))
+    return [
+        f"{labels[name]} has the same weights as {labels[twin]}: it adds nothing to the pool"
+        for name, twin in pairs
+        if twin is not None
+    ]
+
+
+def _same_tensors(ours: Mapping[str, StoredTensor], theirs: Mapping[str, StoredTensor]) -> bool:
+    """Whether two models store equal tensors; the small ones come first, and tell most apart."""
+    if ours.keys() != theirs.keys():
+        return False
+    return all(
+        ours[name].shape == theirs[name].shape
+        and ours[name].dtype == theirs[name].dtype
+        and torch.equal(read_tensor(ours[name]), read_tensor(theirs[name]))
+        for name in sorted(ours, key=lambda name: ours[name].elements)
     )
 
 

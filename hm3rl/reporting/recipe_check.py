@@ -90,6 +90,8 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
     check_slices(slices, configs)
     precision, written = recipe.precisions()
     count = _result_elements(layers, headers, configs, base)
+    if base in plan.untied:
+        count += configs[base].vocab_size * configs[base].hidden_size  # a head of its own
     taken = sum(_elements(headers[name].values()) for name in headers) * precision.itemsize
     # Files in the precision of the merge are mapped: their pages are the system's to drop.
     held = [

@@ -370,6 +370,8 @@ def test_sources_with_the_same_weights_are_named(folders, tmp_path):
         "expert 'c' has the same weights as base: it adds nothing to the pool",
     )
     assert load({"base": folders["base"], "a": folders["base"]}).notes == ()
+    assert stream({"base": folders["base"], "a": again}).notes == ()
+    assert len(stream({**folders, "base": again}).notes) == 1
 
 
 def test_models_are_loaded_as_they_are_stored(folders):
