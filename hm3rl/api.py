@@ -142,7 +142,7 @@ def search_with(
 
 
 def _finish_folder(chosen: RunSettings, result: SearchResult, logged: bool) -> None:
-    """Write pictures, tables and the picked model of a finished search, `logged` to wandb or not."""
+    """Write pictures, tables and the picked model of a search; wandb has it if `logged`."""
     run = FinishedRun(result.folder.path, result.problem)
     write_pictures(run)
     write_leaderboard(run.folder, run.front_rows(), run.summary, run.summary["sources"])

@@ -28,8 +28,9 @@ from transformers import AutoTokenizer
 from experiments.smollm2.data import GENERATORS
 from hm3rl.errors import InputError
 from hm3rl.models.fingerprint import folder_hash
-from hm3rl.models.loading import find_weights, load_model
+from hm3rl.models.loading import load_model
 from hm3rl.models.pretrained import SOURCES, adapters_folder
+from hm3rl.models.source import read_source
 from hm3rl.models.zoo import resolve_source
 
 if TYPE_CHECKING:
@@ -63,14 +64,14 @@ def train_expert(expert: str, schedule: Schedule, base: str, device: str, target
     if target.exists():
         raise InputError(f"{target} exists", "move it away, or give another folder with --to")
     folder = resolve_source(base)
-    files = find_weights("base", folder)
-    model = load_model("base", folder, torch.bfloat16, device)
+    source = read_source("base", folder)
+    model = load_model("base", folder, source.config, torch.bfloat16, device)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     adapted, log = train(model, tokenizer, expert, schedule)
     facts = {
         "expert": expert,
         "base": base if base == BASE else folder.name,
-        "base_content_hash": folder_hash(folder, files),
+        "base_content_hash": folder_hash(folder, list(source.files)),
         "schedule": asdict(schedule),
         "threads": torch.get_num_threads(),
         "device": device,

@@ -19,7 +19,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
-from hm3rl.errors import InputError, IntegrityError
+from hm3rl.errors import InputError
 from hm3rl.export.card import (
     Provenance,
     candidate_contents,
@@ -28,12 +28,13 @@ from hm3rl.export.card import (
     versions,
 )
 from hm3rl.export.fold import FoldCheck, fold_checked
+from hm3rl.export.partial import partial_folder, remove_leavings
 from hm3rl.export.record import write_record
 from hm3rl.export.reload import ReloadCheck, check_reload
 from hm3rl.export.streamed import WholeMerge
 from hm3rl.export.weights import (
     DEFAULT_SHARD_BYTES,
-    TOKENIZER_FILES,
+    copy_tokenizer,
     stored_tensors,
     write_weights,
 )
@@ -229,9 +230,7 @@ def write_checkpoint(
     start = time.perf_counter()
     target = to.expanduser().absolute()
     _check_target(target, model)
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    partial.mkdir(parents=True)
-    try:
+    with partial_folder(target) as partial:
         if merge is None:
             size = write_weights(model, partial, shard_bytes)
         else:
@@ -247,12 +246,6 @@ def write_checkpoint(
             # safetensors writes for the owner alone; the weights are as readable as the rest.
             shutil.copymode(partial / "README.md", file)
         write_record(partial, check)
-        partial.rename(target)
-    except IntegrityError:
-        raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     seconds = time.perf_counter() - start
     return ExportReport(target, key, size, check, mergekit, seconds, evaluation)
 
@@ -268,6 +261,7 @@ def in_precision(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 def _check_target(target: Path, model: PreTrainedModel) -> None:
     if target.exists():
         raise InputError(f"{target} exists already", "export to another folder, or remove this one")
+    remove_leavings(target)
     parent = target.parent
     while not parent.exists():
         parent = parent.parent
@@ -294,10 +288,7 @@ def _write_config(model: PreTrainedModel, pool: ModelPool, folder: Path) -> None
     config.save_pretrained(folder)
     if donor.generation_config is not None:
         donor.generation_config.save_pretrained(folder)
-    for pattern in TOKENIZER_FILES:
-        for file in sorted(pool.paths[pool.tokenizer_donor].glob(pattern)):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
+    copy_tokenizer(pool.paths[pool.tokenizer_donor], folder)
 
 
 def _origin(pool: ModelPool, name: str) -> str:

@@ -27,7 +27,8 @@ from hm3rl.export.weights import DEFAULT_SHARD_BYTES
 from hm3rl.merging.merge import merged_model
 from hm3rl.models.hashing import short_hash
 from hm3rl.models.loading import is_adapter
-from hm3rl.models.pool import BASE, ModelPool
+from hm3rl.models.pool import BASE, ModelPool, check_names, source_labels
+from hm3rl.models.source import Sources, read_sources
 from hm3rl.models.zoo import resolve_source
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT, read_scales
 from hm3rl.paths.candidate import Candidate
@@ -194,6 +195,30 @@ def _listed(file: Path, given: Any) -> tuple[dict[str, str], dict[str, str]]:
     return origins, hashes
 
 
+def check_sources(recipe: RecipeFile, vocabulary: str = "refuse") -> Sources:
+    """Check a recipe's sources without loading their weights, as `load_sources` does first.
+
+    Args:
+        recipe: The recipe.
+        vocabulary: What to do with sources of different vocabularies, see `ModelPool.load`.
+
+    Raises:
+        InputError: They do not fit together, or a model of theirs cannot be written.
+    """
+    check_names(recipe.experts)
+    experts = {name: resolve_source(source) for name, source in recipe.experts.items()}
+    return read_sources(
+        {BASE: recipe.folders[BASE], **experts},
+        source_labels(experts),
+        base=BASE,
+        # Which layers fit each other is checked slice by slice, or along the path.
+        mixed=True,
+        vocabulary=vocabulary,
+        tokenizer=recipe.donor,
+        writable=True,
+    )
+
+
 def load_sources(recipe: RecipeFile, vocabulary: str = "refuse") -> ModelPool:
     """Load a recipe's sources in the precision it is merged in.
 
@@ -202,17 +227,12 @@ def load_sources(recipe: RecipeFile, vocabulary: str = "refuse") -> ModelPool:
         vocabulary: What to do with sources of different vocabularies, see `ModelPool.load`.
 
     Raises:
-        InputError: They do not fit together, or are not those the recipe was made of.
+        InputError: They do not fit together, cannot be written, or are not those the recipe was
+            made of.
     """
-    pool = ModelPool.load(
-        recipe.sources[BASE],
-        recipe.experts,
-        recipe.precisions()[0],
-        # Which layers fit each other is checked slice by slice, or along the path.
-        architecture="mixed",
-        vocabulary=vocabulary,
-        tokenizer=recipe.donor,
-    )
+    read = check_sources(recipe, vocabulary)
+    origins = {BASE: recipe.sources[BASE], **recipe.experts}
+    pool = ModelPool.of_sources(read, origins, recipe.precisions()[0])
     for name, expected in recipe.hashes.items():
         if pool.hashes[name] != expected:
             raise InputError(

@@ -26,7 +26,7 @@ def write_record(folder: Path, check: ReloadCheck) -> None:
         folder: The checkpoint folder, complete.
         check: The check, which passed.
     """
-    files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    files = {name: _fingerprint(folder / name) for name in _files(folder)}
     plain = {"passed": True, **asdict(check), "files": files}
     write_text(folder / RECORD_FILE, json.dumps(plain, indent=2) + "\n")
 
@@ -58,7 +58,7 @@ def verify_record(folder: Path) -> dict[str, Any]:
         ) from None
     if record.get("passed") is not True:
         raise InputError(f"{folder} did not pass its reload check", remedy)
-    present = {f.name for f in folder.iterdir()} - {RECORD_FILE, "README.md"}
+    present = set(_files(folder)) - {RECORD_FILE, "README.md"}
     for name in sorted(present ^ (recorded.keys() - {"README.md"})):
         what = "was added to" if name in present else "is missing from"
         raise InputError(f"{name} {what} {folder} after its reload check", remedy)
@@ -66,6 +66,12 @@ def verify_record(folder: Path) -> dict[str, Any]:
         if _fingerprint(folder / name) != recorded[name]:
             raise InputError(f"{name} in {folder} was changed after its reload check", remedy)
     return record
+
+
+def _files(folder: Path) -> list[str]:
+    """List all files of a folder and of those in it, by their names relative to it."""
+    found = (file for file in folder.rglob("*") if not file.is_dir())
+    return sorted(file.relative_to(folder).as_posix() for file in found)
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

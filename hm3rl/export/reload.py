@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import IntegrityError
-from hm3rl.models.loading import quiet_transformers
+from hm3rl.models.loading import find_weights, quiet_transformers
+from hm3rl.models.tensor_names import names_in_files
 from hm3rl.paths.families import layer_settings
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-5}
@@ -61,6 +63,7 @@ def check_reload(folder: Path, expected: PreTrainedModel) -> ReloadCheck:
             decoding with the cache differs from decoding without it.
     """
     reloaded = _reload(folder, expected)
+    check_names(folder, reloaded.config)
     tolerance = TOLERANCES.get(expected.dtype, HALF_TOLERANCE)
     tokens = probe_tokens(expected.config).to(expected.device)
     ours, theirs = expected(tokens).logits.float(), reloaded(tokens).logits.float()
@@ -76,6 +79,31 @@ def check_reload(folder: Path, expected: PreTrainedModel) -> ReloadCheck:
     generated = _check_decoding(reloaded, tokens, tolerance * scale.item(), folder)
     dtype = str(expected.dtype).removeprefix("torch.")
     return ReloadCheck(error, tolerance, tokens.shape[1], generated, dtype)
+
+
+def check_names(folder: Path, config: PretrainedConfig) -> None:
+    """Require the tensors that `save_pretrained` writes, no other names and none besides.
+
+    Loading cannot tell: it takes names of older versions, and its own.
+
+    Args:
+        folder: The checkpoint folder.
+        config: Its configuration.
+
+    Raises:
+        IntegrityError: Names a tensor and where it is missing.
+    """
+    written: set[str] = set()
+    for file in find_weights(str(folder), folder):
+        with safe_open(str(file), framework="pt") as handle:
+            written.update(handle.keys())
+    wanted = names_in_files(config)
+    for name in sorted(written ^ wanted):
+        what = "holds" if name in written else "lacks"
+        raise IntegrityError(
+            f"{folder} {what} the tensor {name}, other than checkpoints of type "
+            f"{config.model_type!r} do"
+        )
 
 
 def probe_tokens(config: Any) -> torch.Tensor:

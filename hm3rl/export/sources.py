@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import struct
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from hm3rl.errors import InputError
-from hm3rl.models.loading import check_headers, find_weights
+from hm3rl.models.source import read_source
 from hm3rl.models.zoo import NAMED, resolve_source
 
 STORED = {
@@ -54,43 +49,17 @@ def find_source(reference: str) -> str:
         ) from None
 
 
-class StoredTensor(NamedTuple):
-    """What a file's header says about a tensor: its stored type, and its number of elements."""
-
-    dtype: str
-    elements: int
-
-
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """List a checkpoint's tensors from the headers of its files, without reading any weights.
-
-    Args:
-        folder: A checkpoint folder.
-
-    Returns:
-        Type and size by name.
-
-    Raises:
-        InputError: The folder holds no usable weights.
-    """
-    files = find_weights(str(folder), folder)
-    check_headers(str(folder), files)
-    return {
-        name: StoredTensor(entry["dtype"], math.prod(entry["shape"]))
-        for file in files
-        for name, entry in _header(file).items()
-        if name != "__metadata__"
-    }
-
-
 def stored_dtype(folder: Path) -> torch.dtype:
     """Return the narrowest type that holds all floating-point tensors of a checkpoint exactly.
 
     Args:
         folder: A checkpoint folder.
+
+    Raises:
+        InputError: The folder holds no usable weights.
     """
-    kinds = {tensor.dtype for tensor in stored_tensors(folder).values()}
-    return widest({STORED[kind] for kind in kinds if kind in STORED})
+    tensors = read_source(str(folder), folder).tensors.values()
+    return widest({STORED[t.dtype] for t in tensors if t.dtype in STORED})
 
 
 def widest(dtypes: set[torch.dtype]) -> torch.dtype:
@@ -99,10 +68,3 @@ def widest(dtypes: set[torch.dtype]) -> torch.dtype:
     for dtype in dtypes:
         result = torch.promote_types(result, dtype)
     return result
-
-
-def _header(file: Path) -> Mapping[str, Mapping[str, Any]]:
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header: Mapping[str, Mapping[str, Any]] = json.loads(stream.read(length))
-    return header

@@ -11,8 +11,8 @@ model whose weights are mapped from the files, once they are known to be what wa
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,12 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from hm3rl.errors import InputError, IntegrityError
+from hm3rl.export.partial import partial_folder, remove_leavings
+from hm3rl.export.reload import check_names
+from hm3rl.export.sources import widest
 from hm3rl.export.weights import (
     DEFAULT_SHARD_BYTES,
-    TOKENIZER_FILES,
+    copy_tokenizer,
     split_shards,
     stored_tensors,
     write_shards,
@@ -35,7 +38,9 @@ from hm3rl.merging.merge import check_recipe, merge_tensors
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.task_vectors import DEFAULT_LIMIT, TaskVectors
 from hm3rl.models.shallow import deep_shallow_copy
+from hm3rl.models.source import GENERATION
 from hm3rl.models.streaming import StreamedSources
+from hm3rl.models.tensor_names import saved_names, skeleton
 from hm3rl.paths.candidate import Candidate
 
 PIECE = 1 << 18
@@ -73,6 +78,7 @@ def merge_streamed(
     Raises:
         InputError: The folder exists, the recipe does not fit the sources, the disk is full or a
             merged tensor is not finite. Nothing is left behind.
+        IntegrityError: The written files do not hold what such checkpoints hold.
     """
     target = to.expanduser().absolute()
     if target.exists():
@@ -81,9 +87,8 @@ def merge_streamed(
     task_vectors = TaskVectors(sources, kept_bytes)
     check_recipe(task_vectors, recipe)
     sizes = {name: task_vectors.base(name).nbytes for name in task_vectors.names}
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    partial.mkdir(parents=True)
-    try:
+    remove_leavings(target)
+    with partial_folder(target) as partial:
         free = shutil.disk_usage(partial).free
         if sum(sizes.values()) > free:
             raise InputError(
@@ -91,12 +96,10 @@ def merge_streamed(
                 f"{free / 2**30:.2f} GiB free",
                 "free some space or merge to another disk",
             )
-        total = _write_merge(task_vectors, recipe, sizes, partial, shard_bytes)
+        names = saved_names(skeleton(sources.config))
+        total = _write_merge(task_vectors, recipe, sizes, partial, shard_bytes, names)
         _write_rest(sources, recipe, partial)
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        check_names(partial, sources.config)
     return total
 
 
@@ -136,6 +139,7 @@ class WholeMerge:
         """
         check_recipe(self.task_vectors, self.recipe)
         sizes = {name: self.task_vectors.base(name).nbytes for name in self.task_vectors.names}
+        names = saved_names(self.base)
         digests: dict[str, bytes] = {}
         total = _write_merge(
             self.task_vectors,
@@ -143,13 +147,15 @@ class WholeMerge:
             sizes,
             folder,
             shard_bytes,
+            names,
             lambda name, tensor: digests.update({name: _digest(tensor)}),
         )
         written: dict[int, torch.Tensor] = {}
+        own = {in_file: name for name, in_file in names.items()}
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(str(file), framework="pt") as handle:
-                for name in handle.keys():
-                    tensor = handle.get_tensor(name)
+                for key in handle.keys():
+                    tensor, name = handle.get_tensor(key), own[key]
                     if _digest(tensor) != digests.pop(name):
                         raise IntegrityError(f"{file} does not hold the {name} that was merged")
                     written[id(self.task_vectors.base(name))] = tensor
@@ -168,6 +174,7 @@ def _write_merge(
     sizes: Mapping[str, int],
     folder: Path,
     shard_bytes: int,
+    names_in_files: Mapping[str, str],
     merged_one: Callable[[str, torch.Tensor], None] | None = None,
 ) -> int:
     """Merge and write shard by shard.
@@ -178,6 +185,7 @@ def _write_merge(
         sizes: Bytes of each tensor, by name.
         folder: Where to write.
         shard_bytes: Largest file.
+        names_in_files: By the model's name of a tensor the one it has in the files.
         merged_one: Hears of every merged tensor.
 
     Returns:
@@ -204,7 +212,7 @@ def _write_merge(
                 merged_one(name, tensor)
         return merged
 
-    return write_shards(sizes, produce, folder, shard_bytes)
+    return write_shards(sizes, produce, folder, shard_bytes, names_in_files)
 
 
 def _carve(buffer: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -220,12 +228,13 @@ def _carve(buffer: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, 
 def _write_rest(sources: StreamedSources, recipe: MergeRecipe, folder: Path) -> None:
     """Write configuration, generation configuration, tokenizer and recipe."""
     base, donor = sources.paths[sources.base_name], sources.paths[sources.tokenizer_donor]
-    shutil.copyfile(base / "config.json", folder / "config.json")
-    copied = [base / "generation_config.json"]
-    copied += [file for pattern in TOKENIZER_FILES for file in sorted(donor.glob(pattern))]
-    for file in copied:
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
+    stored = {sources.tensors(sources.base_name)[name].dtype for name in sources.shapes}
+    config = copy.deepcopy(sources.config)
+    config.dtype = widest({dtype for dtype in stored if dtype.is_floating_point})
+    config.save_pretrained(folder)
+    if (base / GENERATION).is_file():
+        shutil.copyfile(base / GENERATION, folder / GENERATION)
+    copy_tokenizer(donor, folder)
     plain = {
         **Candidate.whole(recipe, sources.num_layers).to_dict(),
         "sources": {name: {"origin": str(path)} for name, path in sources.paths.items()},

@@ -1,22 +1,26 @@
-"""Writing a model's weights as safetensors, one shard at a time.
+"""Writing a model's weights as safetensors, one shard at a time, and its tokenizer.
 
 Repeated layers share storage in memory but are written out in full, because a plain checkpoint has
-no way to share them. A tied head is not written; anything else is.
+no way to share them. A tied head is not written; anything else is, under the names that
+`save_pretrained` would give it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from hm3rl.errors import InputError
+from hm3rl.errors import InputError, IntegrityError
 from hm3rl.models.loading import INDEX_FILE, SINGLE_FILE
+from hm3rl.models.tensor_names import saved_names
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
 
@@ -26,7 +30,11 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab*",
     "merges.txt",
+    "*.tiktoken",
+    "spiece.model",
+    "sentencepiece*",
     "chat_template*",
+    "additional_chat_templates/*",
 )
 """What makes up a tokenizer, copied byte by byte from its donor."""
 
@@ -49,6 +57,21 @@ def parse_size(text: str) -> int:
     return size
 
 
+def copy_tokenizer(donor: Path, folder: Path) -> None:
+    """Copy a tokenizer with all its chat templates.
+
+    Args:
+        donor: Folder of the source that lends it.
+        folder: Where to.
+    """
+    for pattern in TOKENIZER_FILES:
+        for file in sorted(donor.glob(pattern)):
+            if file.is_file():
+                target = folder / file.relative_to(donor)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target)
+
+
 def stored_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """List the tensors a checkpoint of this model must hold.
 
@@ -56,11 +79,19 @@ def stored_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         model: Any model, stitched or not.
 
     Returns:
-        Tensor by name, in module order; a head tied to the embedding is left out.
+        Tensor by the model's name, in module order; a head tied to the embedding is left out.
+
+    Raises:
+        InputError: The model's files would hold some of them in parts, which cannot be written.
+        IntegrityError: The configuration says that the head is tied, and it is not.
     """
-    tensors = dict(model.state_dict())
-    head = model.get_output_embeddings()
+    state = model.state_dict()
+    tensors = {name: state[name] for name in saved_names(model)}
+    head: Any = model.get_output_embeddings()
     if model.config.tie_word_embeddings and head is not None:
+        embedding: Any = model.get_input_embeddings()
+        if head.weight.data_ptr() != embedding.weight.data_ptr():
+            raise IntegrityError("the model's head is not the embedding it should be tied to")
         for name, module in model.named_modules():
             if module is head:
                 tensors.pop(f"{name}.weight")
@@ -107,6 +138,7 @@ def write_weights(
         lambda names: _unshared({name: tensors[name] for name in names}),
         folder,
         shard_bytes,
+        saved_names(model),
     )
 
 
@@ -115,6 +147,7 @@ def write_shards(
     produce: Callable[[Sequence[str]], Mapping[str, torch.Tensor]],
     folder: Path,
     shard_bytes: int,
+    names_in_files: Mapping[str, str],
 ) -> int:
     """Write tensors shard by shard, each produced when its turn comes.
 
@@ -126,6 +159,7 @@ def write_shards(
         produce: Makes the tensors of one shard, on the CPU, contiguous and sharing no memory.
         folder: Where to write.
         shard_bytes: Largest shard.
+        names_in_files: By the model's name of a tensor the one it has in the files.
 
     Returns:
         Bytes of all tensors together.
@@ -136,8 +170,9 @@ def write_shards(
     for number, names in enumerate(shards, start=1):
         numbered = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         file = SINGLE_FILE if len(shards) == 1 else numbered
-        save_file(dict(produce(names)), folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(names, file))
+        made = {names_in_files[name]: tensor for name, tensor in produce(names).items()}
+        save_file(made, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(made, file))
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

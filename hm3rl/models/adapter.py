@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from transformers import PreTrainedModel
 from hm3rl.errors import InputError
 from hm3rl.models.fingerprint import tensor_bytes
 from hm3rl.models.hashing import canonical_json
-from hm3rl.models.loading import ADAPTER_CONFIG, check_finite
+from hm3rl.models.loading import ADAPTER_CONFIG, check_finite, read_json
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
 
 UNSUPPORTED = (
@@ -115,10 +114,17 @@ class Adapter:
                 )
             else:
                 replaced[name] = tensor
+        for weight, _ in shifts.values():
+            pairs.setdefault(weight, {})  # a bias alone is not what PEFT saves
         lonely = next((t for t, factors in pairs.items() if len(factors) != 2), None)
         if lonely is not None:
             raise InputError(
-                f"{label}: {file} holds only one factor for {lonely}", "save the adapter again"
+                f"{label}: {file} does not hold both factors for {lonely}", "save the adapter again"
+            )
+        if not pairs and not replaced:
+            raise InputError(
+                f"{label}: {file} holds no tensors, so the expert would be the base itself",
+                "save the adapter again, from the model it was trained in",
             )
         sums = {t: (f["down"], f["up"], flips[t]) for t, f in pairs.items()}
         return cls(label, folder, settings, sums, shifts, replaced)
@@ -155,6 +161,12 @@ class Adapter:
     def changed(self) -> tuple[str, ...]:
         """Names of the tensors that differ from the base's."""
         return tuple(sorted({*self.sums, *self.shifts, *self.replaced}))
+
+    @property
+    def idle(self) -> bool:
+        """Whether it leaves the base as it is, as an adapter does that was not trained."""
+        added = [up for _, up, _ in self.sums.values()] + [t for _, t in self.shifts.values()]
+        return not self.replaced and not any(bool(tensor.any()) for tensor in added)
 
     @torch.no_grad()
     def apply(self, name: str, base: torch.Tensor) -> torch.Tensor:
@@ -230,8 +242,8 @@ class Adapter:
 
 def _settings(label: str, folder: Path) -> dict[str, Any]:
     file = folder / ADAPTER_CONFIG
+    settings = read_json(label, file)
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
         kind = settings["peft_type"]
         settings["lora_alpha"] = float(settings.get("lora_alpha", 8))
     except (ValueError, KeyError, TypeError) as error:

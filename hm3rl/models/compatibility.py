@@ -7,6 +7,7 @@ architecture unless it is asked to be `mixed`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ Not the vocabulary size and not whether the head is tied: `models/vocabulary.py`
 of a pool to one vocabulary and one kind of head.
 """
 
+SHAPES = (
+    "model_type",
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "n_inner",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "attention_bias",
+    "mlp_bias",
+)
+"""Those of them that the weights settle: no edit of config.json mends a difference."""
+
 _ABSENT = "absent"
 
 
@@ -74,11 +89,51 @@ def describe(found: Sequence[tuple[str, Any, Any]], label: str, base_label: str)
     return f"{label} and {base_label} differ in {key}: {theirs} against {ours}{more}"
 
 
-def check_configs(configs: Mapping[str, PretrainedConfig], mixed: bool = False) -> None:
+def adopt_positions(
+    base: PretrainedConfig, config: PretrainedConfig, label: str, base_label: str
+) -> str:
+    """Give a source that differs from the base in its longest input alone the base's, in place.
+
+    Only where the positions are rotary and unscaled: nothing that a model computes depends on the
+    number then. Learned positions and scaled ropes stay different.
+
+    Args:
+        base: The base's configuration.
+        config: The source's; changed if the above holds.
+        label: How messages name the source.
+        base_label: How they name the base.
+
+    Returns:
+        What was done, in words; empty: nothing.
+    """
+    found = differences(base, config)
+    if [key for key, _, _ in found] != ["max_position_embeddings"] or not _plain_rope(base):
+        return ""
+    ((_, ours, theirs),) = found
+    config.max_position_embeddings = ours
+    return (
+        f"{label} names {theirs} positions as its longest input, {base_label} {ours}: the "
+        f"{base_label}'s number is taken; with unscaled rope nothing else depends on it"
+    )
+
+
+def _plain_rope(config: PretrainedConfig) -> bool:
+    """Whether positions are rotary and unscaled in every layer."""
+    rope = getattr(config, "rope_parameters", None)
+    if not rope:
+        return False
+    kinds = [entry for entry in rope.values() if isinstance(entry, dict)] or [rope]
+    return all(kind.get("rope_type", "default") == "default" for kind in kinds)
+
+
+def check_configs(
+    configs: Mapping[str, PretrainedConfig], folders: Mapping[str, Path], mixed: bool = False
+) -> None:
     """Compare every source with the first one, the base.
 
     Args:
         configs: Configuration by source label, base first.
+        folders: Folder by source label, for the remedies.
         mixed: Whether sources of other architectures are welcome, as far as they can be stitched.
 
     Raises:
@@ -97,8 +152,29 @@ def check_configs(configs: Mapping[str, PretrainedConfig], mixed: bool = False) 
             also = "" if obstacle else ", or set pool.architecture=mixed to stitch in process only"
             raise InputError(
                 describe(found, label, base_label),
-                f"experts must be fine-tuned from the base, with its architecture{also}",
+                f"experts must be fine-tuned from the base, with its architecture"
+                f"{_line_to_edit(base, found, folders[label])}{also}",
             )
+
+
+def _line_to_edit(
+    base: PretrainedConfig, found: Sequence[tuple[str, Any, Any]], folder: Path
+) -> str:
+    """What to write into an expert's config.json, where only that file can be wrong."""
+    keys = [key for key, _, _ in found]
+    if any(key in SHAPES for key in keys):
+        return ""
+    lines = [
+        f'"{base.attribute_map.get(key, key)}": {json.dumps(ours, default=str)}'
+        for key, ours, _ in found
+        if ours is not _ABSENT
+    ]
+    if not lines:
+        return ""
+    return (
+        f"; if this one was trained so, and only its config.json says otherwise, write "
+        f"{', '.join(lines)} in {folder / 'config.json'}"
+    )
 
 
 def check_mergeable(base: PretrainedConfig, config: PretrainedConfig, label: str) -> None:

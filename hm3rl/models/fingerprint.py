@@ -34,7 +34,7 @@ def folder_hash(folder: Path, files: list[Path]) -> str:
     Args:
         folder: The folder; its config.json and, where present, tokenizer.json and the end tokens
             of generation_config.json count.
-        files: Its safetensors files.
+        files: What loading it reads, in that order: `find_weights` says.
 
     Returns:
         64 hexadecimal digits.

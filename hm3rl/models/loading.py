@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,12 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
+OBSOLETE = re.compile(r"(^|\.)(attn|attention)\.masked_bias$")
+"""Constants that GPT-2 and its like once stored; nothing computes with them."""
+
+_DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors$")
+"""Names of the files of a distributed checkpoint, as transformers knows them."""
+
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
@@ -41,15 +49,42 @@ def quiet_transformers() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+def read_json(label: str, file: Path) -> dict[str, Any]:
+    """Read a JSON file of a model's folder, which must hold named entries.
+
+    Args:
+        label: How messages name the source.
+        file: The file.
+
+    Raises:
+        InputError: The file cannot be read, is no JSON, or its outermost value has no names.
+    """
+    remedy = "download or save this file again"
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        what = f"{label}: {file} cannot be read ({_first_line(error)})"
+        raise InputError(what, remedy) from error
+    if not isinstance(plain, dict):
+        raise InputError(
+            f"{label}: {file} holds a {type(plain).__name__} instead of named entries", remedy
+        )
+    return plain
+
+
 def find_weights(label: str, folder: Path) -> list[Path]:
-    """List the safetensors files of a checkpoint's or an adapter's folder.
+    """List the files that loading a checkpoint's or an adapter's folder reads.
+
+    The one place that knows transformers' order of precedence: what `transformers_weights` in
+    config.json names, else the single file, else the index's shards. The hash, the scan of the
+    headers and the load all see these files, whatever else lies beside them.
 
     Args:
         label: How messages name the source, e.g. "expert 'math'".
         folder: The folder.
 
     Returns:
-        The files in a fixed order.
+        The files, in the order in which transformers reads them.
 
     Raises:
         InputError: No folder, no config.json, pickled weights only, no weights, a missing shard.
@@ -77,17 +112,32 @@ def find_weights(label: str, folder: Path) -> list[Path]:
             f"{label}: {folder} has no config.json",
             "point to the folder that `save_pretrained` wrote, not to the one around it",
         )
-    index = folder / INDEX_FILE
-    if index.is_file():
-        return _shards(label, index)
+    parts = sorted(file.name for file in folder.iterdir() if _DISTRIBUTED.match(file.name))
+    if parts:
+        raise InputError(
+            f"{label}: {folder} holds a distributed training checkpoint ({parts[0]}), which "
+            "transformers loads before anything else",
+            "save the whole model into a folder of its own with `save_pretrained`",
+        )
+    named = read_json(label, folder / "config.json").get("transformers_weights")
+    if named is not None:
+        return _named_weights(label, folder, named)
     if (folder / SINGLE_FILE).is_file():
         return [folder / SINGLE_FILE]
+    if (folder / INDEX_FILE).is_file():
+        return _shards(label, folder / INDEX_FILE)
     pickled = sorted(file.name for pattern in PICKLE_PATTERNS for file in folder.glob(pattern))
     if pickled:
         raise InputError(
             f"{label}: {folder} has only pickled weights ({pickled[0]}), and unpickling runs code",
             "convert it where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER)"
             ".save_pretrained(NEW_FOLDER) writes safetensors",
+        )
+    variants = sorted(file.name for file in folder.glob("model.*.safetensors"))
+    if variants:
+        raise InputError(
+            f"{label}: {folder} has no {SINGLE_FILE}, only the variant {variants[0]}",
+            f"rename it to {SINGLE_FILE}, or save that variant on its own with `save_pretrained`",
         )
     raise InputError(
         f"{label}: {folder} has no weights ({SINGLE_FILE} or {INDEX_FILE})",
@@ -100,21 +150,56 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
+def _named_weights(label: str, folder: Path, named: Any) -> list[Path]:
+    """Find what `transformers_weights` in config.json names."""
+    if not isinstance(named, str) or not _inside(named):
+        raise InputError(
+            f"{label}: transformers_weights in {folder / 'config.json'} names {named!r}, which is "
+            "no file inside the folder",
+            "delete that entry, or name a file beside config.json",
+        )
+    file = folder / named
+    if not file.is_file():
+        raise InputError(
+            f"{label}: transformers_weights in {folder / 'config.json'} names {named}, which is "
+            "not there",
+            "finish the download, or delete that entry",
+        )
+    return _shards(label, file) if named.endswith(".safetensors.index.json") else [file]
+
+
+def _inside(name: str) -> bool:
+    """Whether a file's name stays inside the folder it is relative to.
+
+    Links are not followed: the hub's cache keeps the files elsewhere and links to them.
+    """
+    plain = os.path.normpath(name)
+    return not os.path.isabs(plain) and plain.split(os.sep)[0] not in ("..", ".")
+
+
 def _shards(label: str, index: Path) -> list[Path]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = sorted({index.parent / str(name) for name in weight_map.values()})
-    except (ValueError, KeyError, AttributeError) as error:
+    plain = read_json(label, index)
+    for entry in ("weight_map", "metadata"):
+        if isinstance(plain.get(entry), dict) and (entry == "metadata" or plain[entry]):
+            continue
         raise InputError(
-            f"{label}: {index} is not a shard index ({error})", "download it again"
-        ) from error
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
+            f"{label}: {index} is no shard index: it has no {entry}",
+            "download it again, or save the model again with `save_pretrained`",
+        )
+    names = sorted({str(name) for name in plain["weight_map"].values()})
+    outside = next((name for name in names if not _inside(name)), None)
+    if outside is not None:
         raise InputError(
-            f"{label}: {index.parent} lacks {len(missing)} of {len(files)} shards ({missing[0]})",
+            f"{label}: {index} names the shard {outside!r}, which lies outside its folder",
+            "put all shards beside the index, and name them there without folders",
+        )
+    lost = [name for name in names if not (index.parent / name).is_file()]
+    if lost:
+        raise InputError(
+            f"{label}: {index.parent} lacks {len(lost)} of {len(names)} shards ({lost[0]})",
             "finish the download",
         )
-    return files
+    return [index.parent / name for name in names]
 
 
 def check_headers(label: str, files: list[Path]) -> None:
@@ -136,9 +221,15 @@ def check_headers(label: str, files: list[Path]) -> None:
 def load_config(label: str, folder: Path) -> PretrainedConfig:
     """Read and validate config.json.
 
+    Returns:
+        The configuration; the old spelling `type` of a rope's `rope_type` is dropped, so that equal
+        ropes are equal.
+
     Raises:
-        InputError: The file cannot be read as the configuration of a known, unquantised model.
+        InputError: The file cannot be read as the configuration of a known, unquantised model of
+            text alone.
     """
+    read_json(label, folder / "config.json")
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(
@@ -154,15 +245,49 @@ def load_config(label: str, folder: Path) -> PretrainedConfig:
             f"{label}: {folder} is quantised, and quantised weights cannot be merged",
             "load it dequantised and save it again, or use the original checkpoint",
         )
+    _refuse_wrapper(label, folder, config)
+    rope = getattr(config, "rope_parameters", None)
+    for settings in (rope, *(rope or {}).values()):
+        if isinstance(settings, dict) and "rope_type" in settings:
+            settings.pop("type", None)
     return config
 
 
-def load_model(label: str, folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+EXTRACT = """import transformers as t
+m = t.AutoModelForImageTextToText.from_pretrained({folder!r}, dtype="auto")
+c = m.config.get_text_config()
+c.tie_word_embeddings = m.get_output_embeddings().weight is m.get_input_embeddings().weight
+x = t.AutoModelForCausalLM.from_config(c, dtype=m.dtype)
+w = {{f"{{x.base_model_prefix}}.{{k}}": v for k, v in m.get_decoder().state_dict().items()}}
+x.load_state_dict({{"lm_head.weight": m.get_output_embeddings().weight, **w}})
+x.generation_config = m.generation_config
+x.save_pretrained("NEW_FOLDER")
+t.AutoTokenizer.from_pretrained({folder!r}).save_pretrained("NEW_FOLDER")"""
+"""Python that takes the text model out of a model of several kinds of input."""
+
+
+def _refuse_wrapper(label: str, folder: Path, config: PretrainedConfig) -> None:
+    """Refuse a model of text and pictures, whose settings lie one level deeper."""
+    text = config.get_text_config()
+    if text is config:
+        return
+    raise InputError(
+        f"{label}: {folder} is of type {config.model_type!r}, which wraps the text model "
+        f"{text.model_type!r} together with other kinds of input",
+        "take its text model out once, with this Python, and give NEW_FOLDER:\n"
+        + EXTRACT.format(folder=str(folder)),
+    )
+
+
+def load_model(
+    label: str, folder: Path, config: PretrainedConfig, dtype: torch.dtype, device: str
+) -> PreTrainedModel:
     """Load one checked folder.
 
     Args:
         label: How messages name the source.
-        folder: A folder that `find_weights` and `check_headers` accepted.
+        folder: A folder that `models/source.py` accepted.
+        config: Its configuration, corrected by what the files hold.
         dtype: Precision to hold the weights in.
         device: Where to hold them.
 
@@ -176,6 +301,7 @@ def load_model(label: str, folder: Path, dtype: torch.dtype, device: str) -> Pre
         with quiet_transformers():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(folder),
+                config=config,
                 dtype=dtype,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -190,7 +316,9 @@ def load_model(label: str, folder: Path, dtype: torch.dtype, device: str) -> Pre
             f"{label}: {folder} cannot be loaded ({_first_line(error)})",
             "the weights must fit config.json; save the model again with `save_pretrained`",
         ) from error
+    report["unexpected_keys"] = [k for k in report["unexpected_keys"] if not OBSOLETE.search(k)]
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        # The headers were compared before; what is left are tensors that are stored in parts.
         if report.get(kind):
             example = sorted(str(key) for key in report[kind])[0]
             raise InputError(

@@ -13,18 +13,11 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hm3rl.errors import InputError
-from hm3rl.models.adapter import Adapter
-from hm3rl.models.compatibility import check_configs, check_mergeable, differences
+from hm3rl.models.compatibility import check_mergeable, differences
 from hm3rl.models.fingerprint import folder_hash
-from hm3rl.models.loading import (
-    check_headers,
-    find_weights,
-    is_adapter,
-    load_config,
-    load_model,
-)
+from hm3rl.models.loading import load_model
 from hm3rl.models.shallow import named_tensors
-from hm3rl.models.vocabulary import plan_vocabulary
+from hm3rl.models.source import Sources, read_sources
 from hm3rl.models.zoo import resolve_source
 
 BASE = "base"
@@ -50,8 +43,9 @@ class ModelPool:
         tokenizer_donor: Name of the source whose folder the tokenizer came from.
         dtype: Precision the weights are held in.
         device: Where they are held.
-        notes: What was changed to bring the sources to one vocabulary, in words.
-        changed: Sources whose tensors that concerns; their hashes say so too.
+        notes: What the sources' folders claim and do not hold, what was changed to bring them to
+            one vocabulary, and which have the same weights, in words.
+        changed: Sources whose tensors the vocabulary changed; their hashes say so too.
         adapters: Experts that are LoRA adapters over the base, already merged into its weights.
     """
 
@@ -105,48 +99,63 @@ class ModelPool:
             raise InputError(
                 f"unknown pool.architecture {architecture!r}", f"one of {', '.join(ARCHITECTURES)}"
             )
-        labels = {BASE: "base", **{name: f"expert {name!r}" for name in experts}}
+        labels = source_labels(experts)
         paths = {name: resolve_source(p) for name, p in {BASE: base, **experts}.items()}
-        files = {name: find_weights(labels[name], path) for name, path in paths.items()}
-        for name, found in files.items():
-            check_headers(labels[name], found)
-        if is_adapter(paths[BASE]):
-            raise InputError(
-                f"base: {paths[BASE]} is an adapter", "give the model it was trained on as the base"
-            )
-        adapters = {
-            name: Adapter.read(labels[name], path, files[name][0])
-            for name, path in paths.items()
-            if is_adapter(path)
-        }
-        configs = {
-            name: load_config(labels[name], paths[BASE] if name in adapters else path)
-            for name, path in paths.items()
-        }
-        check_configs({labels[n]: c for n, c in configs.items()}, mixed=architecture == "mixed")
-        plan = plan_vocabulary(paths, labels, configs, vocabulary, tokenizer)
+        read = read_sources(
+            paths,
+            labels,
+            base=BASE,
+            mixed=architecture == "mixed",
+            vocabulary=vocabulary,
+            tokenizer=tokenizer,
+        )
+        return cls.of_sources(read, {BASE: base, **experts}, dtype, device)
+
+    @classmethod
+    def of_sources(
+        cls,
+        read: Sources,
+        origins: Mapping[str, str | Path],
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> ModelPool:
+        """Load sources that were checked.
+
+        Args:
+            read: What `read_sources` gives.
+            origins: What the user wrote for each source.
+            dtype: Precision to hold the weights in.
+            device: Where to hold them.
+
+        Returns:
+            The pool.
+
+        Raises:
+            InputError: Weights that are not finite, or stored in parts that do not fit.
+        """
+        paths = read.paths
         models = {
-            name: load_model(labels[name], path, dtype, device)
-            for name, path in paths.items()
-            if name not in adapters
+            name: load_model(source.label, source.folder, source.config, dtype, device)
+            for name, source in read.whole.items()
         }
-        hashes = {name: folder_hash(paths[name], files[name]) for name in models}
-        for name, adapter in adapters.items():
+        hashes = {n: folder_hash(paths[n], list(s.files)) for n, s in read.whole.items()}
+        for name, adapter in read.adapters.items():
             models[name] = adapter.model(models[BASE])
             hashes[name] = adapter.content_hash(hashes[BASE])
+        plan = read.plan
         plan.unify(models)
         return cls(
-            expert_names=tuple(experts),
+            expert_names=tuple(name for name in paths if name != BASE),
             hashes=MappingProxyType({n: plan.content_hash(n, hashes) for n in paths}),
-            paths=MappingProxyType(paths),
-            origins=MappingProxyType({n: str(o) for n, o in {BASE: base, **experts}.items()}),
+            paths=paths,
+            origins=MappingProxyType({name: str(origin) for name, origin in origins.items()}),
             tokenizer=plan.tokenizer,
             tokenizer_donor=plan.donor,
             dtype=dtype,
             device=device,
             _models=MappingProxyType({name: models[name] for name in paths}),
-            adapters=tuple(adapters),
-            notes=plan.notes,
+            adapters=tuple(read.adapters),
+            notes=read.notes,
             changed=plan.changed,
         )
 
@@ -218,6 +227,11 @@ class ModelPool:
     def hidden_size(self) -> int:
         """Width of the residual stream."""
         return int(self.config.hidden_size)
+
+
+def source_labels(experts: Iterable[str]) -> dict[str, str]:
+    """Say how messages name the base and these experts."""
+    return {BASE: "base", **{name: f"expert {name!r}" for name in experts}}
 
 
 def check_names(experts: Mapping[str, str | Path]) -> None:

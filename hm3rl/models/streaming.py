@@ -14,49 +14,40 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from hm3rl.errors import InputError
 from hm3rl.models.adapter import Adapter
-from hm3rl.models.compatibility import check_configs
-from hm3rl.models.loading import check_headers, find_weights, is_adapter, load_config
-from hm3rl.models.pool import BASE, check_names
-from hm3rl.models.shallow import named_tensors
-from hm3rl.models.vocabulary import plan_vocabulary
+from hm3rl.models.pool import BASE, check_names, source_labels
+from hm3rl.models.source import StoredTensor, read_sources
 from hm3rl.models.zoo import resolve_source
-
-LEGACY = {"embed_out.weight": "lm_head.weight"}
-"""Names under which a model's tensors are stored, where they differ (GPT-NeoX)."""
 
 
 class FileTensors(Mapping[str, torch.Tensor]):
     """Tensors of a checkpoint's files, mapped into memory; order and names are the model's.
 
     Args:
-        files: The safetensors files.
-        names: Names to offer, all of them in one of the files.
+        stored: Where each tensor is stored, by the model's name.
     """
 
-    def __init__(self, files: list[Path], names: tuple[str, ...]) -> None:
-        self._names = names
-        self._where: dict[str, tuple[Any, str]] = {}
-        for file in files:
-            handle = safe_open(str(file), framework="pt")
-            self._where |= {LEGACY.get(key, key): (handle, key) for key in handle.keys()}
+    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+        self._stored = stored
+        files = {tensor.file for tensor in stored.values()}
+        self._open: dict[Path, Any] = {f: safe_open(str(f), framework="pt") for f in files}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        handle, key = self._where[name]
-        tensor: torch.Tensor = handle.get_tensor(key)
+        stored = self._stored[name]
+        tensor: torch.Tensor = self._open[stored.file].get_tensor(stored.key)
         return tensor
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._stored
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._stored)
 
 
 class AdaptedTensors(Mapping[str, torch.Tensor]):
@@ -93,6 +84,7 @@ class StreamedSources:
         config: Configuration of the base.
         tokenizer_donor: Name of the source whose tokenizer all share.
         shapes: Shape by name of every stored tensor, tied ones once, in module order.
+        notes: What the sources' folders claim and do not hold, in words.
     """
 
     expert_names: tuple[str, ...]
@@ -102,6 +94,7 @@ class StreamedSources:
     shapes: Mapping[str, torch.Size]
     _tensors: Mapping[str, Mapping[str, torch.Tensor]]
     base_name: str = BASE
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, base: str | Path, experts: Mapping[str, str | Path]) -> StreamedSources:
@@ -116,42 +109,29 @@ class StreamedSources:
                 vocabulary.
         """
         check_names(experts)
-        labels = {BASE: "base", **{name: f"expert {name!r}" for name in experts}}
+        labels = source_labels(experts)
         paths = {name: resolve_source(p) for name, p in {BASE: base, **experts}.items()}
-        files = {name: find_weights(labels[name], path) for name, path in paths.items()}
-        for name, found in files.items():
-            check_headers(labels[name], found)
-        whole = [name for name, path in paths.items() if name == BASE or not is_adapter(path)]
-        configs = {
-            name: load_config(labels[name], paths[name if name in whole else BASE])
-            for name in paths
-        }
-        check_configs({labels[n]: c for n, c in configs.items()})
-        plan = plan_vocabulary(paths, labels, configs)
-        if plan.notes:
+        read = read_sources(paths, labels, base=BASE, writable=True)
+        if read.plan.notes:
             raise InputError(
-                f"these sources cannot be merged from their files: {plan.notes[0]}",
+                f"these sources cannot be merged from their files: {read.plan.notes[0]}",
                 "load them as a ModelPool, which arranges rows",
             )
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(configs[BASE])
-        shapes = {name: tensor.shape for name, tensor in named_tensors(skeleton).items()}
+        config = read.configs[BASE]
         tensors: dict[str, Mapping[str, torch.Tensor]] = {}
         for name in paths:
-            if name in whole:
-                _check_tensors(labels[name], files[name], shapes, set(skeleton.state_dict()))
-                tensors[name] = FileTensors(files[name], tuple(shapes))
+            if name in read.whole:
+                tensors[name] = FileTensors(read.whole[name].tensors)
             else:
-                adapter = Adapter.read(labels[name], paths[name], files[name][0])
-                adapter.check(shapes)
-                tensors[name] = AdaptedTensors(tensors[BASE], adapter)
+                tensors[name] = AdaptedTensors(tensors[BASE], read.adapters[name])
         return cls(
             expert_names=tuple(experts),
             paths=MappingProxyType(paths),
-            config=configs[BASE],
-            tokenizer_donor=plan.donor,
-            shapes=MappingProxyType(shapes),
+            config=config,
+            tokenizer_donor=read.plan.donor,
+            shapes=MappingProxyType(read.whole[BASE].shapes),
             _tensors=MappingProxyType(tensors),
+            notes=read.notes,
         )
 
     @property
@@ -166,25 +146,3 @@ class StreamedSources:
             KeyError: No such source.
         """
         return self._tensors[name]
-
-
-def _check_tensors(
-    label: str, files: list[Path], shapes: Mapping[str, torch.Size], known: set[str]
-) -> None:
-    """Require exactly the model's tensors; a tied tensor may be stored under its other name too."""
-    given: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        with safe_open(str(file), framework="pt") as handle:
-            given |= {
-                LEGACY.get(key, key): tuple(handle.get_slice(key).get_shape())
-                for key in handle.keys()
-            }
-    wrong = [name for name, shape in shapes.items() if given.get(name) != tuple(shape)]
-    wrong += sorted(given.keys() - known)
-    if wrong:
-        name = wrong[0]
-        raise InputError(
-            f"{label}: {len(wrong)} tensors do not fit config.json, e.g. {name}: shape "
-            f"{given.get(name)} against {tuple(shapes[name]) if name in shapes else None}",
-            "load the sources as a ModelPool, or save this one again with `save_pretrained`",
-        )

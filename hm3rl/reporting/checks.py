@@ -165,7 +165,8 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     where = "the GPU has" if pool.device.startswith("cuda") else "the machine has"
     return {
         "compatible": f"yes: {', '.join(pool.names)}",
-        "vocabulary": "; ".join(pool.notes) or f"one for all: {len(pool.tokenizer)} tokens",
+        "vocabulary": f"one for all: {len(pool.tokenizer)} tokens",
+        **{f"source note {number}": note for number, note in enumerate(pool.notes, start=1)},
         "alignment": settings.paths.alignment
         + ("" if calibration is None else f", fitted on {int(calibration.attention_mask.sum())} ")
         + ("" if calibration is None else "tokens of training items"),

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from hm3rl.errors import InputError
-from hm3rl.export.merge import RecipeFile, read_recipe
-from hm3rl.export.sources import StoredTensor, stored_dtype, stored_tensors
+from hm3rl.export.merge import RecipeFile, check_sources, read_recipe
+from hm3rl.export.sources import stored_dtype
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
-from hm3rl.models.compatibility import check_configs, check_mergeable
-from hm3rl.models.loading import is_adapter, load_config
+from hm3rl.models.compatibility import check_mergeable
 from hm3rl.models.pool import BASE
-from hm3rl.models.vocabulary import plan_vocabulary
+from hm3rl.models.source import StoredTensor
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.expressible import check_one_config
 from hm3rl.paths.families import layer_prefix
@@ -56,17 +55,13 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
         InputError: The file or a source cannot be used, or they do not fit together.
     """
     recipe = read_recipe(file)
-    base, adapters = BASE, [n for n, folder in recipe.folders.items() if is_adapter(folder)]
+    read = check_sources(recipe, vocabulary)
+    base, adapters, configs = BASE, read.adapters, read.configs
     # An adapter is the base with other weights.
-    folders = {name: recipe.folders[base if name in adapters else name] for name in recipe.folders}
-    configs = {name: load_config(name, folder) for name, folder in folders.items()}
-    check_configs(configs, mixed=True)
-    headers = {name: stored_tensors(folder) for name, folder in folders.items()}
+    headers = {name: read.whole.get(name, read.whole[base]).tensors for name in read.paths}
     depths = {name: int(config.num_hidden_layers) for name, config in configs.items()}
-    plan = plan_vocabulary(
-        recipe.folders, {n: n for n in folders}, configs, vocabulary, recipe.donor
-    )
-    notes: tuple[str, ...] = plan.notes
+    plan = read.plan
+    notes: tuple[str, ...] = read.notes
     if recipe.mergekit is not None:
         slices = slice_merges(recipe.mergekit, depths, list(headers[base]))
         layers = [LayerRef(part.base, layer) for part in slices for layer in range(*part.layers)]
@@ -95,12 +90,14 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
     check_slices(slices, configs)
     precision, written = recipe.precisions()
     count = _result_elements(layers, headers, configs, base)
-    read = sum(_elements(headers[name].values()) for name in folders) * precision.itemsize
+    if base in plan.untied:
+        count += configs[base].vocab_size * configs[base].hidden_size  # a head of its own
+    taken = sum(_elements(headers[name].values()) for name in headers) * precision.itemsize
     # Files in the precision of the merge are mapped: their pages are the system's to drop.
     held = [
         name
-        for name, folder in folders.items()
-        if plan.notes or name in adapters or _converted(folder, precision)
+        for name in headers
+        if plan.notes or name in adapters or stored_dtype(read.whole[name].folder) != precision
     ]
     sources = sum(_elements(headers[name].values()) for name in held) * precision.itemsize
     members = count if recipe.mergekit else len(widths) * _elements(headers[base].values())
@@ -115,7 +112,7 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
     disk = count * written.itemsize
     root, free = free_disk(to or Path())
     rate = copy_rate()
-    moved = read + 3 * disk
+    moved = taken + 3 * disk
     return {
         "compatible": f"yes: {', '.join(_shown(recipe))}",
         "layers": len(layers),
@@ -130,11 +127,6 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
         "are slower, and the reload check runs the model",
         **{f"note {number}": note for number, note in enumerate(notes, start=1)},
     }
-
-
-def _converted(folder: Path, precision: torch.dtype) -> bool:
-    """Whether loading a checkpoint changes its precision, which takes memory of its own."""
-    return stored_dtype(folder) != precision
 
 
 def _is_whole_merge(recipe: RecipeFile, slices: Sequence[SliceMerge], depth: int) -> bool:
@@ -155,15 +147,10 @@ def _result_elements(
     inside = 0
     for name, layer in layers:
         prefix = layer_prefix(configs[name], layer)
-        inside += sum(t.elements for key, t in headers[name].items() if _within(key, prefix))
-    prefixes = [layer_prefix(configs[base], n) for n in range(configs[base].num_hidden_layers)]
-    rest = [t for key, t in headers[base].items() if not any(_within(key, p) for p in prefixes)]
+        inside += sum(t.elements for key, t in headers[name].items() if key.startswith(prefix))
+    prefixes = tuple(layer_prefix(configs[base], n) for n in range(configs[base].num_hidden_layers))
+    rest = [t for key, t in headers[base].items() if not key.startswith(prefixes)]
     return inside + _elements(rest)
-
-
-def _within(key: str, prefix: str) -> bool:
-    """Whether a tensor is a layer's; old GPT-2 files leave out the decoder's own name."""
-    return key.startswith((prefix, prefix.partition(".")[2]))
 
 
 def _elements(tensors: Iterable[StoredTensor]) -> int:

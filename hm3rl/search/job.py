@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections import Counter
@@ -37,6 +38,8 @@ from hm3rl.search.build import build_problem, build_searcher, check_settings
 from hm3rl.search.compose import to_dict, to_yaml
 from hm3rl.search.sources import reopen_problem
 from hm3rl.settings import RunSettings
+
+LOG = logging.getLogger(__name__)
 
 MakeLoggers = Callable[[RunFolder, RunSettings], Sequence[RunLogger]]
 
@@ -148,6 +151,8 @@ def run_search(
         again = resumed and folder.environment.is_file()
         build = reopen_problem if again else _new_problem
         problem = build(settings, folder, logger)
+        for note in problem.pool.notes:
+            LOG.warning(note)
         settings.output = str(folder.path)
         note_environment(folder, problem, again)
         write_text(folder.config, to_yaml(settings))

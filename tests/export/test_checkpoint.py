@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,17 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hm3rl.errors import InputError, IntegrityError
-from hm3rl.export import checkpoint
+from hm3rl.export import checkpoint, weights
 from hm3rl.export.checkpoint import export_candidate
+from hm3rl.export.record import verify_record
+from hm3rl.export.streamed import merge_streamed
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.models.pool import ModelPool
+from hm3rl.models.streaming import StreamedSources
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
@@ -265,3 +270,66 @@ def test_exported_model_can_be_a_source_again(members, tmp_path):
     again = ModelPool.load(pool.paths["base"], {"merged-before": tmp_path / "model"})
     ours = again.model("merged-before")(TOKENS).logits
     assert torch.equal(ours, members.model(RECIPE.name)(TOKENS).logits)
+
+
+def test_all_chat_templates_go_with_the_tokenizer(tiny_pool_dir, tmp_path):
+    folders = {
+        n: Path(shutil.copytree(tiny_pool_dir[n], tmp_path / "pool" / n)) for n in ("base", "a")
+    }
+    tokenizer = AutoTokenizer.from_pretrained(folders["base"])
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(folders["base"])
+    assert (folders["base"] / "additional_chat_templates" / "tool_use.jinja").is_file()
+    members = MemberSet(ModelPool.load(folders["base"], {"a": folders["a"]}))
+    export_candidate(Candidate.whole("a", 3), members, tmp_path / "model")
+    written = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert written.chat_template == tokenizer.chat_template
+    template = "additional_chat_templates/tool_use.jinja"
+    assert template in verify_record(tmp_path / "model")["files"]
+    (tmp_path / "model" / template).write_text("other")
+    with pytest.raises(InputError, match=f"{template} .* was changed"):
+        verify_record(tmp_path / "model")
+    merge_streamed(
+        StreamedSources.open(folders["base"], {"a": folders["a"]}),
+        MergeRecipe.of("linear", {"a": 1.0}),
+        tmp_path / "streamed",
+    )
+    assert (tmp_path / "streamed" / template).is_file()
+
+
+@pytest.mark.parametrize("owner", ["base", "a"])
+def test_a_head_that_the_config_called_tied_is_written(tiny_pool_dir, tmp_path, owner):
+    folders = {
+        n: Path(shutil.copytree(tiny_pool_dir[n], tmp_path / "pool" / n)) for n in ("base", "a")
+    }
+    file = folders[owner] / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = torch.randn(32, 16, generator=torch.Generator().manual_seed(3))
+    save_file(tensors, file, metadata={"format": "pt"})
+    members = MemberSet(ModelPool.load(folders["base"], {"a": folders["a"]}))
+    recipe = MergeRecipe.of("task_arithmetic", {"a": 0.5})
+    for number, candidate in enumerate((Candidate.whole(owner, 3), Candidate.whole(recipe, 3))):
+        folder = tmp_path / f"model-{number}"
+        export_candidate(candidate, members, folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        assert model.config.tie_word_embeddings is False
+        assert torch.equal(model(TOKENS).logits, assemble(candidate, members)(TOKENS).logits)
+        written = load_file(folder / "model.safetensors")["lm_head.weight"]
+        assert not torch.equal(written, model.get_input_embeddings().weight)
+    assert torch.equal(
+        load_file(tmp_path / "model-0" / "model.safetensors")["lm_head.weight"],
+        tensors["lm_head.weight"],
+    )
+
+
+def test_names_that_no_checkpoint_of_the_type_has_fail_the_check(
+    save_pool, family_configs, tmp_path, monkeypatch
+):
+    folders = save_pool(tmp_path / "pool", family_configs["gpt_neox"], ("a",))
+    members = MemberSet(ModelPool.load(folders["base"], {"a": folders["a"]}))
+    export_candidate(Candidate.whole("a", 4), members, tmp_path / "model")
+    keys = [set(load_file(f / "model.safetensors")) for f in (folders["a"], tmp_path / "model")]
+    assert keys[0] == keys[1] and "embed_out.weight" in keys[1]
+    monkeypatch.setattr(weights, "saved_names", lambda model: {n: n for n in model.state_dict()})
+    with pytest.raises(IntegrityError, match=r"lacks the tensor embed_out.weight"):
+        export_candidate(Candidate.whole("a", 4), members, tmp_path / "again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
 
 from hm3rl.errors import InputError
 from hm3rl.export.checkpoint import export_candidate
@@ -313,6 +314,62 @@ def test_check_refuses_what_merge_refuses(save_pool, tiny_config, write, tiny_po
                 refuse(write(plain))
     report = recipe_report(write(files[2][0]), vocabulary="map")
     assert "rows arranged by token" in report["note 1"]
+
+
+TROUBLES = {
+    "compiled": "saved from a compiled model",
+    "mixture": "'mixtral' cannot be written",
+    "no tensors": "holds no tensors",
+    "kind": "use_dora",
+    "untied": "no lm_head.weight is stored",
+    "list": "holds a list",
+    "positions": None,
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_check_and_merge_say_the_same_of_a_folder(
+    tiny_pool_dir, save_pool, write, tmp_path, trouble
+):
+    base, expert = tiny_pool_dir["base"], tmp_path / "x"
+    if trouble == "mixture":
+        shape = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1}
+        config = MixtralConfig(**shape, **heads, num_local_experts=2, eos_token_id=2)
+        base, expert = save_pool(tmp_path / "pool", config, ("a",)).values()
+    elif trouble in ("no tensors", "kind"):
+        settings = {"use_dora": True} if trouble == "kind" else {}
+        write_adapter(expert, factors() if trouble == "kind" else {}, **settings)
+    else:
+        shutil.copytree(tiny_pool_dir["a"], expert)
+        file = expert / "config.json"
+        plain = json.loads(file.read_text())
+        if trouble == "compiled":
+            tensors = load_file(expert / "model.safetensors")
+            wrapped = {f"_orig_mod.{n}": t for n, t in tensors.items()}
+            save_file(wrapped, expert / "model.safetensors", metadata={"format": "pt"})
+        elif trouble == "list":
+            (expert / "model.safetensors").unlink()
+            (expert / "model.safetensors.index.json").write_text("[]")
+        elif trouble == "untied":
+            file.write_text(json.dumps({**plain, "tie_word_embeddings": False}))
+        elif trouble == "positions":
+            file.write_text(json.dumps({**plain, "max_position_embeddings": 64}))
+    model = {"model": str(expert), "parameters": {"weight": 1.0}}
+    file = write({"merge_method": "task_arithmetic", "base_model": str(base), "models": [model]})
+    acts = (recipe_report, lambda f: merge_file(f, tmp_path / "model"))
+    if TROUBLES[trouble] is None:
+        report, (_, notes) = (act(file) for act in acts)
+        assert any("longest input" in note for note in notes)
+        assert report["note 1"] in notes
+        return
+    said = []
+    for act in acts:
+        with pytest.raises(InputError, match=TROUBLES[trouble]) as caught:
+            act(file)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert not (tmp_path / "model").exists()
 
 
 def test_paths_through_adapters_name_their_base_and_can_be_made_again(tiny_pool_dir, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from experiments.benchmarks.shapes import make_sources
@@ -44,6 +46,31 @@ def test_result_is_that_of_a_resident_merge(operator, shard_bytes, sources, tiny
     assert written.keys() == resident.keys()
     assert all(torch.equal(written[name], tensor) for name, tensor in resident.items())
     assert (tmp_path / "merged" / "tokenizer.json").is_file()
+
+
+def test_names_and_head_are_those_of_such_checkpoints(save_pool, family_configs, tmp_path):
+    folders = save_pool(tmp_path / "neox", family_configs["gpt_neox"], ("a",))
+    sources = StreamedSources.open(folders["base"], {"a": folders["a"]})
+    merge_streamed(sources, MergeRecipe.of("linear", {"a": 1.0}), tmp_path / "merged")
+    written = load_file(tmp_path / "merged" / "model.safetensors")
+    assert written.keys() == load_file(folders["a"] / "model.safetensors").keys()
+    assert "embed_out.weight" in written
+
+
+def test_a_head_that_the_configs_call_tied_is_written_untied(tiny_pool_dir, tmp_path):
+    folders = {n: shutil.copytree(tiny_pool_dir[n], tmp_path / n) for n in ("base", "a")}
+    for seed, folder in enumerate(folders.values()):
+        tensors = load_file(folder / "model.safetensors")
+        generator = torch.Generator().manual_seed(seed)
+        tensors["lm_head.weight"] = torch.randn(32, 16, generator=generator)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    sources = StreamedSources.open(folders["base"], {"a": folders["a"]})
+    assert len(sources.notes) == 2
+    merge_streamed(sources, MergeRecipe.of("task_arithmetic", {"a": 1.0}), tmp_path / "merged")
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert model.config.tie_word_embeddings is False
+    torch.testing.assert_close(model.lm_head.weight.data, tensors["lm_head.weight"])
 
 
 def test_its_recipe_file_is_one_that_can_be_merged_again(sources, tmp_path):
@@ -172,7 +199,7 @@ def test_a_file_that_does_not_hold_what_was_merged_is_found_out(
     file.write_text(yaml.safe_dump(ties_file(tiny_pool_dir)))
     write = streamed.write_shards
 
-    def damaged(sizes, produce, folder, shard_bytes):
+    def damaged(sizes, produce, folder, shard_bytes, names):
         def other(names):
             made = dict(produce(names))
             last = list(made)[-1]
@@ -180,7 +207,7 @@ def test_a_file_that_does_not_hold_what_was_merged_is_found_out(
             made[last].view(-1)[-1] += 1
             return made
 
-        return write(sizes, other, folder, shard_bytes)
+        return write(sizes, other, folder, shard_bytes, names)
 
     monkeypatch.setattr(streamed, "write_shards", damaged)
     with pytest.raises(IntegrityError, match="does not hold the"):

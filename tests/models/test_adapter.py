@@ -150,7 +150,7 @@ def test_other_kinds_are_refused_by_name(settings, wanted, tiny_pool_dir, tmp_pa
     [
         (factors(8), r"of shape \(16, 8\), the base's has \(16, 16\)"),
         ({"lm_head.weight": torch.zeros(32, 16)}, "changes lm_head.weight, which the base"),
-        ({f"{QUERY}.lora_A.weight": torch.zeros(2, 16)}, "only one factor"),
+        ({f"{QUERY}.lora_A.weight": torch.zeros(2, 16)}, "does not hold both factors"),
         ({f"{QUERY}.lora_magnitude_vector": torch.zeros(16)}, "lora_magnitude_vector"),
         ({"model.norm.weight": torch.full((16,), torch.nan)}, "NaN"),
     ],
@@ -175,3 +175,15 @@ def test_a_folder_with_a_whole_model_and_an_adapter_is_refused(tiny_pool_dir, tm
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match=r"both whole weights and an adapter's"):
         ModelPool.load(tiny_pool_dir["base"], {"a": folder})
+
+
+def test_an_adapter_without_tensors_is_no_expert(tiny_pool_dir, tmp_path):
+    folder = write_adapter(tmp_path / "x", {})
+    with pytest.raises(InputError, match=r"'x': .* holds no tensors"):
+        ModelPool.load(tiny_pool_dir["base"], {"x": folder})
+
+
+def test_an_adapter_that_was_not_trained_is_named(tiny_pool_dir, tmp_path):
+    tensors = {n: torch.zeros_like(t) if "lora_B" in n else t for n, t in factors().items()}
+    pool = ModelPool.load(tiny_pool_dir["base"], {"x": write_adapter(tmp_path / "x", tensors)})
+    assert pool.notes == ("expert 'x' has the same weights as base: it adds nothing to the pool",)

