@@ -40,3 +40,7 @@ class BudgetExhausted(HM3Error):
 
 class IntegrityError(HM3Error):
     """Something that was written does not read back as it should (export self-check, store)."""
+
+
+class MachineError(HM3Error):
+    """Something outside the candidate failed (a lost worker, memory, disk, the device); never a score and never stored; the run can be resumed."""  # noqa: E501
