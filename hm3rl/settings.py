@@ -130,6 +130,9 @@ class EvaluationSettings:
         program_workers: Processes that execute generated programs.
         program_seconds: CPU seconds one generated program may take.
         program_memory_mb: Address space one generated program may take.
+        isolation: What happens where the kernel does not close files and network to generated
+            programs: `require` refuses to run them, `warn` runs them and says so; `auto` is `warn`
+            if all sources are shipped with the package (`zoo:NAME`), else `require`.
     """
 
     batch_size: int = 256
@@ -145,6 +148,7 @@ class EvaluationSettings:
     program_workers: int = 1
     program_seconds: float = 1.0
     program_memory_mb: int = 512
+    isolation: str = "auto"
 
 
 @dataclass

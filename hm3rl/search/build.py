@@ -44,6 +44,7 @@ from hm3rl.settings import RunSettings
 from hm3rl.settings_baselines import LEVELS, SPACES
 from hm3rl.tasks.base import Task
 from hm3rl.tasks.build import PATH_LENGTH, build_tasks
+from hm3rl.tasks.isolation import ISOLATIONS, check_isolation
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -211,6 +212,9 @@ def _check_ranges(settings: RunSettings) -> None:
         "search.rmm.gamma": (rmm.gamma, 1.0),
         "search.depth_wise.random_share": (depth_wise.random_share, 1.0),
         "search.map.sample": (settings.search.map.sample, 1.0),
+        "evaluation.program_workers": (evaluation.program_workers, 1024),
+        "evaluation.program_seconds": (evaluation.program_seconds, 86400),
+        "evaluation.program_memory_mb": (evaluation.program_memory_mb, 1 << 20),
     }
     for key, (value, bound) in at_least.items():
         if not value >= bound:
@@ -304,6 +308,7 @@ def check_settings(settings: RunSettings) -> None:
     _one_of("evaluation.backend", settings.evaluation.backend, ("in_process", "ray"))
     _one_of("evaluation.fidelity", settings.evaluation.fidelity, ("full", "proxy"))
     _one_of("evaluation.join", settings.evaluation.join, JOINS)
+    _one_of("evaluation.isolation", settings.evaluation.isolation, ISOLATIONS)
     if settings.evaluation.backend == "ray" and find_spec("ray") is None:
         raise InputError(
             "evaluation.backend=ray, but Ray is not installed",
@@ -426,7 +431,8 @@ def load_scoring_backend(settings: RunSettings) -> InProcessBackend:
     settings = replace(settings, pool=replace(settings.pool, device=device))
     load_plugins(settings.plugins)
     pool = load_pool(settings)
-    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
+    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
+    check_isolation(tasks)
     members = build_members(settings, pool, tasks)
     return _scoring_backend(settings, members, tasks)
 
@@ -454,7 +460,7 @@ def build_problem(settings: RunSettings, store_path: Path, logger: RunLogger) ->
     pool = load_pool(settings)
     if not stitches(settings):
         pool.check_mergeable(pool.expert_names)
-    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
+    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
     members = build_members(settings, pool, tasks)
     limits = path_limits(settings, members)
     store = EvaluationStore(settings.evaluation.store or store_path)

@@ -32,6 +32,7 @@ from hm3rl.search.base import Searcher
 from hm3rl.search.build import build_problem, build_searcher, check_settings
 from hm3rl.search.compose import to_dict, to_yaml
 from hm3rl.settings import RunSettings
+from hm3rl.tasks.isolation import check_isolation
 
 MakeLoggers = Callable[[RunFolder, RunSettings], Sequence[RunLogger]]
 
@@ -134,6 +135,7 @@ def run_search(
         begun = time.perf_counter()
         logger = LoggerGroup([])
         problem = build_problem(settings, folder.store, logger)
+        check_isolation(problem.evaluator.tasks)
         settings.output = str(folder.path)
         note_environment(folder, problem)
         write_text(folder.config, to_yaml(settings))
