@@ -15,6 +15,7 @@ nothing if the program failed.
 from __future__ import annotations
 
 import _imp
+import contextlib
 import functools
 import gc
 import importlib.util
@@ -35,7 +36,8 @@ ANSWER_LIMIT = 1 << 20
 READY = b"!"
 """What a child sends when it is locked up, before the program runs."""
 
-# Programs may import these: they are in memory already. Files are out of reach, so nothing else is.
+# Programs may import these: they are in memory already, as is what is built into the interpreter.
+# Files are out of reach, so nothing else is.
 MODULES = (
     "abc array bisect cmath collections collections.abc copy dataclasses datetime decimal enum "
     "fractions functools heapq itertools json math numbers operator random re statistics string "
@@ -375,6 +377,9 @@ def main() -> NoReturn:
     """Serve; in a child, run the program."""
     for module in MODULES:
         __import__(module)
+    for module in set(sys.builtin_module_names).difference(NATIVE):
+        with contextlib.suppress(ImportError):  # what this interpreter has, it may lack parts of
+            __import__(module)
     arguments = sys.argv[1:]
     answer(
         *serve(float(arguments[0]), float(arguments[1]), int(arguments[2]), arguments[3].split(","))

@@ -90,6 +90,8 @@ def run_all(pool: SandboxPool, host: Host, programs: dict[str, str]) -> None:
 
 def test_there_are_a_hundred_of_them() -> None:
     assert len(set(PROGRAMS.values())) == len(PROGRAMS) >= 100
+    page = Path(__file__).parents[2] / "docs" / "sandbox.md"
+    assert f"{len(PROGRAMS)} hostile programs" in page.read_text()
 
 
 def test_they_are_harmless_with_all_the_kernel_offers(host: Host) -> None:

@@ -51,6 +51,17 @@ def test_useful_modules_can_be_imported(pool: SandboxPool) -> None:
     assert pool.run([program], [(("f(18)", "6"),)]) == [1.0]
 
 
+def test_what_is_built_into_the_interpreter_can_be_imported_and_native_code_cannot(
+    pool: SandboxPool,
+) -> None:
+    program = "import importlib\ndef f(name): return importlib.import_module(name).__name__"
+    built_in = sorted(set(sys.builtin_module_names) & {"atexit", "errno", "itertools", "zlib"})
+    tests = [((f"f({name!r})", repr(name)),) for name in built_in]
+    assert pool.run([program] * len(tests), tests) == [1.0] * len(tests)
+    tests = [((f"f({name!r})", repr(name)),) for name in ("ctypes", "_ctypes", "cffi", "numpy")]
+    assert pool.run([program] * 4, tests) == [0.0] * 4
+
+
 def test_programs_do_not_see_each_other(pool: SandboxPool) -> None:
     vandal = "import builtins\nbuiltins.abs = lambda x: 7\nstate = 1\ndef f(x): return abs(x)"
     honest = "def f(x): return abs(x)"
