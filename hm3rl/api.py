@@ -57,6 +57,7 @@ from hm3rl.search.words import quoted, search_path
 from hm3rl.settings import RunSettings, config_folder, register
 from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
+from hm3rl.tasks.isolation import check_isolation
 
 
 def settings(*overrides: str, config_dir: str | Path | None = None) -> RunSettings:
@@ -329,7 +330,8 @@ def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") ->
     base = chosen.pool.base if is_adapter(resolve_source(model)) else model
     pool = ModelPool.load(base, {"model": model}, DTYPES[chosen.pool.dtype], chosen.pool.device)
     members = MemberSet(pool)
-    tasks = build_tasks(chosen.tasks, chosen.evaluation, pool.tokenizer)
+    tasks = build_tasks(chosen.tasks, chosen.evaluation, pool.tokenizer, pool.origins.values())
+    check_isolation(tasks)
     evaluator = Evaluator(
         members,
         tasks,

@@ -132,6 +132,9 @@ class EvaluationSettings:
         program_workers: Processes that execute generated programs.
         program_seconds: CPU seconds one generated program may take.
         program_memory_mb: Address space one generated program may take.
+        isolation: What happens where the kernel does not close files and network to generated
+            programs: `require` refuses to run them, `warn` runs them and says so; `auto` is `warn`
+            if all sources are shipped with the package (`zoo:NAME`), else `require`.
     """
 
     batch_size: int = number(256, least=1)
@@ -144,9 +147,10 @@ class EvaluationSettings:
     store: str = ""
     fidelity: str = "full"
     proxy_cost: float = number(0.5, least=0)
-    program_workers: int = number(1, least=1)
-    program_seconds: float = number(1.0, least=0.01)
-    program_memory_mb: int = number(512, least=64)
+    program_workers: int = number(1, least=1, most=1024)
+    program_seconds: float = number(1.0, least=0.01, most=86_400)
+    program_memory_mb: int = number(512, least=64, most=1 << 20)
+    isolation: str = "auto"
 
 
 @dataclass

@@ -25,6 +25,7 @@ from hm3rl.search.build import (
 from hm3rl.settings import RunSettings
 from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
+from hm3rl.tasks.isolation import check_isolation
 
 GIB = 2**30
 SPLITS: tuple[Split, ...] = ("search", "test")
@@ -141,7 +142,8 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     pool = load_pool(settings)
     if not stitches(settings):
         pool.check_mergeable(pool.expert_names)
-    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
+    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
+    check_isolation(tasks)
     members = build_members(settings, pool, tasks)
     calibration = members.calibration
     limits = path_limits(settings, members)

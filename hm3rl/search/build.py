@@ -47,6 +47,7 @@ from hm3rl.settings_baselines import LEVELS, SPACES
 from hm3rl.settings_values import check_values
 from hm3rl.tasks.base import Task
 from hm3rl.tasks.build import PATH_LENGTH, build_tasks, check_task_settings
+from hm3rl.tasks.isolation import ISOLATIONS, check_isolation
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -279,6 +280,7 @@ def check_settings(settings: RunSettings) -> None:
     _one_of("evaluation.backend", settings.evaluation.backend, ("in_process", "ray"))
     _one_of("evaluation.fidelity", settings.evaluation.fidelity, ("full", "proxy"))
     _one_of("evaluation.join", settings.evaluation.join, JOINS)
+    _one_of("evaluation.isolation", settings.evaluation.isolation, ISOLATIONS)
     if settings.evaluation.backend == "ray" and find_spec("ray") is None:
         raise InputError(
             "evaluation.backend=ray, but Ray is not installed",
@@ -408,7 +410,8 @@ def load_scoring_backend(settings: RunSettings) -> InProcessBackend:
     settings = replace(settings, pool=replace(settings.pool, device=device))
     load_plugins(settings.plugins)
     pool = load_pool(settings)
-    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
+    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
+    check_isolation(tasks)
     members = build_members(settings, pool, tasks)
     return _scoring_backend(settings, members, tasks)
 
@@ -439,7 +442,7 @@ def build_problem(
     pool = load_pool(settings)
     if not stitches(settings):
         pool.check_mergeable(pool.expert_names)
-    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer)
+    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
     members = build_members(settings, pool, tasks)
     limits = path_limits(settings, members)
     make_store = EvaluationStore if keep else EvaluationStore.of_finished_run

@@ -38,6 +38,7 @@ from hm3rl.search.build import build_problem, build_searcher, check_settings
 from hm3rl.search.compose import to_dict, to_yaml
 from hm3rl.search.sources import reopen_problem
 from hm3rl.settings import RunSettings
+from hm3rl.tasks.isolation import check_isolation
 
 LOG = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ def run_search(
         again = resumed and folder.environment.is_file()
         build = reopen_problem if again else _new_problem
         problem = build(settings, folder, logger)
+        check_isolation(problem.evaluator.tasks)
         for note in problem.pool.notes:
             LOG.warning(note)
         settings.output = str(folder.path)

@@ -46,7 +46,7 @@ class Item:
         task: Name of the task the item belongs to.
         prompt: Full text given to the model, already in the model's prompt format.
         reference: Answer text; the model must produce it and then the end-of-sequence token.
-        payload: Metric data; for code, pairs (call expression, expected repr) used as unit tests.
+        payload: Metric data; for code, pairs (expression, expected repr) used as unit tests.
     """
 
     task: str
@@ -74,6 +74,8 @@ class Task(ABC):
         judged_elsewhere: Scoring mostly waits for other processes. It is then done in a thread of
             its own while the model goes on, one candidate after the other.
         version: Changes whenever items or scoring change; part of every cache key.
+        runner: Executes generated programs for it; None if it runs none. What locks them up is
+            checked before anything is scored.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Task(ABC):
     exact_only: bool
     judged_elsewhere: bool = False
     version: str
+    runner: ProgramRunner | None = None
 
     @abstractmethod
     def items(self, split: Split) -> tuple[Item, ...]:
@@ -107,7 +110,7 @@ class Task(ABC):
 
     def notes(self) -> dict[str, str]:
         """What a reader should know about how this machine scores the task, by subject."""
-        return {}
+        return {} if self.runner is None else {"programs": self.runner.describe()}
 
 
 class ProgramRunner(Protocol):
@@ -124,6 +127,13 @@ class ProgramRunner(Protocol):
     def describe(self) -> str:
         """What locks programs up here, for a reader."""
 
+    def check(self) -> None:
+        """Refuse to run programs if they are locked up worse than required.
+
+        Raises:
+            InputError: They are.
+        """
+
     def run(
         self, programs: Sequence[str], tests: Sequence[tuple[tuple[str, str], ...]]
     ) -> list[float]:
@@ -135,4 +145,7 @@ class ProgramRunner(Protocol):
 
         Returns:
             Per program 1.0 if all its tests pass, else 0.0.
+
+        Raises:
+            MachineError: Something other than the programs failed.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +13,7 @@ from hm3rl.settings_values import check_values
 from hm3rl.tasks.base import ProgramRunner, Task
 from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.harness import HarnessTask
+from hm3rl.tasks.isolation import is_required
 from hm3rl.tasks.jsonl import JsonlTask
 from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.sandbox import SandboxPool
@@ -164,6 +165,7 @@ def build_tasks(
     tasks: Mapping[str, TaskSettings],
     evaluation: EvaluationSettings,
     tokenizer: PreTrainedTokenizerBase,
+    sources: Iterable[str] = (),
 ) -> tuple[Task, ...]:
     """Build the tasks of a run.
 
@@ -171,6 +173,8 @@ def build_tasks(
         tasks: Settings by task name, in the order of the score vectors.
         evaluation: Limits for executing programs.
         tokenizer: The models' tokenizer, for chat templates.
+        sources: What the user wrote for each source model; decides how well their programs must be
+            locked up (`isolation.is_required`).
 
     Returns:
         The tasks, in that order, without objectives of the kind `PATH_LENGTH`.
@@ -180,7 +184,10 @@ def build_tasks(
     """
     check_task_settings(tasks)
     runner = SandboxPool(
-        evaluation.program_workers, evaluation.program_seconds, evaluation.program_memory_mb
+        evaluation.program_workers,
+        evaluation.program_seconds,
+        evaluation.program_memory_mb,
+        required=is_required(evaluation, sources),
     )
     tools = TaskTools(tokenizer, runner)
     built: list[Task] = []

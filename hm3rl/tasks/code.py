@@ -79,7 +79,7 @@ class CodeTask(SyntheticTask):
         seed: int = 0,
     ) -> None:
         super().__init__(n_search, n_test, n_train, seed)
-        self._runner = runner
+        self.runner = runner
         if runner is not None:
             self.version = f"{type(self).version}{runner.limits}"
 
@@ -102,14 +102,10 @@ class CodeTask(SyntheticTask):
         Raises:
             RuntimeError: The task was built without a program runner.
         """
-        if self._runner is None:
+        if self.runner is None:
             raise RuntimeError("the code task was built without a program runner and cannot score")
         programs = [program(output) for output in outputs]
-        return self._runner.run(programs, [item.payload for item in items])
-
-    def notes(self) -> dict[str, str]:
-        """What locks the programs up."""
-        return {} if self._runner is None else {"programs": self._runner.describe()}
+        return self.runner.run(programs, [item.payload for item in items])
 
     def words(self) -> Sequence[str]:
         """Return instruction words and the tokens of the expressions."""

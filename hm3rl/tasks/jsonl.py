@@ -4,6 +4,8 @@
     {"prompt": [{"role": "user", "content": "2+2?"}], "reference": "4", "metric": "exact_match"}
     {"prompt": "Write f(x) = x + 1", "reference": "def f(x): ...", "tests": [["f(1)", "2"]]}
 
+Tests are read by `program_tests.read_test`: an expression and the `repr` of its value.
+
 A `metric` in the lines, the same in all of them, goes before the one of the configuration. Prompt
 and reference are tokenised apart and put one after the other: where a model expects a space between
 them, one of the two has to hold it. Splits follow the hash of the prompt as written in the file.
@@ -22,6 +24,7 @@ from hm3rl.errors import InputError
 from hm3rl.tasks.base import Item, ProgramRunner, Split, Task, split_of
 from hm3rl.tasks.chat import render
 from hm3rl.tasks.metrics import METRICS, TEXT_METRICS, extract_program
+from hm3rl.tasks.program_tests import ProgramTest, read_test
 from hm3rl.tasks.suite import MIN_ITEMS
 
 FIELDS = frozenset({"prompt", "reference", "metric", "tests"})
@@ -56,7 +59,6 @@ class JsonlTask(Task):
         self.name = name
         self.max_new_tokens = max_new_tokens
         self._path = Path(path)
-        self._runner = runner
         self._tokenizer = tokenizer
         if tokenizer is not None and not tokenizer.chat_template:
             raise InputError(
@@ -70,8 +72,13 @@ class JsonlTask(Task):
         self.exact_only = self.metric == "exact_match"
         self.judged_elsewhere = self.metric == "pass_at_1"
         self.version = "jsonl-1"
-        if self.metric == "pass_at_1" and runner is not None:
-            self.version += runner.limits
+        self._tests: list[ProgramTest] = []
+        if self.metric == "pass_at_1":
+            self.runner = runner
+            self._tests = [test for number, row in rows for test in self._read_tests(number, row)]
+            self.version += "" if runner is None else runner.limits
+            if any(test.form == "plain" for test in self._tests):  # once compared by the program
+                self.version += "+plain"
         self._items = self._split([self._item(number, row) for number, row in rows], limits or {})
 
     def items(self, split: Split) -> tuple[Item, ...]:
@@ -81,20 +88,23 @@ class JsonlTask(Task):
     def score(self, items: Sequence[Item], outputs: Sequence[str]) -> list[float]:
         """Score outputs with the task's metric."""
         if self.metric == "pass_at_1":
-            if self._runner is None:
+            if self.runner is None:
                 raise RuntimeError(f"task {self.name!r} was built without a program runner")
             programs = [extract_program(output) for output in outputs]
-            return self._runner.run(programs, [item.payload for item in items])
+            return self.runner.run(programs, [item.payload for item in items])
         measure = TEXT_METRICS[self.metric]
         return [measure(out, item.reference) for item, out in zip(items, outputs, strict=True)]
 
     def notes(self) -> dict[str, str]:
-        """What locks the programs up, if any are run; and whose metric counts, if two are named."""
-        notes = {}
+        """What locks programs up and how many of their tests can be faked; whose metric counts."""
+        notes = super().notes()
         if self._unread:
             notes["metric"] = f"{self.metric}, as its lines say, not {self._unread}"
-        if self.metric == "pass_at_1" and self._runner is not None:
-            notes["programs"] = self._runner.describe()
+        if fakeable := sum(test.fakeable for test in self._tests):
+            notes["tests"] = (
+                f"{fakeable} of {len(self._tests)} compare inside the program, which can fake "
+                'them: write [EXPR, its repr], or ["EXPR == LITERAL", "True"]'
+            )
         return notes
 
     def _where(self, number: int) -> str:
@@ -158,6 +168,12 @@ class JsonlTask(Task):
                 f"{where}: tests must be a list of [expression, expected repr]",
                 'for example "tests": [["f(1)", "2"]]',
             )
+
+    def _read_tests(self, number: int, row: dict[str, Any]) -> list[ProgramTest]:
+        try:
+            return [read_test(expression, expected) for expression, expected in row["tests"]]
+        except InputError as error:
+            raise InputError(f"{self._where(number)}: {error.what}", error.remedy) from None
 
     def _metric(self, rows: list[tuple[int, dict[str, Any]]], metric: str) -> str:
         named = {row.get("metric", metric): number for number, row in reversed(rows)}

@@ -1,7 +1,10 @@
-"""What the Linux kernel lets an unprivileged process take from itself: Landlock and seccomp.
+"""What the Linux kernel lets a process take from itself: namespaces, privileges, files, calls.
 
-Loaded by `sandbox_worker.py` from its file, so it imports nothing of ours. Both mechanisms are
-inherited by whatever a process starts and cannot be undone by it, native code included.
+Loaded by `sandbox_worker.py` from its file, so it imports nothing of ours. All of it is inherited
+by whatever a process starts and cannot be undone by it, native code included.
+
+It needs ctypes, which would undo everything that Python alone forbids. So nothing else of the
+worker does, and `Cell.hide` puts this module and ctypes out of reach before any program runs.
 """
 
 from __future__ import annotations
@@ -9,8 +12,22 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import struct
+import weakref
+from collections.abc import Iterable
 
+NOBODY = 65534
+_NEW_MOUNTS, _NEW_IPC, _NEW_USER, _NEW_PIDS, _NEW_NET = (
+    0x00020000,
+    0x08000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
+_MS_REC_PRIVATE = 16384 | (1 << 18)
+_SYS_MOUNT_SETATTR = 442
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_RESTRICT_SELF = 444, 446
 _LANDLOCK_VERSION = 1
@@ -138,3 +155,62 @@ class Files:
         entered = not libc.syscall(_SYS_LANDLOCK_RESTRICT_SELF, domain, 0)
         os.close(domain)
         return entered
+
+
+def lock_up() -> list[str]:
+    """Move this process to namespaces of its own, if the kernel allows.
+
+    Returns:
+        What is in force: "namespaces" (own network, mounts, processes), "empty root".
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = _NEW_MOUNTS | _NEW_NET | _NEW_PIDS | _NEW_IPC
+    uid, gid = os.getuid(), os.getgid()
+    if uid != 0:
+        flags |= _NEW_USER
+    if libc.unshare(flags) != 0:
+        return []
+    if uid != 0:
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{NOBODY} {uid} 1"),
+            ("gid_map", f"{NOBODY} {gid} 1"),
+        ):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    done = ["namespaces"]
+    libc.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+    read_only = (ctypes.c_uint64 * 4)(1, 0, 0, 0)  # struct mount_attr: set MOUNT_ATTR_RDONLY
+    libc.syscall(_SYS_MOUNT_SETATTR, -100, b"/", 0x8000, read_only, ctypes.sizeof(read_only))
+    if libc.chroot(b".") == 0:
+        os.chdir("/")
+        done.append("empty root")
+    inner = os.fork()  # the first child becomes process 1 of the new namespace
+    if inner:
+        os.close(0)
+        os.close(1)
+        _, status = os.waitpid(inner, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    return done
+
+
+def give_up_privileges(libc: ctypes.CDLL) -> None:
+    """Die with the parent, and become nobody who can never become anybody again."""
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    else:
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+        libc.capset(header, (ctypes.c_uint32 * 6)())
+
+
+def unlist(classes: Iterable[type]) -> None:
+    """Take classes out of what their bases' `__subclasses__()` say; whoever has them keeps them."""
+    # The list is one of weak references, and an emptied one is passed over.
+    clear = ctypes.pythonapi._PyWeakref_ClearRef
+    clear.argtypes, clear.restype = [ctypes.py_object], None
+    for one in classes:
+        clear(weakref.ref(one))

@@ -7,6 +7,7 @@ containers that share a folder for temporary files do not share them.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import tempfile
@@ -32,7 +33,8 @@ class ScratchFolder:
         """Remove the folder; a second call does nothing."""
         if self._held is None:
             return
-        os.rmdir(self.name)
+        with contextlib.suppress(FileNotFoundError):  # somebody has tidied up
+            os.rmdir(self.name)
         os.close(self._held)
         self._held = None
 

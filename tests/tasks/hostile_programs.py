@@ -1,4 +1,4 @@
-"""More than a hundred programs that nobody should run outside a sandbox.
+"""More than a hundred and fifty programs that nobody should run outside a sandbox.
 
 All of them are asked for `f(x) = x + 1`, and every one would pass if it got what it wants:
 
@@ -322,6 +322,63 @@ DEEDS = {
             found += [v for v in frame.f_locals.values() if 'CDLL' in type(v).__name__]
             frame = frame.f_back
         assert found
+        """,
+    "native memory through a union": """
+        import ctypes
+        class Either(ctypes.Union):
+            _fields_ = [('number', ctypes.c_size_t), ('thing', ctypes.py_object)]
+        either = Either()
+        either.thing = print
+        assert either.number == id(print)
+        """,
+    "native memory, loaded again": """
+        import _frozen_importlib, _imp, sys
+        for folder in sys.path:
+            for ending in _imp.extension_suffixes():
+                spec = _frozen_importlib.ModuleSpec('_ctypes', None)
+                spec.origin = f'{folder}/_ctypes{ending}'
+                try: found = _imp.create_dynamic(spec)
+                except ImportError: continue
+                assert found.Union
+                break
+            else: continue
+            break
+        else: raise ImportError
+        """,
+    "native memory, built in": """
+        import _frozen_importlib
+        spec = _frozen_importlib.BuiltinImporter.find_spec('_ctypes')
+        assert _frozen_importlib.BuiltinImporter.create_module(spec).Union
+        """,
+    "native memory among all classes": """
+        found, left = set(), [object]
+        while left:
+            one = left.pop()
+            if one not in found:
+                found.add(one)
+                left += type.__subclasses__(one)
+        assert any(c.__name__ in ('Union', '_CData', 'CDLL') and 'ctypes' in c.__module__
+                   for c in found)
+        """,
+    "native memory among all that can be reached": """
+        import sys, types
+        seen, left, found = {}, [sys.modules, object, sys._getframe()], False
+        while left:
+            one = left.pop()
+            if id(one) in seen: continue
+            seen[id(one)] = one
+            found = found or 'ctypes' in str(getattr(one, '__module__', '') or '')
+            if isinstance(one, type):
+                left += [*type.__subclasses__(one), *one.__mro__]
+            if isinstance(one, (dict, types.MappingProxyType)): left += one.values()
+            elif isinstance(one, (list, tuple, set, frozenset)): left += one
+            else:
+                for name in ('__dict__', '__globals__', '__closure__', '__defaults__', '__self__',
+                             'cell_contents', '__func__', '__wrapped__', 'fget', 'f_back',
+                             'f_locals', 'f_globals', '__loader__', '__spec__'):
+                    try: left.append(getattr(one, name))
+                    except Exception: pass
+        assert found and len(seen) > 5000
         """,
     "looks at all objects": "import gc\nassert gc.get_objects()",
     "looks at the worker's objects": "import gc\nassert gc.get_referrers(gc)",

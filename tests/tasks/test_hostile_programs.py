@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hm3rl.tasks.sandbox import MECHANISMS, SandboxPool
-from tests.tasks.hostile_programs import DEEDS, HONEST, NEEDS_KERNEL, PROGRAMS
+from tests.tasks.hostile_programs import CHEATS, DEEDS, HONEST, NEEDS_KERNEL, PROGRAMS
 
 TESTS = (("f(1)", "2"), ("f(-5)", "-4"))
 WALL_SECONDS = 1.0
@@ -90,6 +90,8 @@ def run_all(pool: SandboxPool, host: Host, programs: dict[str, str]) -> None:
 
 def test_there_are_a_hundred_of_them() -> None:
     assert len(set(PROGRAMS.values())) == len(PROGRAMS) >= 100
+    page = Path(__file__).parents[2] / "docs" / "sandbox.md"
+    assert f"{len(PROGRAMS)} hostile programs" in page.read_text()
 
 
 def test_they_are_harmless_with_all_the_kernel_offers(host: Host) -> None:
@@ -113,6 +115,15 @@ def test_each_mechanism_alone_stops_every_deed(host: Host, mechanism: str) -> No
         if mechanism not in pool.isolation:
             pytest.skip(f"this kernel has no {mechanism}")
         run_all(pool, host, {name: PROGRAMS[name] for name in DEEDS})
+
+
+@pytest.mark.parametrize("mechanisms", [MECHANISMS, ()], ids=["all mechanisms", "limits only"])
+def test_tests_that_compare_are_not_faked(mechanisms: tuple[str, ...]) -> None:
+    compared = (("f(1) == 2", "True"), ("-4 == f(-5)", "True"))
+    with SandboxPool(timeout_s=0.1, wall_s=WALL_SECONDS, mechanisms=mechanisms) as pool:
+        for name in CHEATS:
+            assert pool.run([PROGRAMS[name]], [compared]) == [0.0], name
+        assert pool.run([HONEST], [compared]) == [1.0]
 
 
 def test_the_driver_hears_no_signal(host: Host) -> None:

@@ -199,3 +199,30 @@ def test_too_few_lines_and_a_missing_file_are_refused(write: Writer, tmp_path: P
         JsonlTask("own", write(rows(3)))
     with pytest.raises(InputError, match="cannot be read"):
         JsonlTask("own", tmp_path / "nowhere.jsonl")
+
+
+def test_a_test_that_is_no_python_is_refused_with_its_line(write: Writer) -> None:
+    bad = {**GOOD, "tests": [["f(1)", "2"], ["assert f(1) == 2", "True"]]}
+    with pytest.raises(InputError, match=r"line 2: the test 'assert f\(1\) == 2' is no Python"):
+        JsonlTask("own", write([rows(1, tests=[["f(1)", "2"]])[0], bad]), metric="pass_at_1")
+
+
+def test_comparisons_with_literals_are_another_version_and_others_are_counted(
+    write: Writer,
+) -> None:
+    def task(expression: str, expected: str) -> JsonlTask:
+        lines = rows(metric="pass_at_1", tests=[["f(1)", "2"], [expression, expected]])
+        return JsonlTask("own", write(lines), runner=runner)
+
+    with SandboxPool() as runner:
+        plain = task("f(2)", "3")
+        assert plain.version == "jsonl-1" and "tests" not in plain.notes()
+        compared = task("f(2) == 3", "True")
+        assert compared.version != plain.version and "tests" not in compared.notes()
+        other = task("f(2) < 4", "True")
+        assert other.version == plain.version
+        assert other.notes()["tests"].startswith("60 of 120 compare inside the program")
+        items = compared.items("search")[:1]
+        fake = "class E:\n    __eq__ = lambda *_: True\n    __repr__ = lambda _: '2'"
+        fake += "\nf = lambda x: E()"
+        assert compared.score(items * 2, [fake, "f = lambda x: x + 1"]) == [0.0, 1.0]

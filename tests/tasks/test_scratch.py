@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hm3rl.errors import MachineError
 from hm3rl.tasks.sandbox import SandboxPool
 from hm3rl.tasks.scratch import ScratchFolder, clear_abandoned
 
@@ -61,3 +62,18 @@ def test_a_closed_sandbox_leaves_nothing(temporary: Path) -> None:
         assert pool.run(["def f(x):\n    return x\n"], [(("f(1)", "1"),)]) == [1.0]
         assert len(os.listdir(temporary)) == 1
     assert os.listdir(temporary) == []
+
+
+def test_a_folder_that_somebody_removed_is_no_trouble(temporary: Path) -> None:
+    folder = ScratchFolder("scratch-")
+    os.rmdir(folder.name)
+    folder.cleanup()
+    assert os.listdir(temporary) == []
+
+
+def test_a_sandbox_without_a_folder_is_the_machines_failure(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "gone"))
+    with pytest.raises(MachineError, match="has no folder"):
+        SandboxPool()
