@@ -184,6 +184,10 @@ def _own_signals() -> Iterator[None]:
     mine = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as end:
+        if end.code == signal.SIGTERM and callable(mine):  # Ray's handler was called meanwhile
+            mine(signal.SIGTERM, None)
+        raise
     finally:
         if mine is not None:  # None: not set from Python
             signal.signal(signal.SIGTERM, mine)
