@@ -117,7 +117,7 @@ def settings_of_run(folder: RunFolder) -> RunSettings:
         loaded = OmegaConf.load(folder.config)
         if not isinstance(loaded, DictConfig) or not {"pool", "tasks"} <= set(loaded):
             raise ValueError("it names no pool and no tasks")
-    except (YAMLError, OSError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise InputError(
             f"{folder.config} is damaged or missing: {str(error).splitlines()[0]}",
             "restore it, or start the search anew with its own words and "
