@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hm3rl.errors import InputError
@@ -51,6 +53,15 @@ from hm3rl.settings import AgentSettings, SearchSettings
 def test_a_value_out_of_range_is_named_before_anything_is_loaded(override: str, named: str):
     with pytest.raises(InputError, match=named):
         check_settings(compose_settings([override]))
+
+
+def test_a_start_that_is_no_saved_agent_is_refused_before_anything_is_loaded(tmp_path: Path):
+    for name, content in (("text", b"hello"), ("cut", b"PK\x03\x04")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="is no saved agent"):
+            check_settings(compose_settings([f"agent.init_from={tmp_path / name}"]))
+    with pytest.raises(InputError, match="there is no"):
+        check_settings(compose_settings([f"agent.init_from={tmp_path / 'gone'}"]))
 
 
 def test_free_weights_are_for_operators_of_task_vectors():

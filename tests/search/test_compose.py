@@ -80,3 +80,10 @@ def test_resuming_a_folder_that_is_no_run_names_it(tmp_path: Path):
         resume_settings([f"resume={tmp_path}"])
     with pytest.raises(InputError, match="no such run folder"):
         resume_settings([f"resume={tmp_path / 'gone'}"])
+
+
+@pytest.mark.parametrize("text", ["[1]", "x", "tasks: null", "seed: many", "[" * 2000])
+def test_a_damaged_configuration_of_a_run_is_named(run: RunFolder, text: str):
+    write_text(run.config, text)
+    with pytest.raises(InputError, match=r"cannot read .*config\.yaml"):
+        settings_of_run(run)
