@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -330,6 +331,33 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own_and_ends_with_a_table(
     folder = re.search(r"next: hm3rl report (\S+)", table)
     assert folder and call("report", str(tmp_path / folder[1])).exit_code == 0
     assert (tmp_path / folder[1] / "report.html").is_file()
+
+
+def test_a_sweep_hands_its_words_to_every_job(tmp_path: Path, monkeypatch):
+    from hm3rl import api
+
+    jobs = []
+
+    def searched(settings):
+        jobs.append((settings.seed, list(settings.tasks), settings.name, settings.output))
+        return SimpleNamespace(summary={"hypervolume": {"search": 1.0}})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "search_with", searched)
+    own = tmp_path / "my, (models) = ü" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\nname: a=b, ü\n")
+    words = [
+        "experiment=mine",
+        "seed=0,1",
+        "+tasks.arc.kind=lm_eval",
+        "+tasks.arc.lm_eval=arc_easy",
+    ]
+    folder, finished = api.sweep(words, own.parent)
+    assert finished and folder.parent.name == "a=b, ü"
+    tasks = ["translation", "math", "code", "arc"]
+    assert [job[:3] for job in jobs] == [(0, tasks, "a=b, ü"), (1, tasks, "a=b, ü")]
+    assert [Path(job[3]) for job in jobs] == [tmp_path / folder / "0", tmp_path / folder / "1"]
 
 
 @pytest.mark.slow

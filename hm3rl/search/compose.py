@@ -112,8 +112,8 @@ def _compose(words: Sequence[str], folder: Path | None) -> DictConfig:
     except Exception as error:  # Hydra asserts, recurses and iterates into whatever a word holds
         raise explain(error) from None
     with open_dict(config):
-        hydra = config.pop("hydra")
-    if OmegaConf.to_container(hydra.run)["dir"] != ".":
+        own = cast(dict[str, Any], OmegaConf.to_container(config.pop("hydra").run))
+    if own["dir"] != ".":
         raise InputError(
             "a config file sets hydra.run.dir, which nothing here reads",
             "drop it; output=FOLDER names a run's folder",
