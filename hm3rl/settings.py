@@ -147,7 +147,7 @@ class EvaluationSettings:
     store: str = ""
     fidelity: str = "full"
     proxy_cost: float = number(0.5, least=0)
-    program_workers: int = number(1, least=1, most=1024)
+    program_workers: int = number(1, least=1)
     program_seconds: float = number(1.0, least=0.01, most=86_400)
     program_memory_mb: int = number(512, least=64, most=1 << 20)
     isolation: str = "auto"

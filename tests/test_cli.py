@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_report_refuses_what_is_no_run_and_what_is_no_file(finished, tmp_path: P
     assert_refused(call("report", tmp_path / "empty"), "resume=")
     assert_refused(call("report", finished.folder.path, "--to", tmp_path), "is a folder")
     target = finished.folder.config / "page.html"
-    assert_refused(call("report", finished.folder.path, "--to", target), "cannot write")
+    assert_refused(call("report", finished.folder.path, "--to", target), "cannot be written")
 
 
 def test_search_front_pick_export_evaluate(tmp_path: Path):
@@ -480,6 +481,33 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own_and_ends_with_a_table(
     folder = re.search(r"next: hm3rl report (\S+)", table)
     assert folder and call("report", str(tmp_path / folder[1])).exit_code == 0
     assert (tmp_path / folder[1] / "report.html").is_file()
+
+
+def test_a_sweep_hands_its_words_to_every_job(tmp_path: Path, monkeypatch):
+    from hm3rl import api
+
+    jobs = []
+
+    def searched(settings):
+        jobs.append((settings.seed, list(settings.tasks), settings.name, settings.output))
+        return SimpleNamespace(summary={"hypervolume": {"search": 1.0}})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "search_with", searched)
+    own = tmp_path / "my, (models) = ü" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\nname: a=b, ü\n")
+    words = [
+        "experiment=mine",
+        "seed=0,1",
+        "+tasks.arc.kind=lm_eval",
+        "+tasks.arc.lm_eval=arc_easy",
+    ]
+    folder, finished = api.sweep(words, own.parent)
+    assert finished and folder.parent.name == "a=b, ü"
+    tasks = ["translation", "math", "code", "arc"]
+    assert [job[:3] for job in jobs] == [(0, tasks, "a=b, ü"), (1, tasks, "a=b, ü")]
+    assert [Path(job[3]) for job in jobs] == [tmp_path / folder / "0", tmp_path / folder / "1"]
 
 
 @pytest.mark.slow

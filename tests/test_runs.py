@@ -156,5 +156,5 @@ def test_a_run_that_begins_anew_keeps_what_it_asked_until_it_has_ended(folder: R
 
 def test_a_folder_where_nothing_can_be_written_is_refused(tmp_path: Path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(InputError, match="cannot write in"):
+    with pytest.raises(InputError, match="cannot be written"):
         RunLock(RunFolder(tmp_path / "run")).__enter__()

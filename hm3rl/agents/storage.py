@@ -72,7 +72,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             meta = json.loads(archive.read("hm3rl/meta.json"))
             with np.load(io.BytesIO(archive.read("hm3rl/arrays.npz"))) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no saved agent ({error})", "give a run's agent.zip") from error
     if meta["format"] != FORMAT:
         raise InputError(

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from hm3rl.agents.options import check_options
+from hm3rl.agents.storage import stored_sizes
 from hm3rl.agents.transfer import agent_file
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.in_process import InProcessBackend
@@ -324,7 +325,7 @@ def check_settings(settings: RunSettings) -> None:
             "give positive shares whose sum is below 1",
         )
     if settings.agent.init_from:
-        agent_file(settings.agent.init_from)
+        stored_sizes(agent_file(settings.agent.init_from))
     _check_preferences(settings)
     phases = SEARCHERS[settings.search.name](settings).phases
     if settings.budget < phases:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -126,9 +126,17 @@ def _compose(words: Sequence[str], folder: Path | None) -> DictConfig:
     where = config_folder() if folder is None else folder.resolve()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(where)):
-            return compose("config", overrides=list(words))
+            config = compose("config", overrides=list(words), return_hydra_config=True)
     except Exception as error:  # Hydra asserts, recurses and iterates into whatever a word holds
         raise explain(error) from None
+    with open_dict(config):
+        own = cast(dict[str, Any], OmegaConf.to_container(config.pop("hydra").run))
+    if own["dir"] != ".":
+        raise InputError(
+            "a config file sets hydra.run.dir, which nothing here reads",
+            "drop it; output=FOLDER names a run's folder",
+        )
+    return config
 
 
 def settings_of_run(folder: RunFolder) -> RunSettings:

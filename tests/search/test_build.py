@@ -33,7 +33,6 @@ from hm3rl.settings import AgentSettings, SearchSettings
         (f"+pool.experts.{'x' * 300}=y", "key pool.experts.xxx.* is too long"),
         ("pool.device=tpu", "tpu"),
         ("evaluation.program_workers=0", "program_workers=0"),
-        ("evaluation.program_workers=100000", "program_workers=100000"),
         ("evaluation.program_seconds=inf", "program_seconds=inf"),
         ("evaluation.program_seconds=nan", "program_seconds=nan"),
         ("evaluation.program_seconds=0", "program_seconds=0"),
@@ -96,6 +95,15 @@ def test_a_store_that_is_none_is_refused_before_anything_is_loaded(tmp_path: Pat
     with pytest.raises(InputError, match="cannot be used as a store"):
         check_settings(compose_settings([f"evaluation.store={notes}"]))
     assert notes.read_text() == "x"
+
+
+def test_a_start_that_is_no_saved_agent_is_refused_before_anything_is_loaded(tmp_path: Path):
+    for name, content in (("text", b"hello"), ("cut", b"PK\x03\x04")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="is no saved agent"):
+            check_settings(compose_settings([f"agent.init_from={tmp_path / name}"]))
+    with pytest.raises(InputError, match="there is no"):
+        check_settings(compose_settings([f"agent.init_from={tmp_path / 'gone'}"]))
 
 
 def test_free_weights_are_for_operators_of_task_vectors():

@@ -131,7 +131,7 @@ def test_an_empty_mapping_empties_any_mapping():
         api.sweep(["export.prefer={}", "seed=0,1"])
 
 
-@pytest.mark.parametrize("name", ["../../x", "a/b", "a\\b", "..", "x" * 300])
+@pytest.mark.parametrize("name", ["../../x", "a/b", "a\\b", ".."])
 def test_a_name_that_would_lead_elsewhere_is_refused(name: str, tmp_path: Path):
     with pytest.raises(InputError, match="name="):
         compose_settings([f"name='{name}'"])
@@ -139,7 +139,7 @@ def test_a_name_that_would_lead_elsewhere_is_refused(name: str, tmp_path: Path):
     settings.name = name
     with pytest.raises(InputError, match="name="):
         open_folder(settings, resumed=False)
-    with pytest.raises(InputError, match="--name="):
+    with pytest.raises(InputError, match="--name "):
         write_config(tmp_path, name, "zoo:base", [], [])
     assert not list(tmp_path.iterdir())
 
@@ -148,3 +148,12 @@ def test_a_name_that_would_lead_elsewhere_is_refused(name: str, tmp_path: Path):
 def test_any_other_name_is_a_folder(name: str, tmp_path: Path):
     settings = compose_settings([f"name='{name}'", f"root={tmp_path}"])
     assert open_folder(settings, resumed=False).path == tmp_path / f"{name}-seed0"
+
+
+@pytest.mark.parametrize("text", ["[1]", "x", "tasks: null", "seed: many", "[" * 2000])
+def test_a_damaged_configuration_of_a_run_is_named(run: RunFolder, text: str):
+    write_text(run.config, text)
+    with pytest.raises(
+        InputError, match=r"(cannot read .*|damaged.*)config\.yaml|config\.yaml is damaged"
+    ):
+        settings_of_run(run)

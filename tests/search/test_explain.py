@@ -57,6 +57,9 @@ def test_keys_of_a_mapping_can_be_added():
         ("# @package _global_\nbugdet: 3\n", "bugdet in experiment/mine", "mean budget?"),
         ("# @package _global_\npool: {dtyp: x}\n", "pool.dtyp in experiment/mine", "pool.dtype?"),
         ("# @package _global_\nbudget 3\nseed: 1\n", "mine.yaml, line 3 is not YAML", "key: value"),
+        ("# @package _global_\nhydra: {run: {dir: x}}\n", "hydra.run.dir", "output=FOLDER"),
+        ("# @package _global_\ntasks: null\n", "field 'tasks' is not Optional", "value of that"),
+        ("# @package _global_\na: &a [*a]\n", "nested too deeply", "levels"),
         ("defaults: [{override /pool: own}]\n", "experiment/mine", "# @package _global_"),
     ],
 )
