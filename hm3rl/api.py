@@ -122,7 +122,7 @@ def search_with(
     chosen: RunSettings, console: Console | None = None, resumed: bool = False
 ) -> SearchResult:
     """Run a search from settings; see `search`."""
-    check_settings(chosen)
+    check_settings(chosen, began=resumed)
     logged = resolve_mode(chosen.logging.wandb) != "disabled"
 
     def loggers(folder: RunFolder, run: RunSettings) -> Sequence[RunLogger]:

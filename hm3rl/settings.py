@@ -436,7 +436,7 @@ class RunSettings:
     seed: int = number(0, least=0, most=2**32 - 1)
     budget: int = number(300, least=1)
     planned_budget: int = number(0, least=0)
-    threads: int = number(0, least=0, most=4096)
+    threads: int = number(0, least=0)
     plugins: list[str] = field(default_factory=list)
     pool: PoolSettings = field(default_factory=PoolSettings)
     tasks: dict[str, TaskSettings] = field(default_factory=dict)

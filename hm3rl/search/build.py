@@ -47,7 +47,7 @@ from hm3rl.settings import RunSettings
 from hm3rl.settings_baselines import LEVELS, SPACES
 from hm3rl.settings_values import check_values
 from hm3rl.tasks.base import Task
-from hm3rl.tasks.build import PATH_LENGTH, build_tasks, check_task_settings
+from hm3rl.tasks.build import PATH_LENGTH, build_tasks, check_task_settings, refuse_unread
 from hm3rl.tasks.isolation import ISOLATIONS, check_isolation
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -183,6 +183,14 @@ def _check_ranges(settings: RunSettings) -> None:
             raise InputError(
                 f"search.{key}.operators is empty", f"give one or more of {', '.join(OPERATORS)}"
             )
+
+
+def _check_processes(settings: RunSettings) -> None:
+    """Refuse more processes and threads than this machine can run.
+
+    Raises:
+        InputError: Names the key, its value and the most that makes sense.
+    """
     evaluation, cores = settings.evaluation, len(os.sched_getaffinity(0))
     processes = {"threads": settings.threads, "program_workers": evaluation.program_workers}
     if evaluation.backend == "ray" and not evaluation.ray_address:  # a cluster says what it has
@@ -238,8 +246,14 @@ def path_limits(settings: RunSettings, members: MemberSet) -> PathLimits:
     )
 
 
-def check_settings(settings: RunSettings) -> None:
+def check_settings(settings: RunSettings, began: bool = False) -> None:
     """Refuse what cannot work, without loading anything.
+
+    Args:
+        settings: The run.
+        began: Whether it began before, maybe under an older version or on another machine: a key
+            of a task that nothing reads is then passed over, since it was scored without, and so
+            is a number of processes that this machine would not be asked for.
 
     Raises:
         InputError: Names the key and the way out.
@@ -310,6 +324,9 @@ def check_settings(settings: RunSettings) -> None:
     if not settings.tasks:
         raise InputError("no tasks", "choose a task group, for example tasks=zoo")
     check_task_settings(settings.tasks)
+    if not began:
+        refuse_unread(settings.tasks)
+        _check_processes(settings)
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.pool.device):
         raise InputError(f"unknown pool.device {settings.pool.device!r}", "use cpu, cuda or cuda:N")
     if settings.pool.device.startswith("cuda") and not torch.cuda.is_available():
@@ -426,7 +443,11 @@ def _scoring_backend(
 
 
 def build_problem(
-    settings: RunSettings, store_path: Path, logger: RunLogger, keep: bool = True
+    settings: RunSettings,
+    store_path: Path,
+    logger: RunLogger,
+    keep: bool = True,
+    began: bool = False,
 ) -> MergeProblem:
     """Pool, members, tasks, evaluator and budget of a configuration.
 
@@ -435,11 +456,12 @@ def build_problem(
         store_path: SQLite file of stored evaluations (used unless the configuration names one).
         logger: Hears every evaluation.
         keep: Whether what is scored must be stored; without, the run's folder may be read-only.
+        began: See `check_settings`.
 
     Returns:
         The problem; `prepare()` has not been called yet.
     """
-    check_settings(settings)
+    check_settings(settings, began)
     pool = load_pool(settings)
     if not stitches(settings):
         pool.check_mergeable(pool.expert_names)

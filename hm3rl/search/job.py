@@ -144,7 +144,7 @@ def run_search(
         InputError: Bad input; nothing was run.
         MachineError: Something outside the search failed; its notes say how to go on.
     """
-    check_settings(settings)
+    check_settings(settings, began=resumed)
     folder = open_folder(settings, resumed)
     with RunLock(folder), resumable(folder):
         begun = time.perf_counter()

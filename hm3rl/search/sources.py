@@ -64,7 +64,7 @@ def reopen_problem(
                 f"{name!r}, a source of the run in {folder.path}, is not at {origin}",
                 f"say where it lies now: --sources {name}=FOLDER",
             )
-    problem = build_problem(settings, folder.store, logger, keep)
+    problem = build_problem(settings, folder.store, logger, keep, began=True)
     changed = [name for name, found in problem.pool.hashes.items() if noted.get(name) != found]
     if changed:
         name = changed[0]

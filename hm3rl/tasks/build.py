@@ -141,8 +141,7 @@ def check_task_settings(tasks: Mapping[str, TaskSettings]) -> None:
         tasks: Settings by task name.
 
     Raises:
-        InputError: An unknown kind, a number out of its range, or a key that the kind does not
-            read.
+        InputError: An unknown kind, or a number out of its range.
     """
     for name, settings in tasks.items():
         if settings.kind not in READS:
@@ -151,6 +150,19 @@ def check_task_settings(tasks: Mapping[str, TaskSettings]) -> None:
                 f"one of {', '.join((*TASK_KINDS, PATH_LENGTH))}",
             )
         check_values(settings, f"tasks.{name}.")
+
+
+def refuse_unread(tasks: Mapping[str, TaskSettings]) -> None:
+    """Refuse keys of tasks that their kinds do not read: whoever set them meant something.
+
+    Args:
+        tasks: Settings by task name, of known kinds. A run that began under a version which
+            passed over such keys was scored without them; it is not asked.
+
+    Raises:
+        InputError: Names the key and what the kind reads.
+    """
+    for name, settings in tasks.items():
         reads = READS[settings.kind]
         for one in fields(settings):
             value = getattr(settings, one.name)

@@ -153,7 +153,5 @@ def test_any_other_name_is_a_folder(name: str, tmp_path: Path):
 @pytest.mark.parametrize("text", ["[1]", "x", "tasks: null", "seed: many", "[" * 2000])
 def test_a_damaged_configuration_of_a_run_is_named(run: RunFolder, text: str):
     write_text(run.config, text)
-    with pytest.raises(
-        InputError, match=r"(cannot read .*|damaged.*)config\.yaml|config\.yaml is damaged"
-    ):
+    with pytest.raises(InputError, match=r"cannot read .*config\.yaml|config\.yaml is damaged"):
         settings_of_run(run)

@@ -19,7 +19,7 @@ from hm3rl.tasks.build import (
     READS,
     TASK_KINDS,
     build_tasks,
-    check_task_settings,
+    refuse_unread,
     register_task,
 )
 
@@ -85,6 +85,7 @@ def test_bad_settings_are_refused_with_a_remedy(
     tokenizer: PreTrainedTokenizerBase, name: str, settings: TaskSettings, message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
+        refuse_unread({name: settings} if settings.kind in READS else {})
         build(tokenizer, **{name: settings})
     assert caught.value.remedy
 
@@ -94,9 +95,9 @@ def test_a_plugins_kind_may_say_which_keys_it_reads() -> None:
         register_task("any", TASK_KINDS["math"])
         register_task("few", TASK_KINDS["math"], reads=("path",))
         settings = TaskSettings(path="p", metric="m")
-        check_task_settings({"a": replace(settings, kind="any")})
+        refuse_unread({"a": replace(settings, kind="any")})
         with pytest.raises(InputError, match=r"a\.metric=m means nothing to kind=few"):
-            check_task_settings({"a": replace(settings, kind="few")})
+            refuse_unread({"a": replace(settings, kind="few")})
     finally:
         for kind in ("any", "few"):
             del TASK_KINDS[kind], READS[kind]
