@@ -308,7 +308,8 @@ class AgentSettings:
         expectile: Of IQL's critic, in (0, 1); towards 1 it becomes the best known continuation.
         weighting: `trajectory` or `step`: what one advantage belongs to.
         temperature: Of the advantage weights, in units of the utilities' spread.
-        hindsight: Whether trajectories are relabelled with other preferences.
+        hindsight: Whether trajectories are relabelled with other preferences: any, or with
+            `regression=cloning` ones that they serve well.
         imagined: Paths improved under F-hat that join the replay after each fit, as
             demonstrations; 0: none.
         distil_steps: Gradient steps after the online phase by which the policy learns, for every

@@ -1,7 +1,9 @@
 """Advantage-weighted regression from replayed trajectories, and the training of both critics.
 
 Relabelling a trajectory with another preference changes its utility, never its actions: a path that
-was poor under the preference that made it may be the best known under another (hindsight).
+was poor under the preference that made it may be the best known under another (hindsight). Where
+weights say what a trajectory is worth under a preference, any preference may be drawn for it;
+behaviour cloning has no weights, so there the preference must be one that the trajectory serves.
 """
 
 from __future__ import annotations
@@ -32,8 +34,11 @@ class Regression:
     (Peng et al., 2019). With `weighting=trajectory` and hindsight the weights are normalised over
     the whole replay for each sampled preference, so the trajectories are drawn by weight and the
     baseline cancels; otherwise A = u - V_u, for the first state (trajectory) or for each state
-    (step). With `regression=iql`, A = Q - V_u at each state (`CriticTrainer`). The critics learn
-    from evaluated trajectories only (method.md, section 4).
+    (step). With `regression=iql`, A = Q - V_u at each state (`CriticTrainer`). With
+    `regression=cloning` every trajectory counts alike and is relabelled, under hindsight, with a
+    preference that it serves well for what else is in the replay (`_served`); otherwise it keeps
+    the preference that made it. The critics learn from evaluated trajectories only (method.md,
+    section 4).
 
     Args:
         policy: The networks.
@@ -155,6 +160,9 @@ class Regression:
         return s.hindsight and s.weighting == "trajectory" and s.regression == "advantage"
 
     def _policy_batch(self, replay: Replay, rows: np.ndarray) -> TrajectoryBatch:
+        if self.settings.hindsight and self.settings.regression == "cloning":
+            index = self.rng.choice(rows, size=BATCH)
+            return replay.batch(index, self._served(replay, rows, index))
         if self.settings.hindsight:
             preferences = self.goals.draw(BATCH, self.rng)
         if self._drawn:
@@ -194,15 +202,54 @@ class Regression:
         scaled = advantage / torch.as_tensor(scale, dtype=torch.float32)[:, None]
         return steps * scaled.exp().clamp(max=LARGEST_WEIGHT)
 
+    def _served(self, replay: Replay, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """For each trajectory a preference that it serves, shape (len(index), K).
+
+        Relabelling by inverse reinforcement learning (Eysenbach et al., "Rewriting history with
+        inverse RL", NeurIPS 2020, arXiv 2002.11089, HIPI-BC): drawn from q(lambda | tau), which is
+        proportional to p(lambda) exp(u_lambda(tau) - log Z(lambda)), Z the sum over all
+        trajectories. So what counts is how a trajectory does among the others, and a preference
+        under which everything is worth much attracts no more of them than another.
+        """
+        preferences = self.goals.draw(BATCH, self.rng)
+        worth = self._worth(replay, rows, preferences)
+        own = self._worth(replay, rows, preferences, index)
+        top = worth.max(axis=1, keepdims=True)
+        logits = own - top - np.log(np.exp(worth - top).sum(axis=1, keepdims=True))
+        noise = self.rng.gumbel(size=logits.shape)
+        return np.asarray(preferences[(logits + noise).argmax(axis=0)])
+
+    def _worth(
+        self,
+        replay: Replay,
+        rows: np.ndarray,
+        preferences: np.ndarray,
+        of: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Trajectories' u / (temperature * spread over `rows`) under P preferences, (P, n).
+
+        Args:
+            replay: The trajectories.
+            rows: Which of them set the spread.
+            preferences: Shape (P, K).
+            of: Which of them are asked for; default `rows`.
+        """
+
+        def utilities(which: np.ndarray) -> np.ndarray:
+            return self.utility(
+                replay.vectors[which][None], replay.lengths[which], preferences[:, None]
+            )
+
+        every = utilities(rows)
+        spread = np.maximum(every.std(axis=1, keepdims=True), 1e-6)
+        asked = every if of is None else utilities(of)
+        return asked / (self.settings.temperature * spread)
+
     def _draw_by_weight(
         self, replay: Replay, rows: np.ndarray, preferences: np.ndarray
     ) -> np.ndarray:
-        utilities = self.utility(
-            replay.vectors[rows][None], replay.lengths[rows], preferences[:, None]
-        )
-        spread = np.maximum(utilities.std(axis=1, keepdims=True), 1e-6)
         # Gumbel-max: one draw from softmax(u / (temperature * spread)) for each preference.
-        logits = utilities / (self.settings.temperature * spread)
+        logits = self._worth(replay, rows, preferences)
         noise = self.rng.gumbel(size=logits.shape)
         return np.asarray(rows[(logits + noise).argmax(axis=1)])
 

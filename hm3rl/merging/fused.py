@@ -2,11 +2,10 @@
 
 Torch takes some thirty passes over the task vectors of a piece, in cache but one after the other;
 here a chunk goes through all of them before the next is read, so that memory sets the pace. The
-results are those of `operators` up to the order in which floats are added: a last digit before
-the cast, and the elected sign of entries whose weighted task vectors cancel to the last digit
-(below one in ten thousand; weights like 0.5, 0.3 and 0.2 on steps of bf16 weights cancel more
-often, and the sign is then arbitrary in torch, too). Without numba, and for the operators not
-listed in `FUSED`, torch does the work.
+results are those of `operators` bit for bit: the same products and sums in the same order, each
+rounded to fp32 (without `fastmath` numba neither reorders nor fuses them), so stored scores do not
+depend on whether numba is installed. Without it, and for the operators not listed in `FUSED`, torch
+does the work.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def _merge(
     total = np.empty(CHUNK, np.float32)
     merged = np.empty(CHUNK, np.float32)
     agreeing = np.empty(CHUNK, np.float32)
-    zero = np.float32(0)
+    zero, one = np.float32(0), np.float32(1)
     for start in range(0, base.size, CHUNK):
         n = min(CHUNK, base.size - start)
         source, target = base[start : start + n], out[start : start + n]
@@ -92,13 +91,14 @@ def _merge(
             low, high, factor = smallest[k], largest[k], factors[k]
             for i in range(n):
                 delta = _wide(expert[i]) - b[i]
-                # Negated, so that what is no number is kept and shows.
-                delta = zero if abs(delta) < low or abs(delta) > high else delta
+                # Negated, so that what is no number is kept and shows; infinity shows as torch's.
+                delta = zero if abs(delta) < low else delta
+                delta = delta - delta if abs(delta) > high else delta
                 term[i] = delta * factor
             if uniform.size:
                 drawn, density = uniform[k, start : start + n], densities[k]
                 for i in range(n):
-                    term[i] = term[i] if drawn[i] < density else zero
+                    term[i] *= one if drawn[i] < density else zero
             for i in range(n):
                 total[i] += term[i]
         if not elect:
@@ -115,6 +115,8 @@ def _merge(
             # Where no entry agrees the sum is zero and stays zero.
             share = agreeing[i] if abs(agreeing[i]) >= np.float32(1e-8) else np.float32(1)
             value = merged[i] / share if normalise else merged[i]
+            # What is no number has no sign to agree with, and must show.
+            value = total[i] if np.isnan(total[i]) else value
             target[i] = _narrow(b[i] + value * scale, source[i])
 
 

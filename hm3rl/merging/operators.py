@@ -5,6 +5,12 @@ piece in fp32 and return the merged piece in fp32; the caller casts once. What a
 the whole tensor (thresholds, inner products) comes with the piece, so that a tensor can be merged
 piece by piece. What the papers leave open or what implementations do differently is stated at each
 function.
+
+Results do not depend on the machine's kernels or threads, and those of `fused` are the same bit for
+bit: every product and every sum is an operation of its own, rounded to fp32, the experts in their
+order, starting at zero. So no BLAS, whose order of adding is its own, and no fused multiply-add,
+as torch's `add` has with an alpha. It matters where weighted task vectors nearly cancel: the sign
+that is elected there hangs on the last digit.
 """
 
 from __future__ import annotations
@@ -61,10 +67,10 @@ def linear(t: TensorMerge) -> torch.Tensor:
     sum_k w_k theta_k, divided by sum_k w_k if normalised. Computed as c theta_base + sum_k w_k
     delta_k with c = sum_k w_k, which keeps small differences exact.
     """
-    total = t.weights.sum()
+    merged = _combined(t.deltas, t.weights)
     if t.normalise:
-        return _combined(t.deltas, t.weights / total).add_(t.base)
-    return t.base * total + _combined(t.deltas, t.weights)
+        return merged.mul_(over_sum(1.0, t.weights)).add_(t.base)
+    return merged.add_(t.base * t.weights.sum())
 
 
 def task_arithmetic(t: TensorMerge) -> torch.Tensor:
@@ -285,21 +291,46 @@ def _expert_products(gram: torch.Tensor) -> torch.Tensor:
     return gram[0, 0] + cross[:, None] + cross[None, :] + gram[1:, 1:]
 
 
+def over_sum(factor: float, weights: torch.Tensor, divided: bool = True) -> torch.Tensor:
+    """A factor as fp32, a scalar tensor; divided by the sum of the weights if asked for.
+
+    Args:
+        factor: Too large for fp32 it is infinity; the model's logits will tell.
+        weights: fp32, shape (K,).
+        divided: Whether to divide.
+    """
+    given = torch.tensor(factor, dtype=torch.float64).to(weights)
+    return given / weights.sum() if divided else given
+
+
+def _total(terms: torch.Tensor) -> torch.Tensor:
+    """Sum over the experts, one after the other, from zero: shape base.shape."""
+    total = terms[0] + 0.0
+    for term in terms[1:]:
+        total.add_(term)
+    return total
+
+
+def _per_expert(numbers: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
+    """Numbers of shape (K,) so that they go with task vectors of shape (K, *base.shape)."""
+    return numbers.reshape(-1, *([1] * (deltas.dim() - 1)))
+
+
 def _combined(deltas: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """sum_k shares_k deltas_k, shape base.shape."""
-    return torch.mv(deltas.flatten(1).T, shares).view(deltas.shape[1:])
+    """sum_k shares_k deltas_k, shape base.shape; `deltas` are overwritten."""
+    return _total(deltas.mul_(_per_expert(shares, deltas)))
 
 
 def _added(t: TensorMerge, deltas: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """theta_base + scale * sum_k factors_k deltas_k, divided by the weights' sum if normalised."""
-    factor = t.scale / t.weights.sum() if t.normalise else t.scale
-    return _combined(deltas, factor * factors).add_(t.base)
+    merged = _combined(deltas, factors)
+    return merged.mul_(over_sum(t.scale, t.weights, t.normalise)).add_(t.base)
 
 
 def _agreed(t: TensorMerge, deltas: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """theta_base + scale * what agrees with the elected signs."""
     merged = _elect_and_merge(deltas, factors, t.weights, t.normalise)
-    return torch.add(t.base, merged, alpha=t.scale, out=merged)
+    return merged.mul_(over_sum(t.scale, t.weights, False)).add_(t.base)
 
 
 def _trimmed(t: TensorMerge) -> torch.Tensor:
@@ -335,15 +366,13 @@ def _elect_and_merge(
     Returns:
         The merged task vector, shape base.shape.
     """
-    turned = bool((factors < 0).any())
-    sign = _combined(deltas, factors).sign_()
-    # Positive where an entry agrees; a negative weight turns its task vector round.
-    agreeing = deltas.mul_(sign)
-    if turned:
-        agreeing.mul_(factors.sign().reshape(-1, *([1] * sign.dim())))
-    merged = _combined(agreeing.relu_(), factors.abs()).mul_(sign)
+    terms = deltas.mul_(_per_expert(factors, deltas))
+    sign = _total(terms).sign_()
+    # Positive where an entry agrees.
+    agreeing = terms.mul_(sign).relu_()
+    merged = _total(agreeing).mul_(sign)
     if not normalise:
         return merged
     total = _combined(agreeing.sign_(), weights)
     # Where no entry agrees the sum is zero and stays zero; weights of both signs may cancel.
-    return merged.div_(total.add_(total.abs().lt_(1e-8)) if turned else total.clamp_(min=1e-8))
+    return merged.div_(total.add_(total.abs().lt_(1e-8)))

@@ -19,13 +19,14 @@ import torch
 from hm3rl.merging.kernels import fused
 from hm3rl.merging.magnitudes import MagnitudeSketch
 from hm3rl.merging.profile import Place, place_of
+from hm3rl.merging.threads import alone
 
 DEFAULT_LIMIT = 2**30
 """Bytes of kept statistics; beyond it they are computed again at each use."""
 
-CPU_PIECE, DEVICE_PIECE = 1 << 17, 1 << 26
-"""Entries of task vectors in work at once, over all experts: few enough that they stay in a core's
-cache, or, on an accelerator, enough to hide the launch of a kernel."""
+CPU_PIECE, DEVICE_PIECE = 1 << 19, 1 << 26
+"""Entries of task vectors in work at once, over all experts: few enough that they stay in a
+processor's cache, but enough to hide the call of an operation, or the launch of a kernel."""
 
 
 class Sources(Protocol):
@@ -190,7 +191,8 @@ class TaskVectors:
             for start, stop in pieces.bounds():
                 base, deltas = pieces.load(start, stop)
                 both = torch.cat([base[None], deltas]).double()
-                found += both @ both.T
+                with alone():  # who asks is not always a thread of `in_threads`
+                    found += both @ both.T
             if self._reserve(found.nbytes):
                 self._grams[name] = found
         return found

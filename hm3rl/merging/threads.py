@@ -1,13 +1,16 @@
 """Spreading independent pieces of tensor work over threads.
 
 torch parallelises within an operation, which is no use where the operations are small enough for a
-core's cache, or serial as drawing random numbers is. Here each thread runs its operations alone.
+core's cache, or serial as drawing random numbers is. Here each thread runs its operations alone, so
+that results do not depend on how many there are: a product of matrices spread over threads adds up
+in another order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -35,16 +38,24 @@ def in_threads(
     threads = torch.get_num_threads()
     sizes = [size(item) for item in items]
     if threads == 1 or sum(sizes) < WORTH_THREADS:
-        return [function(item) for item in items]
+        with alone():
+            return [function(item) for item in items]
     order = sorted(range(len(items)), key=lambda index: -sizes[index])
-    try:
-        with ThreadPoolExecutor(threads, initializer=_alone) as pool:
-            futures = {index: pool.submit(function, items[index]) for index in order}
-            return [futures[index].result() for index in range(len(items))]
-    finally:
-        # A thread's own setting also becomes the default of threads to come; put it back.
-        torch.set_num_threads(threads)
+    # A thread's own setting also becomes the default of threads to come; `alone` puts it back.
+    with (
+        alone(),
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as p,
+    ):
+        futures = {index: p.submit(function, items[index]) for index in order}
+        return [futures[index].result() for index in range(len(items))]
 
 
-def _alone() -> None:
+@contextmanager
+def alone() -> Iterator[None]:
+    """Operations of this thread are not spread over others; afterwards all is as it was."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

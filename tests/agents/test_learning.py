@@ -77,10 +77,42 @@ def test_regression_learns_which_paths_serve_which_preference(options: dict) -> 
     assert shares[0] > shares[1] + 0.15
 
 
-def test_cloning_ignores_returns() -> None:
+def two_optima(space: PathSpace) -> Replay:
+    """Two paths of which each is the best there is on one objective; both made for neither."""
+    replay = Replay(space, K)
+    rows = np.stack([space.whole(0), space.whole(1)])
+    replay.add(rows, np.stack([LEFT, RIGHT]), np.full((2, K), 1 / K))
+    return replay
+
+
+def test_cloning_relabels_a_trajectory_with_a_preference_that_it_serves() -> None:
+    space, temperature = make_space(actions="same_depth"), 0.5
+    options = settings(regression="cloning", temperature=temperature)
+    replay, policy = two_optima(space), make_policy(space)
+    regression = regression_of(policy, options)
+    batches = [regression._policy_batch(replay, np.arange(2)) for _ in range(60)]
+    served = [((b.vector * b.preference).sum(dim=1) > 0.5).float().mean().item() for b in batches]
+    # Under a preference the worths of the two differ by twice their spread, so the one that is
+    # better has this share of q(lambda | tau), and by symmetry no preference is favoured.
+    assert np.mean(served) == pytest.approx(1 / (1 + np.exp(-2 / temperature)), abs=0.01)
+    first = [b.preference[:, 0].mean().item() for b in batches]
+    assert np.mean(first) == pytest.approx(0.5, abs=0.03)
+
+
+def test_cloning_learns_a_path_of_its_own_for_each_of_two_optima() -> None:
+    space = make_space(actions="same_depth")
+    replay, policy = two_optima(space), make_policy(space)
+    regression = regression_of(policy, settings(regression="cloning"))
+    for _ in range(100):
+        regression.step(replay, np.arange(2))
+    rows = roll_out(policy, space, np.stack([LEFT, RIGHT]), 0.0, np.random.default_rng(0))
+    assert np.array_equal(rows, replay.tokens)
+
+
+def test_cloning_without_hindsight_ignores_returns() -> None:
     space = make_space(actions="same_depth")
     replay, policy = filled_replay(space), make_policy(space)
-    regression = regression_of(policy, settings(regression="cloning"))
+    regression = regression_of(policy, settings(regression="cloning", hindsight=False))
     for _ in range(100):
         regression.step(replay, np.arange(len(replay)))
     rows = roll_out(policy, space, np.tile(LEFT, (100, 1)), 1.0, np.random.default_rng(0))
