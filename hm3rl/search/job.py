@@ -264,7 +264,7 @@ def experts_on_test(problem: MergeProblem) -> np.ndarray:
     """Best score of the experts on each task, test split, shape (K,); the search never sees it.
 
     Raises:
-        InputError: It is zero for a task.
+        InputError: It is zero for a task, or an expert cannot be scored.
     """
     tested = problem.rescore(experts(problem), split="test", secondary=True)
     for name, evaluation in zip(problem.pool.expert_names, tested, strict=True):

@@ -91,6 +91,7 @@ def test_a_failure_has_no_cost(counted: MergeProblem):
     failed = Evaluation.failure("k", "search", ("translation", "math", "code"), "why", {})
     found = with_costs(failed, candidate(4), counted.evaluator.costs)
     assert found.tasks == counted.objectives and found.scores == ()
+    assert not found.ok
 
 
 def test_a_reader_sees_layers_and_an_arrow():
