@@ -24,6 +24,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
+from hm3rl.config.compose import compose_settings, resume_settings, sweep_words, to_settings
+from hm3rl.config.schema import RunSettings, config_folder, register
+from hm3rl.config.words import quoted, search_path
 from hm3rl.errors import InputError
 from hm3rl.evaluation.costs import build_costs
 from hm3rl.evaluation.evaluator import Evaluator
@@ -33,6 +36,7 @@ from hm3rl.events import RunLogger
 from hm3rl.export.checkpoint import ExportReport, export_candidate
 from hm3rl.export.merge import merge_file
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
+from hm3rl.files import RunFolder
 from hm3rl.models.loading import is_adapter
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.zoo import resolve_source
@@ -45,16 +49,13 @@ from hm3rl.reporting.leaderboard import definition, write_leaderboard
 from hm3rl.reporting.progress import ProgressLogger
 from hm3rl.reporting.report import has_plotly, write_report
 from hm3rl.reporting.wandb_mode import resolve_mode
-from hm3rl.runs import RunFolder
-from hm3rl.search.build import DTYPES, check_settings
-from hm3rl.search.compose import compose_settings, resume_settings, sweep_words, to_settings
-from hm3rl.search.finished import FinishedRun
-from hm3rl.search.job import SearchResult, run_search
-from hm3rl.search.pick import Choice
-from hm3rl.search.pick import pick as pick_choice
-from hm3rl.search.sources import moved
-from hm3rl.search.words import quoted, search_path
-from hm3rl.settings import RunSettings, config_folder, register
+from hm3rl.run.build import DTYPES, check_settings
+from hm3rl.run.finished import FinishedRun
+from hm3rl.run.job import SearchResult, run_search
+from hm3rl.run.pick import Choice
+from hm3rl.run.pick import pick as pick_choice
+from hm3rl.run.preflight import check_report
+from hm3rl.run.sources import moved
 from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
 from hm3rl.tasks.isolation import check_isolation
@@ -85,6 +86,16 @@ def _search_path(config_dir: str | Path | None) -> list[str]:
             f"no such config folder: {config_dir}", "name the folder that `hm3rl init` wrote to"
         )
     return [search_path(folder)]
+
+
+def check(chosen: RunSettings) -> dict[str, str]:
+    """What `hm3rl check` says of a configuration; nothing is scored.
+
+    Raises:
+        InputError: What a search would refuse before its first evaluation.
+    """
+    resolve_mode(chosen.logging.wandb)
+    return check_report(chosen)
 
 
 def search(

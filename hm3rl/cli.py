@@ -21,9 +21,9 @@ import typer
 from rich.console import Console
 
 from hm3rl import __version__
+from hm3rl.config.values import shown
 from hm3rl.errors import HM3Error, InputError
 from hm3rl.reporting.signs import never_fail
-from hm3rl.settings_values import shown
 
 app = typer.Typer(
     help="Multi-objective model merging: a front of merged models, one for every preference.",
@@ -120,9 +120,8 @@ def check(
     """Are the sources compatible; memory, disk, evaluations, time. Nothing is searched."""
     with exit_codes():
         from hm3rl import api
-        from hm3rl.reporting.checks import check_report
-        from hm3rl.reporting.recipe_check import recipe_report
         from hm3rl.reporting.terminal import print_facts
+        from hm3rl.run.recipe_check import recipe_report
 
         if recipe is not None and overrides:
             raise InputError(
@@ -131,7 +130,7 @@ def check(
         if recipe is not None:
             report = recipe_report(recipe, vocabulary=vocabulary)
         else:
-            report = check_report(api.settings(*(overrides or []), config_dir=config_dir))
+            report = api.check(api.settings(*(overrides or []), config_dir=config_dir))
         if as_json:
             typer.echo(json.dumps(report, indent=2))
         else:
@@ -149,7 +148,7 @@ def search(
     signal.signal(signal.SIGTERM, _terminate)
     with exit_codes():
         from hm3rl import api
-        from hm3rl.search.init import split_pairs
+        from hm3rl.run.init import split_pairs
 
         words, places = overrides or [], split_pairs(sources or [], "--sources")
         if multirun and places:
@@ -172,8 +171,8 @@ def search(
 def front(run: Run, as_json: Json = False) -> None:
     """The front of a run as a table, search and test split, ± standard error."""
     with exit_codes():
+        from hm3rl.files import RunFolder
         from hm3rl.reporting.leaderboard import front_table
-        from hm3rl.runs import RunFolder
 
         folder = RunFolder.finished(run)
         if as_json:
@@ -208,7 +207,7 @@ def pick(
         from hm3rl.export.weights import parse_size
         from hm3rl.objectives.preferences import parse_preference_text
         from hm3rl.reporting.terminal import choice_as_dict, print_choice
-        from hm3rl.search.init import split_pairs
+        from hm3rl.run.init import split_pairs
 
         opened = api.open_run(run, split_pairs(sources or [], "--sources"))
         if export is not None and export.exists():
@@ -247,7 +246,7 @@ def export_command(
     with exit_codes():
         from hm3rl import api
         from hm3rl.export.weights import parse_size
-        from hm3rl.search.init import split_pairs
+        from hm3rl.run.init import split_pairs
 
         shard_bytes = parse_size(max_shard_size)
         opened = api.open_run(run, split_pairs(sources or [], "--sources"))
@@ -393,7 +392,7 @@ def init(
 ) -> None:
     """Write a config for your own models and data: start here."""
     with exit_codes():
-        from hm3rl.search.init import write_config
+        from hm3rl.run.init import write_config
 
         path = write_config(directory, name, base, expert, task)
         out.print(f"wrote {path}", markup=False)

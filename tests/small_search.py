@@ -10,9 +10,9 @@ import pytest
 from hm3rl import api
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.events import NullLogger
-from hm3rl.search.build import build_problem
-from hm3rl.search.finished import FinishedRun
-from hm3rl.search.job import SearchResult
+from hm3rl.run.build import build_problem
+from hm3rl.run.finished import FinishedRun
+from hm3rl.run.job import SearchResult
 
 TASKS = ("translation", "math", "code")
 FEW_ITEMS = [

@@ -26,9 +26,9 @@ from hm3rl.errors import InputError
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import Condition, EvaluationStore
 from hm3rl.events import EvaluationEvent
+from hm3rl.files import RunFolder, RunLock
 from hm3rl.models.zoo import zoo_folder
 from hm3rl.reporting.csv_logger import CsvLogger
-from hm3rl.runs import RunFolder, RunLock
 from tests.small_search import FEW_ITEMS
 
 
@@ -89,7 +89,7 @@ def test_what_resume_cannot_mend_is_not_sent_there(tmp_path: Path, monkeypatch):
     def refused(problem):
         raise InputError("no expert scores above zero on the test items of code", "drop it")
 
-    monkeypatch.setattr("hm3rl.search.job.experts_on_test", refused)
+    monkeypatch.setattr("hm3rl.run.job.experts_on_test", refused)
     done = call("search", *FEW_ITEMS, "budget=6", f"output={tmp_path / 'run'}")
     assert_refused(done, "no expert")
     assert "go on with" not in done.output

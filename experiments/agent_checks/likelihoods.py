@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.features import PathFeatures
-from hm3rl.agents.gp import PathGP
-from hm3rl.runs import write_csv, write_text
+from hm3rl.files import write_csv, write_text
+from hm3rl.surrogate.features import PathFeatures
+from hm3rl.surrogate.gp import PathGP
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (20, 40, 80)

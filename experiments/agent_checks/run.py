@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from experiments.agent_checks import environments, synthetic
-from hm3rl.runs import write_text
+from hm3rl.files import write_text
 
 ROOT = Path("runs/agent_checks")
 

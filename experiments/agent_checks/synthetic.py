@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.knowledge import Outcome
 from hm3rl.agents.separate import SeparateAgents
+from hm3rl.config.schema import AgentSettings, OutcomeSettings, ScreeningSettings
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.paths.layer_path import LayerPath
-from hm3rl.settings import AgentSettings, OutcomeSettings, ScreeningSettings
+from hm3rl.surrogate.dataset import Outcome
 
 MEMBERS, OBJECTIVES = 4, 3
 

@@ -18,7 +18,7 @@ from scipy import stats
 
 from experiments.agent_checks import environments
 from experiments.agent_checks.run import PROBLEMS, ROOT
-from hm3rl.runs import write_csv, write_text
+from hm3rl.files import write_csv, write_text
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ["problem", "variant", "seed", "metric", "value"]

@@ -31,13 +31,13 @@ import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.files import write_csv, write_text
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import scalarise
 from hm3rl.paths.candidate import Candidate
-from hm3rl.runs import write_csv, write_text
+from hm3rl.run.finished import FinishedRun
+from hm3rl.run.pick import BEAM
 from hm3rl.search.architecture_level import known_outcomes, path_scorer, to_candidate
-from hm3rl.search.finished import FinishedRun
-from hm3rl.search.pick import BEAM
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ["problem", "variant", "seed", "metric", "value"]

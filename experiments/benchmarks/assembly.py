@@ -29,13 +29,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from experiments.benchmarks.shapes import SHAPES, make_sources
+from hm3rl.interop.mergekit_yaml import to_mergekit
 from hm3rl.models.loading import quiet_transformers
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath, LayerRef
 from hm3rl.paths.members import MemberSet
-from hm3rl.paths.mergekit_yaml import to_mergekit
 
 EXPERTS = ("a", "b")
 LENGTH = 32

@@ -35,7 +35,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hm3rl.runs import write_text
+from hm3rl.files import write_text
 
 TASKS = ("translation", "math", "code")
 SMALL = [

@@ -26,10 +26,10 @@ from hm3rl import api
 from hm3rl.evaluation.backends.base import Backend, Job, Outcome
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.backends.ray_pool import RayBackend
+from hm3rl.files import write_text
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths import Candidate, LayerPath
-from hm3rl.runs import write_text
-from hm3rl.search.build import load_scoring_backend
+from hm3rl.run.build import load_scoring_backend
 
 WORKERS = 2
 MERGES = 4

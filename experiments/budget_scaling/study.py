@@ -11,7 +11,7 @@ from experiments.common.plan import Context, Study, Variant
 from experiments.common.records import select
 from experiments.common.tables import time_line, timed, write_hypervolumes, write_seconds
 from experiments.pool_size.study import EXPERTS, sources
-from hm3rl.runs import write_text
+from hm3rl.files import write_text
 
 PARTS = ("model", "programs", "agent", "other")
 

@@ -17,11 +17,11 @@ from experiments.common.methods import method
 from experiments.common.plan import Context, Study
 from experiments.common.records import LATTICE, Record, records, select
 from experiments.common.tables import SPLITS, compared, written
+from hm3rl.files import write_csv, write_text
 from hm3rl.objectives.indicators import chosen_utility, expected_utility
 from hm3rl.objectives.preferences import simplex_lattice
 from hm3rl.objectives.scalarisation import Scalarisation
 from hm3rl.objectives.statistics import interquartile_interval
-from hm3rl.runs import write_csv, write_text
 
 FIRST = "hm3"
 SEEDS = {100: 5}

@@ -23,7 +23,7 @@ from hm3rl import cli
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 LOADED = (
     "hm3rl.api",
-    "hm3rl.search.job",
+    "hm3rl.run.job",
     "hm3rl.reporting.terminal",
     "transformers.models.llama.modeling_llama",
 )

@@ -10,13 +10,13 @@ import numpy as np
 
 from experiments.common.committed import CURVES, HYPERVOLUMES, SECONDS, folded
 from experiments.common.records import AnyRow, Row, select
+from hm3rl.files import write_csv, write_text
 from hm3rl.objectives.statistics import (
     Interval,
     improvement_interval,
     interquartile_interval,
     mean_interval,
 )
-from hm3rl.runs import write_csv, write_text
 
 COLUMNS = ("method", "seed", "budget", "split", "hypervolume")
 PARTS = ("search", "model", "programs", "agent", "merging", "other", "other_ms_per_evaluation")

@@ -17,9 +17,9 @@ from experiments.common.records import Record, records
 from experiments.common.tables import written
 from hm3rl.evaluation.fidelity import Fidelity
 from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.files import write_csv, write_text
 from hm3rl.objectives.statistics import interquartile_interval
-from hm3rl.runs import write_csv, write_text
-from hm3rl.search.finished import FinishedRun
+from hm3rl.run.finished import FinishedRun
 
 SHARES = (0.05, 0.1, 0.25, 0.5)
 LIKELIHOOD = "likelihood"

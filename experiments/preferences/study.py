@@ -15,13 +15,13 @@ from experiments.common.methods import method
 from experiments.common.plan import Context, Study
 from experiments.common.records import Record, records
 from experiments.common.tables import written
+from hm3rl.files import write_csv, write_text
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import scalarise
 from hm3rl.objectives.statistics import interquartile_interval
 from hm3rl.paths.candidate import Candidate
-from hm3rl.runs import write_csv, write_text
-from hm3rl.search.finished import FinishedRun
-from hm3rl.search.pick import pick
+from hm3rl.run.finished import FinishedRun
+from hm3rl.run.pick import pick
 
 COUNT, SHRUNK_COUNT = 20, 3
 REFINE, SHRUNK_REFINE = 10, 2

@@ -14,12 +14,12 @@ from experiments.common.report import longest
 from experiments.common.tables import written
 from experiments.fronts.study import STUDY as FRONTS
 from hm3rl.errors import InputError
+from hm3rl.files import write_csv, write_text
 from hm3rl.objectives.statistics import (
     evaluations_to_reach,
     interquartile_interval,
     interquartile_mean,
 )
-from hm3rl.runs import write_csv, write_text
 
 FIRST = "hm3"
 CHECKPOINTS = (30, 100, 300, 1000)

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hm3rl import api
+from hm3rl.config.schema import RunSettings
 from hm3rl.evaluation.answers import answer_together
 from hm3rl.evaluation.requests import Request
 from hm3rl.evaluation.stack import Stack
 from hm3rl.models.loading import is_adapter
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.zoo import resolve_source
-from hm3rl.settings import RunSettings
 from hm3rl.tasks.base import Item, Split
 from hm3rl.tasks.build import build_tasks
 

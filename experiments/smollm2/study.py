@@ -7,10 +7,10 @@ from experiments.common.methods import METHODS
 from experiments.common.plan import Context, Study, Variant
 from experiments.common.records import Record, records
 from experiments.common.report import write_methods
+from hm3rl.config.compose import compose_settings
 from hm3rl.errors import InputError
+from hm3rl.files import write_text
 from hm3rl.models.zoo import resolve_source
-from hm3rl.runs import write_text
-from hm3rl.search.compose import compose_settings
 
 ONE_THREAD = ("threads=1",)
 """Two searches of one thread each take less time than one after the other with two."""

@@ -19,11 +19,11 @@ from experiments.zoo.levels import score_merges
 from experiments.zoo.settings import MORE, NAMES, all_tasks
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.files import write_csv
 from hm3rl.models.pool import ModelPool
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
-from hm3rl.runs import write_csv
 from hm3rl.tasks.base import Split
 from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.sandbox import SandboxPool

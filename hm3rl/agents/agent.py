@@ -10,16 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from hm3rl.agents.behaviour import elites
-from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
-from hm3rl.agents.features import Background
 from hm3rl.agents.goals import Goals
 from hm3rl.agents.isolation import Isolation
-from hm3rl.agents.knowledge import EvaluatePaths, Knowledge, LogMetrics, Outcome
 from hm3rl.agents.offline import behaviour_batch, pretrain
 from hm3rl.agents.online import OnlineLoop
-from hm3rl.agents.options import check_options
-from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.proposals import screened_batch
@@ -28,10 +23,15 @@ from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
 from hm3rl.agents.storage import load_state, save_state
 from hm3rl.agents.wolpertinger import WolpertingerPolicy
-from hm3rl.envs.space import PathSpace
+from hm3rl.config.schema import AgentSettings
+from hm3rl.config.validate import check_options
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
-from hm3rl.settings import AgentSettings
+from hm3rl.paths.space import PathSpace
+from hm3rl.surrogate.dataset import EvaluatePaths, Knowledge, LogMetrics, Outcome
+from hm3rl.surrogate.features import Background
+from hm3rl.surrogate.local_search import climb
+from hm3rl.surrogate.outcome import OutcomeModel
 
 LEAST_TO_FIT = 4
 """Evaluated paths below which F-hat says nothing."""

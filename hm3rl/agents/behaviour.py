@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hm3rl.agents.knowledge import Knowledge
-from hm3rl.agents.moves import crossover, mixtures, mutate, random_walk
 from hm3rl.objectives.utility import Utility
+from hm3rl.paths.variation import crossover, mixtures, mutate, random_walk
+from hm3rl.surrogate.dataset import Knowledge
 
 SHARPNESS = 0.1
 """Temperature, in units of f / z*, of the members' weights under a preference."""

@@ -19,8 +19,8 @@ from torch.nn.functional import huber_loss
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.preference_policy import Heads
 from hm3rl.agents.replay import Replay, TrajectoryBatch
+from hm3rl.config.schema import AgentSettings
 from hm3rl.objectives.utility import Utility
-from hm3rl.settings import AgentSettings
 
 FOLLOW = 0.05
 """Share by which IQL's target network moves towards the networks at each step."""

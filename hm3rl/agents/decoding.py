@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hm3rl.agents.policy import PathPolicy, Situation
-from hm3rl.envs.space import PathSpace
+from hm3rl.paths.space import PathSpace
 
 
 @torch.no_grad()

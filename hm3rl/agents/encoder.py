@@ -15,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from hm3rl.envs.space import PathSpace
+from hm3rl.paths.space import PathSpace
 
 RELATIONS = 6
 """Features of an action relative to the last layer: see `relation_table`."""

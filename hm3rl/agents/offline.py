@@ -8,9 +8,9 @@ import numpy as np
 
 from hm3rl.agents.behaviour import explorer, variations
 from hm3rl.agents.goals import Goals
-from hm3rl.agents.knowledge import Knowledge
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
+from hm3rl.surrogate.dataset import Knowledge
 
 HELD_OUT = 0.15
 CHECK_EVERY = 25

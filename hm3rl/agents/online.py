@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from hm3rl.agents.decoding import roll_out
-from hm3rl.agents.knowledge import EvaluatePaths, LogMetrics
 from hm3rl.agents.offline import behaviour_batch
 from hm3rl.agents.ppo import kl_anchor
 from hm3rl.agents.proposals import screened_batch
+from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics
 
 if TYPE_CHECKING:
     from hm3rl.agents.agent import MergeAgent

@@ -29,12 +29,12 @@ from hm3rl.agents.buffer import (
 from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.policy import PathPolicy, Situation
 from hm3rl.agents.wolpertinger import Discretiser, WolpertingerPolicy, action_box
+from hm3rl.config.schema import AgentSettings
 from hm3rl.envs.merge_path import MergePathEnv, Observation, ScorePaths
 from hm3rl.envs.proto import ProtoActionWrapper
-from hm3rl.envs.space import PathSpace
 from hm3rl.envs.vector import MergePathVecEnv, VectorReward
 from hm3rl.objectives.utility import Utility
-from hm3rl.settings import AgentSettings
+from hm3rl.paths.space import PathSpace
 
 MINIBATCH = 64
 

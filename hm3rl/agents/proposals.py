@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hm3rl.agents.behaviour import beyond, elites, explorer, variations
-from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.goals import Goals
-from hm3rl.agents.knowledge import EvaluatePaths, Knowledge
-from hm3rl.agents.moves import mutate
-from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy
-from hm3rl.agents.screening import choose_by_hypervolume, choose_by_utility
 from hm3rl.objectives.utility import Utility
+from hm3rl.paths.variation import mutate
+from hm3rl.surrogate.acquisition import choose_by_hypervolume, choose_by_utility
+from hm3rl.surrogate.dataset import EvaluatePaths, Knowledge
+from hm3rl.surrogate.local_search import climb
+from hm3rl.surrogate.outcome import OutcomeModel
 
 if TYPE_CHECKING:
     from hm3rl.agents.agent import MergeAgent

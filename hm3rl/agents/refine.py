@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hm3rl.agents.behaviour import elites, variations
-from hm3rl.agents.climb import climb
 from hm3rl.agents.decoding import roll_out
-from hm3rl.agents.knowledge import EvaluatePaths
-from hm3rl.agents.screening import choose_by_utility
+from hm3rl.surrogate.acquisition import choose_by_utility
+from hm3rl.surrogate.dataset import EvaluatePaths
+from hm3rl.surrogate.local_search import climb
 
 if TYPE_CHECKING:
     from hm3rl.agents.agent import MergeAgent

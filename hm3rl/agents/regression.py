@@ -19,8 +19,8 @@ from hm3rl.agents.goals import Goals
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.preference_policy import Heads
 from hm3rl.agents.replay import Replay, TrajectoryBatch
+from hm3rl.config.schema import AgentSettings
 from hm3rl.objectives.utility import Utility
-from hm3rl.settings import AgentSettings
 
 BATCH = 48
 HELD_OUT_BATCHES = 4

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hm3rl.envs.space import PathSpace
+from hm3rl.paths.space import PathSpace
 
 SMALLEST = 1e-6
 """Smaller negative log-likelihoods count as this, so that they have a logarithm."""

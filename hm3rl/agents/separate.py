@@ -17,10 +17,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.knowledge import EvaluatePaths, LogMetrics, Outcome
-from hm3rl.envs.space import PathSpace
+from hm3rl.config.schema import AgentSettings
 from hm3rl.paths.layer_path import LayerPath
-from hm3rl.settings import AgentSettings
+from hm3rl.paths.space import PathSpace
+from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics, Outcome
 
 LIST = "separate/preferences.npy"
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from hm3rl.agents.encoder import PathShape
-from hm3rl.agents.features import Background
-from hm3rl.agents.knowledge import Outcome
-from hm3rl.envs.space import PathSpace
+from hm3rl.config.schema import AgentSettings, OutcomeSettings, ScreeningSettings
 from hm3rl.errors import InputError
 from hm3rl.paths.limits import PathLimits
-from hm3rl.settings import AgentSettings, OutcomeSettings, ScreeningSettings
+from hm3rl.paths.space import PathSpace
+from hm3rl.surrogate.dataset import Outcome
+from hm3rl.surrogate.features import Background
 
 if TYPE_CHECKING:
     from hm3rl.agents.agent import MergeAgent

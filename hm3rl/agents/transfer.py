@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.storage import stored_sizes
+from hm3rl.config.schema import AgentSettings
 from hm3rl.errors import InputError
-from hm3rl.settings import AgentSettings
 
 if TYPE_CHECKING:
     from hm3rl.agents.agent import MergeAgent

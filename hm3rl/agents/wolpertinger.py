@@ -18,13 +18,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from hm3rl.agents.outcome import OutcomeModel
 from hm3rl.agents.policy import PathPolicy, Situation
 from hm3rl.agents.replay import share_to_go
+from hm3rl.config.schema import AgentSettings
 from hm3rl.envs.proto import BOUND
-from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.utility import Utility
-from hm3rl.settings import AgentSettings
+from hm3rl.paths.space import PathSpace
+from hm3rl.surrogate.outcome import OutcomeModel
 
 INITIAL_LOG_STD = -1.0
 

@@ -26,9 +26,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.space import PathSpace
 
 ROUNDS = 3
 """Most steps of an episode, in walks through all depths."""

@@ -9,11 +9,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import Scalarisation
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.space import PathSpace
 
 ScorePaths = Callable[[list[LayerPath]], "np.ndarray | Iterable[np.ndarray | None]"]
 """Scores complete paths: n paths -> array of shape (n, K), task scores divided by z*, or as many

@@ -13,10 +13,10 @@ from itertools import product
 import numpy as np
 
 from hm3rl.envs.merge_path import MergePathEnv, PreferenceSampler
-from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.limits import PathLimits
+from hm3rl.paths.space import PathSpace
 
 ENUMERATION_LIMIT = 300_000
 

@@ -24,10 +24,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hm3rl.config.schema import TaskSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.paths.candidate import Candidate
-from hm3rl.settings import TaskSettings
 from hm3rl.tasks.base import Task
 from hm3rl.tasks.build import PATH_LENGTH
 

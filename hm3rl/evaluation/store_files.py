@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from hm3rl.errors import InputError, IntegrityError
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import Condition, EvaluationStore
-from hm3rl.runs import RunFolder, write_csv, write_text
+from hm3rl.files import RunFolder, write_csv, write_text
 
 
 @dataclass

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hm3rl.export.reload import ReloadCheck
+from hm3rl.interop.mergekit_yaml import public_name
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.zoo import NAMED
 from hm3rl.paths.candidate import Candidate
-from hm3rl.paths.mergekit_yaml import public_name
 
 if TYPE_CHECKING:
     from hm3rl.evaluation.result import Evaluation

@@ -38,6 +38,7 @@ from hm3rl.export.weights import (
     stored_tensors,
     write_weights,
 )
+from hm3rl.interop.mergekit_yaml import to_mergekit
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
 from hm3rl.models.zoo import NAMED
@@ -46,7 +47,6 @@ from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.expressible import check_expressible
 from hm3rl.paths.members import MemberSet
-from hm3rl.paths.mergekit_yaml import to_mergekit
 
 if TYPE_CHECKING:
     from hm3rl.evaluation.result import Evaluation

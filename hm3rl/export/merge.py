@@ -24,6 +24,8 @@ from hm3rl.export.reload import ReloadCheck
 from hm3rl.export.sources import find_source, stored_dtype, widest
 from hm3rl.export.streamed import WholeMerge
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
+from hm3rl.interop.mergekit_build import BuiltMerge, build_mergekit
+from hm3rl.interop.mergekit_file import MergekitFile, is_mergekit, read_mergekit
 from hm3rl.merging.merge import merged_model
 from hm3rl.models.hashing import short_hash
 from hm3rl.models.loading import is_adapter
@@ -33,8 +35,6 @@ from hm3rl.models.zoo import resolve_source
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT, read_scales
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
-from hm3rl.paths.mergekit_build import BuiltMerge, build_mergekit
-from hm3rl.paths.mergekit_file import MergekitFile, is_mergekit, read_mergekit
 
 RECIPE_HINT = (
     "give the recipe.yaml of an exported model (path, recipes, sources), or a mergekit file "

@@ -14,7 +14,7 @@ from typing import Any
 
 from hm3rl.errors import InputError
 from hm3rl.export.reload import ReloadCheck
-from hm3rl.runs import write_text
+from hm3rl.files import write_text
 
 RECORD_FILE = "reload_check.json"
 

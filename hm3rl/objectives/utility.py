@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import numpy as np
 
+from hm3rl.config.schema import AgentSettings
 from hm3rl.objectives.indicators import non_dominated
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
-from hm3rl.settings import AgentSettings
 
 TIE = 1e-12
 """Utilities that differ by less are the same; sums of a few products err by less than this."""

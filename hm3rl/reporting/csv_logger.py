@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from hm3rl.events import EvaluationEvent
-from hm3rl.runs import RunFolder
+from hm3rl.files import RunFolder
 
 
 class CsvLogger:

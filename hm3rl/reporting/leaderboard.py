@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from hm3rl.files import RunFolder, write_text
 from hm3rl.reporting.signs import PLAIN_SIGNS
-from hm3rl.runs import RunFolder, write_text
 
 Minimised = Mapping[str, Mapping[str, Any]]
 """`minimised` of summary.json: the worst cost and its unit, by objective to be minimised."""

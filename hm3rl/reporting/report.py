@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 
 from hm3rl.errors import InputError
+from hm3rl.files import write_text
 from hm3rl.reporting.report_data import finished_folders, report_data
-from hm3rl.runs import write_text
 
 PAGE = "report.html"
 

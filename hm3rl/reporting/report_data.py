@@ -9,8 +9,8 @@ from typing import Any
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.files import RunFolder
 from hm3rl.reporting.leaderboard import definition
-from hm3rl.runs import RunFolder
 
 ERROR_CHARACTERS = 4000
 """Of a failure's traceback, the last ones are shown."""

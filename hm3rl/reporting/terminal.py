@@ -14,13 +14,13 @@ from rich.text import Text
 from hm3rl.errors import HM3Error
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store_files import Section
+from hm3rl.files import RunFolder
 from hm3rl.objectives.utility import Utility
 from hm3rl.reporting.leaderboard import front_table
 from hm3rl.reporting.report import PAGE
-from hm3rl.runs import RunFolder
-from hm3rl.search.finished import FinishedRun
-from hm3rl.search.job import SearchResult
-from hm3rl.search.pick import Choice
+from hm3rl.run.finished import FinishedRun
+from hm3rl.run.job import SearchResult
+from hm3rl.run.pick import Choice
 
 
 def print_facts(console: Console, facts: Mapping[str, object]) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import wandb
 
+from hm3rl.config.schema import LoggingSettings
 from hm3rl.events import EvaluationEvent
+from hm3rl.files import RunFolder
 from hm3rl.objectives.archive import Archive
 from hm3rl.reporting.wandb_mode import Mode, resolve_mode
-from hm3rl.runs import RunFolder
-from hm3rl.settings import LoggingSettings
 
 ANSWER_SECONDS = 15.0
 """How long a search waits for wandb to answer at the start."""

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.knowledge import Outcome
 from hm3rl.agents.separate import SeparateAgents
-from hm3rl.envs.space import PathSpace
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.descriptors import layer_descriptors
 from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.space import PathSpace
+from hm3rl.surrogate.dataset import Outcome
 
 DESCRIPTOR_SEED = 0
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hm3rl.agents.moves import ATTEMPTS
-from hm3rl.envs.space import PathSpace
+from hm3rl.paths.space import PathSpace
+from hm3rl.paths.variation import ATTEMPTS
 
 
 class Blocks(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
+from hm3rl.config.schema import ParameterSettings
 from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
 from hm3rl.paths.candidate import Candidate
 from hm3rl.search.parameter_level import DECIMALS
-from hm3rl.settings import ParameterSettings
 
 
 class Encoding(Protocol):

@@ -25,6 +25,7 @@ from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.separate import SeparateAgents
 from hm3rl.agents.transfer import check_start, network_sizes, start_from
+from hm3rl.config.schema import AgentSettings, SearchSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
@@ -39,7 +40,6 @@ from hm3rl.search.architecture_level import (
 from hm3rl.search.level_sampler import level_share, sample_recipes
 from hm3rl.search.parameter_level import select_members
 from hm3rl.search.preference_members import merge_for
-from hm3rl.settings import AgentSettings, SearchSettings
 
 
 class Pool(NamedTuple):

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hm3rl.config.schema import SearchSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.search.model_based import search_by_model
 from hm3rl.search.parameter_level import search_recipes
-from hm3rl.settings import SearchSettings
 
 SAMPLERS = ("gp", "elites", "mm_mo")
 """Choices of `search.parameter.sampler`."""
@@ -73,7 +73,7 @@ def sample_recipes(
     """
     if settings.parameter.sampler == "mm_mo":
         # Imported here: it needs the extra `baselines`.
-        from hm3rl.search.mm_mo import search_merges
+        from hm3rl.search.competitors.mm_mo import search_merges
 
         return search_merges(problem, budget, settings.mm_mo, rng, phase, scored_batch)
     search = search_by_model if settings.parameter.sampler == "gp" else search_recipes

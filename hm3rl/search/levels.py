@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from hm3rl.config.schema import SearchSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.search.level_sampler import level_share, sample_recipes
 from hm3rl.search.parameter_level import search_recipes, select_members
-from hm3rl.settings import SearchSettings
 
 
 def phases(settings: SearchSettings) -> int:

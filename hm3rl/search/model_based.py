@@ -18,16 +18,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import qmc
 
-from hm3rl.agents.features import PathFeatures
-from hm3rl.agents.gp import PathGP
-from hm3rl.agents.screening import choose_by_hypervolume
+from hm3rl.config.schema import ParameterSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.indicators import non_dominated
 from hm3rl.search.encoding import RecipeEncoding
 from hm3rl.search.ledger import Ledger
 from hm3rl.search.parameter_level import BATCH
-from hm3rl.settings import ParameterSettings
+from hm3rl.surrogate.acquisition import choose_by_hypervolume
+from hm3rl.surrogate.features import PathFeatures
+from hm3rl.surrogate.gp import PathGP
 
 FIRST = 4
 """Evaluations for each number of a recipe, and one more, before a model is asked."""

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hm3rl.config.schema import ParameterSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import tchebycheff
 from hm3rl.paths.candidate import Candidate
-from hm3rl.settings import ParameterSettings
 
 BATCH = 10
 ATTEMPTS = 500

@@ -6,10 +6,10 @@ import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.separate import SeparateAgents
+from hm3rl.config.schema import SearchSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.search.level_sampler import sample_recipes
-from hm3rl.settings import SearchSettings
 
 
 class ParameterOnly:

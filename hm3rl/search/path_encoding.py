@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hm3rl.envs.space import PathSpace
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.paths.alignment_kind import write_scales
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.space import PathSpace
 from hm3rl.search.architecture_level import to_candidate
 
 

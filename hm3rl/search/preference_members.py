@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hm3rl.config.schema import ParameterSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.preferences import snap_to_lattice
 from hm3rl.paths.candidate import Candidate
-from hm3rl.settings import ParameterSettings
 
 DIVISIONS = 10
 """H of the lattice: with three tasks at most 66 different merges, whatever is asked for."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 
 from transformers import PreTrainedTokenizerBase
 
+from hm3rl.config.schema import EvaluationSettings, TaskSettings
+from hm3rl.config.values import check_values
 from hm3rl.errors import InputError
-from hm3rl.settings import EvaluationSettings, TaskSettings
-from hm3rl.settings_values import check_values
 from hm3rl.tasks.base import ProgramRunner, Task
 from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.harness import HarnessTask

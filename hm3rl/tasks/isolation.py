@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hm3rl.config.schema import EvaluationSettings
 from hm3rl.models.zoo import ZOO_PREFIX
-from hm3rl.settings import EvaluationSettings
 from hm3rl.tasks.base import Task
 
 ISOLATIONS = ("auto", "require", "warn")

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.knowledge import Outcome
-from hm3rl.agents.options import CHOICES
-from hm3rl.envs.space import PathSpace
+from hm3rl.config.schema import AgentSettings, OutcomeSettings, ScreeningSettings
+from hm3rl.config.validate import CHOICES
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.errors import InputError
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.limits import PathLimits
-from hm3rl.settings import AgentSettings, OutcomeSettings, ScreeningSettings
+from hm3rl.paths.space import PathSpace
+from hm3rl.surrogate.dataset import Outcome
 
 PROBLEM = SyntheticProblem.draw(layers=6, members=4, objectives=3, seed=0)
 NAMES = ("x", "y", "z")

@@ -7,18 +7,18 @@ import torch
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.goals import Goals
 from hm3rl.agents.isolation import Isolation
-from hm3rl.agents.moves import random_walk
 from hm3rl.agents.offline import pretrain
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
+from hm3rl.config.schema import AgentSettings
 from hm3rl.envs.merge_path import MergePathEnv
-from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.limits import PathLimits
-from hm3rl.settings import AgentSettings
+from hm3rl.paths.space import PathSpace
+from hm3rl.paths.variation import random_walk
 from tests.agents.test_policy import K, M, make_policy, make_space
 
 LEFT, RIGHT = np.array([1.0, 0.0]), np.array([0.0, 1.0])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.knowledge import Outcome
-from hm3rl.agents.options import CHOICES
+from hm3rl.config.schema import AgentSettings, OutcomeSettings, ScreeningSettings
+from hm3rl.config.validate import CHOICES
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.paths.layer_path import LayerPath
-from hm3rl.settings import AgentSettings, OutcomeSettings, ScreeningSettings
+from hm3rl.surrogate.dataset import Outcome
 
 PROBLEM = SyntheticProblem.draw(layers=4, members=3, objectives=2, seed=5)
 SMALL = AgentSettings(

@@ -6,11 +6,11 @@ import torch
 
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.encoder import PathShape
-from hm3rl.agents.moves import random_walk
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.envs.merge_path import MergePathEnv, observe
-from hm3rl.envs.space import PathSpace
 from hm3rl.paths.limits import PathLimits
+from hm3rl.paths.space import PathSpace
+from hm3rl.paths.variation import random_walk
 
 M, L, K = 3, 4, 2
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.knowledge import Outcome
 from hm3rl.agents.separate import SeparateAgents, load_agent
+from hm3rl.surrogate.dataset import Outcome
 from tests.agents.test_agent import NAMES, PROBLEM, Budget, quick
 
 PREFERENCES = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])

@@ -10,10 +10,10 @@ import torch
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.transfer import start_from
+from hm3rl.config.compose import compose_settings
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.errors import InputError
-from hm3rl.search.build import check_settings
-from hm3rl.search.compose import compose_settings
+from hm3rl.run.build import check_settings
 from tests.agents.test_agent import NAMES, PROBLEM, Budget, quick
 
 

@@ -11,8 +11,8 @@ from hm3rl.agents.isolation import Isolation
 from hm3rl.agents.policy import Situation
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.wolpertinger import Discretiser, WolpertingerPolicy
-from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.utility import Utility
+from hm3rl.paths.space import PathSpace
 from tests.agents.test_learning import filled_replay, regression_of, scores, settings
 from tests.agents.test_policy import K, make_space
 

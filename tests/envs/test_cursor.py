@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hm3rl.envs.cursor import ROUNDS, Cursor, CursorVecEnv
-from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.limits import PathLimits
+from hm3rl.paths.space import PathSpace
 
 SKIP, BACK = 2, 3
 

@@ -10,7 +10,7 @@ from hm3rl.envs import MERGE_PATH_ID, SYNTHETIC_ID
 from hm3rl.envs.merge_path import MergePathEnv
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.limits import PathLimits
-from tests.envs.test_space import make_space
+from tests.paths.test_space import make_space
 
 
 class Scores:

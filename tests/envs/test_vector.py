@@ -7,7 +7,7 @@ from hm3rl.envs.merge_path import MergePathEnv
 from hm3rl.envs.vector import MergePathVecEnv, VectorReward
 from hm3rl.paths.limits import PathLimits
 from tests.envs.test_merge_path import Scores
-from tests.envs.test_space import make_space
+from tests.paths.test_space import make_space
 
 
 def make_vector(num_envs: int = 2, length_cost: float = 0.0) -> tuple[MergePathVecEnv, Scores]:

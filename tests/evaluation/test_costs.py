@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hm3rl import api
+from hm3rl.config.schema import TaskSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.comparison import paired_difference
 from hm3rl.evaluation.costs import (
@@ -21,8 +22,7 @@ from hm3rl.events import NullLogger
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath, LayerRef
 from hm3rl.reporting.leaderboard import cost_or_score, definition, heading, rich_table
-from hm3rl.search.build import build_problem
-from hm3rl.settings import TaskSettings
+from hm3rl.run.build import build_problem
 from hm3rl.tasks.math import MathTask
 from tests.small_search import FEW_ITEMS
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hm3rl.config.schema import EvaluationSettings, TaskSettings
 from hm3rl.errors import InputError, MachineError
 from hm3rl.evaluation.answers import Answers
 from hm3rl.evaluation.backends import in_process
@@ -19,7 +20,6 @@ from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.members import MemberSet
-from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.build import build_tasks
 from tests.evaluation.conftest import EchoTask, WordTask, blend
 

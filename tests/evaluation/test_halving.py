@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hm3rl.config.schema import EvaluationSettings, TaskSettings
 from hm3rl.errors import BudgetExhausted, InputError
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.fidelity import Fidelity
@@ -23,7 +24,6 @@ from hm3rl.objectives.indicators import hypervolume
 from hm3rl.objectives.scalarisation import tchebycheff
 from hm3rl.paths import Candidate, PathLimits
 from hm3rl.paths.members import MemberSet
-from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.build import build_tasks
 from tests.evaluation.conftest import blend
 

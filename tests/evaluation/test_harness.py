@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hm3rl.config.schema import EvaluationSettings, TaskSettings
 from hm3rl.errors import InputError, MachineError
 from hm3rl.evaluation import harness
 from hm3rl.evaluation.evaluator import Evaluator
@@ -19,7 +20,6 @@ from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.members import MemberSet
-from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.build import build_tasks
 from hm3rl.tasks.harness import HarnessTask
 from hm3rl.tasks.math import MathTask

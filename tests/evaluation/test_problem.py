@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from hm3rl.config.schema import EvaluationSettings, TaskSettings
 from hm3rl.errors import BudgetExhausted, InputError, MachineError
 from hm3rl.evaluation.backends import in_process
 from hm3rl.evaluation.evaluator import Evaluator
@@ -16,7 +17,6 @@ from hm3rl.events import EvaluationEvent, NullLogger
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.paths import Candidate, LayerPath, PathLimits
 from hm3rl.paths.members import MemberSet
-from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.build import build_tasks
 from tests.evaluation.conftest import EchoTask, WordTask, blend
 

@@ -5,7 +5,7 @@ import importlib.util
 
 import pytest
 
-from hm3rl.search.finished import FinishedRun
+from hm3rl.run.finished import FinishedRun
 
 if importlib.util.find_spec("wandb_workspaces") is None:
     pytest.skip("needs wandb-workspaces", allow_module_level=True)

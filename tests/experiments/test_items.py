@@ -9,7 +9,7 @@ import pytest
 
 from experiments.common.items import items_table, resampled, scores_by_item
 from experiments.common.records import Record
-from hm3rl.search.job import SearchResult
+from hm3rl.run.job import SearchResult
 
 Run = Callable[..., SearchResult]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hm3rl.settings import OutcomeSettings
+from hm3rl.config.schema import OutcomeSettings
 
 if importlib.util.find_spec("mo_gymnasium") is None:
     pytest.skip("needs mo-gymnasium", allow_module_level=True)

@@ -35,7 +35,7 @@ from hm3rl.events import NullLogger
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.pretrained import fetch, pretrained_folder
 from hm3rl.paths.candidate import Candidate
-from hm3rl.search.build import build_problem
+from hm3rl.run.build import build_problem
 from hm3rl.tasks.base import split_of
 from hm3rl.tasks.jsonl import JsonlTask
 from hm3rl.tasks.math import MathTask

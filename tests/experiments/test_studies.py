@@ -25,14 +25,14 @@ from experiments.common.report import write_methods_only
 from experiments.common.runner import Command, commands, run
 from experiments.common.tables import method_table, time_line
 from hm3rl import api
+from hm3rl.config.compose import compose_settings
+from hm3rl.config.schema import config_folder
 from hm3rl.errors import InputError
+from hm3rl.files import RunFolder, RunLock
 from hm3rl.objectives.archive import Archive
-from hm3rl.runs import RunFolder, RunLock
-from hm3rl.search.build import check_settings, missing_packages
-from hm3rl.search.compose import compose_settings
-from hm3rl.search.finished import FinishedRun
-from hm3rl.search.job import SearchResult
-from hm3rl.settings import config_folder
+from hm3rl.run.build import check_settings, missing_packages
+from hm3rl.run.finished import FinishedRun
+from hm3rl.run.job import SearchResult
 from tests.small_search import FEW_ITEMS
 
 STUDIES = [command_line.load(name) for name in command_line.NAMES]

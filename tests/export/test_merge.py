@@ -24,7 +24,7 @@ from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
-from hm3rl.reporting.recipe_check import recipe_report
+from hm3rl.run.recipe_check import recipe_report
 from tests.models.test_adapter import factors, write_adapter
 from tests.models.test_vocabulary import swap_and_replace
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from hm3rl.config.schema import EvaluationSettings, TaskSettings
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.merging.merge import merge_state
@@ -22,8 +23,7 @@ from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.descriptors import layer_descriptors
 from hm3rl.paths.members import MemberSet
-from hm3rl.search.job import SearchResult
-from hm3rl.settings import EvaluationSettings, TaskSettings
+from hm3rl.run.job import SearchResult
 from hm3rl.tasks.build import build_tasks
 
 pytestmark = [

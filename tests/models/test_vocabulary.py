@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from hm3rl.errors import InputError
+from hm3rl.interop.mergekit_yaml import to_mergekit
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
-from hm3rl.paths.mergekit_yaml import to_mergekit
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from hm3rl.search.finished import FinishedRun
+from hm3rl.run.finished import FinishedRun
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "tour.ipynb"
 

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from hm3rl.config.schema import AgentSettings
 from hm3rl.objectives.utility import Utility
-from hm3rl.settings import AgentSettings
 
 MATH_ONLY = np.array([1.0, 0.0])
 

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from hm3rl.events import EvaluationEvent, LoggerGroup, RunLogger
+from hm3rl.files import RunFolder
 from hm3rl.reporting.csv_logger import CsvLogger
-from hm3rl.runs import RunFolder
 
 
 def event(charged: int, failed: bool = False) -> EvaluationEvent:

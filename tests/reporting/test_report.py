@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from hm3rl.errors import InputError
+from hm3rl.files import RunFolder
 from hm3rl.reporting.report import render, write_report
 from hm3rl.reporting.report_data import finished_folders, recipe_text, report_data
-from hm3rl.runs import RunFolder
-from hm3rl.search.finished import FinishedRun
-from hm3rl.search.job import SearchResult
+from hm3rl.run.finished import FinishedRun
+from hm3rl.run.job import SearchResult
 
 CHROMIUM = shutil.which("chromium")
 CHROMEDRIVER = shutil.which("chromedriver")

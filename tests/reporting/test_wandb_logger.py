@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from hm3rl.config.schema import LoggingSettings
+from hm3rl.files import RunFolder
 from hm3rl.reporting import wandb_logger
 from hm3rl.reporting.wandb_logger import WandbLogger, log_weights, run_id
-from hm3rl.runs import RunFolder
-from hm3rl.settings import LoggingSettings
 from tests.reporting.test_csv_logger import event
 
 

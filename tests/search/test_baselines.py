@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from hm3rl import api
+from hm3rl.config.compose import compose_settings
 from hm3rl.errors import InputError
-from hm3rl.search import build
+from hm3rl.run import build
+from hm3rl.run.build import SEARCHERS, check_settings, missing_packages
 from hm3rl.search.base import Searcher
-from hm3rl.search.build import SEARCHERS, check_settings, missing_packages
-from hm3rl.search.compose import compose_settings
-from tests.search import test_resume
+from tests.run import test_resume
 from tests.search.formula import decisions, formula_problem
 
 NAMES = ("nsga2", "nsga3", "de", "cmaes", "grid", "map", "mm_mo")

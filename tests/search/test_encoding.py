@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hm3rl.config.schema import ParameterSettings
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.search.encoding import RecipeEncoding
 from hm3rl.search.ledger import Ledger
-from hm3rl.settings import ParameterSettings
 from tests.search.formula import formula_problem
 
 OPERATORS = ["task_arithmetic", "ties", "dare_ties"]

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from hm3rl.agents.gp import PathGP
+from hm3rl.config.competitors import DepthWiseSettings, RMMSettings
+from hm3rl.config.schema import ParameterSettings, SearchSettings
 from hm3rl.search import depth_wise
 from hm3rl.search.architecture_level import path_scorer, path_space
 from hm3rl.search.blocks import BlockSpace
+from hm3rl.search.competitors.rmm import Walkers
 from hm3rl.search.encoding import RecipeEncoding
 from hm3rl.search.ledger import Ledger
 from hm3rl.search.level_sampler import sample_recipes
-from hm3rl.search.rmm import Walkers
-from hm3rl.settings import ParameterSettings, SearchSettings
-from hm3rl.settings_baselines import DepthWiseSettings, RMMSettings
+from hm3rl.surrogate.gp import PathGP
 from tests.search.formula import DEPTH, formula_problem
 from tests.search.formula_paths import ANY, path_problem
 from tests.search.test_baselines import searcher

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hm3rl.config.schema import ParameterSettings
 from hm3rl.search.model_based import search_by_model
 from hm3rl.search.parameter_level import search_recipes
-from hm3rl.settings import ParameterSettings
 from tests.search.formula import decisions, formula_problem
 
 OPERATORS = ["task_arithmetic", "ties"]

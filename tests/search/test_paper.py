@@ -12,17 +12,17 @@ from transformers import PreTrainedModel
 import hm3rl.paths.members as members_module
 from hm3rl import api
 from hm3rl.agents.separate import SeparateAgents
+from hm3rl.config.compose import compose_settings
+from hm3rl.config.schema import AgentSettings, ParameterSettings, SearchSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.task_vectors import TaskVectors
-from hm3rl.search.build import check_settings
-from hm3rl.search.compose import compose_settings
+from hm3rl.run.build import check_settings
+from hm3rl.run.job import SearchResult
 from hm3rl.search.hm3 import HM3
-from hm3rl.search.job import SearchResult
 from hm3rl.search.parameter_level import BATCH
 from hm3rl.search.preference_members import theta
-from hm3rl.settings import AgentSettings, ParameterSettings, SearchSettings
 from tests.small_search import FEW_ITEMS
 
 EXPERTS = ("translation", "math", "code")

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hm3rl.config.schema import ParameterSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.paths.candidate import Candidate
 from hm3rl.search.parameter_level import RecipeSampler, search_recipes, select_members
-from hm3rl.settings import ParameterSettings
 
 EXPERTS = ("translation", "math", "code")
 SIMPLEX = ParameterSettings(

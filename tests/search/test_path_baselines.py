@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from hm3rl import api
+from hm3rl.config.compose import compose_settings
 from hm3rl.errors import InputError
 from hm3rl.paths.limits import PathLimits
-from hm3rl.search.build import SEARCHERS, check_settings, missing_packages
-from hm3rl.search.compose import compose_settings
-from tests.search import test_resume
+from hm3rl.run.build import SEARCHERS, check_settings, missing_packages
+from tests.run import test_resume
 from tests.search.formula import decisions
 from tests.search.formula_paths import ANY, DEPTH, path_problem
 
@@ -131,7 +131,7 @@ def test_rmm_trains_one_agent_for_each_preference_if_asked(preferences: int):
 
 
 def test_experts_that_cannot_be_merged_may_be_stitched_only():
-    from hm3rl.search.build import stitches
+    from hm3rl.run.build import stitches
 
     for name in ("depth_wise", "cmaes_dfs", "nsga2_paths"):
         assert stitches(compose_settings([f"search={name}", "search.levels=paths"]))

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hm3rl.runs import RunFolder
-from hm3rl.search.build import SEARCHERS, missing_packages
-from hm3rl.search.finished import FinishedRun
+from hm3rl.config.schema import AgentSettings, SearchSettings
+from hm3rl.files import RunFolder
+from hm3rl.run.build import SEARCHERS, missing_packages
+from hm3rl.run.finished import FinishedRun
+from hm3rl.run.job import SearchResult
 from hm3rl.search.hm3 import HM3
-from hm3rl.search.job import SearchResult
-from hm3rl.settings import AgentSettings, SearchSettings
 
 Run = Callable[..., SearchResult]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from hm3rl.config.schema import EvaluationSettings, TaskSettings
 from hm3rl.errors import InputError
 from hm3rl.models.pool import ModelPool
-from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.base import Task
 from hm3rl.tasks.build import (
     READS,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from hm3rl import api
+from hm3rl.config.schema import EvaluationSettings, RunSettings
 from hm3rl.errors import InputError
-from hm3rl.reporting.checks import check_report
-from hm3rl.search.build import load_scoring_backend
-from hm3rl.settings import EvaluationSettings, RunSettings
+from hm3rl.run.build import load_scoring_backend
+from hm3rl.run.preflight import check_report
 from hm3rl.tasks import build
 from hm3rl.tasks.isolation import is_required
 from hm3rl.tasks.sandbox import SandboxPool

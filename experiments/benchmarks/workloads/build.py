@@ -20,10 +20,10 @@ import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.decoding import roll_out
-from hm3rl.envs.space import PathSpace
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.paths.layer_path import LayerPath, LayerRef
-from hm3rl.search.finished import FinishedRun
+from hm3rl.paths.space import PathSpace
+from hm3rl.run.finished import FinishedRun
 
 WORKLOAD = Path(__file__).with_name("evaluation.json")
 SIZE = 64

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hm3rl.config.schema import EvaluationSettings, TaskSettings
 from hm3rl.errors import HM3Error, InputError
 from hm3rl.evaluation.backends import in_process as module
 from hm3rl.evaluation.backends.base import Job, Outcome
@@ -18,7 +19,6 @@ from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.members import MemberSet
-from hm3rl.settings import EvaluationSettings, TaskSettings
 from hm3rl.tasks.base import Item
 from hm3rl.tasks.build import build_tasks
 from tests.evaluation.conftest import WordTask, blend

@@ -1,0 +1,1 @@
+"""Configuration: schema, composition, ranges; dataclasses and Hydra, no torch."""

@@ -1,0 +1,1 @@
+"""One search, from configuration to result: build, job, finished run, pick, preflight, init."""

@@ -1,0 +1,143 @@
+"""A run that was searched before: its settings, its archive, and its problem when one is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.separate import SeparateAgents, load_agent
+from hm3rl.config.compose import settings_of_run
+from hm3rl.errors import InputError
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.events import NullLogger
+from hm3rl.files import RunFolder
+from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.utility import Utility
+from hm3rl.paths.candidate import Candidate
+from hm3rl.run.sources import moved, reopen_problem
+
+
+class FinishedRun:
+    """Opens the folder of a finished search.
+
+    Args:
+        path: The run folder.
+        alive: The run's problem, if it is in memory still, so that no model is loaded twice.
+        sources: Where sources lie that were moved since, by name.
+
+    Raises:
+        InputError: Not a run folder, the search has not finished, or a file is damaged.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        alive: MergeProblem | None = None,
+        sources: Mapping[str, str | Path] | None = None,
+    ) -> None:
+        self.folder = RunFolder.finished(path)
+        self.settings = moved(settings_of_run(self.folder), sources or {})
+        self._alive = alive
+        self.summary: dict[str, Any] = self.folder.read_summary()
+        self.objectives: tuple[str, ...] = tuple(self.summary["objectives"])
+        self.archive = Archive(self.objectives, self.summary["z_star"]["search"])
+        self._candidates: dict[str, Candidate] = {}
+        for line in self.folder.read_archive():
+            if not line["failed"]:
+                self._candidates[line["key"]] = Candidate.from_dict(line["candidate"])
+                self.archive.add(line["key"], [line["scores"][n] for n in self.objectives])
+
+    @cached_property
+    def utility(self) -> Utility:
+        """What a model is worth in this run: its agent was trained for it, and `pick` obeys it."""
+        stored = self.summary.get("utility")  # runs of older versions have none
+        return Utility.of(self.settings.agent) if stored is None else Utility.from_dict(stored)
+
+    def best(self, preference: np.ndarray) -> tuple[str, float]:
+        """The best evaluated model under a preference, shape (K,): its key and its utility."""
+        lengths = {key: candidate.path.length for key, candidate in self._candidates.items()}
+        key = self.archive.best(preference, self.utility, lengths)
+        return key, self.worth(self.archive.vector(key), lengths[key], preference)
+
+    def worth(self, vector: np.ndarray, length: int, preference: np.ndarray) -> float:
+        """Utility of raw scores, shape (K,), of a path of `length` layers."""
+        return float(self.utility(vector / self.archive.z_star, length, preference))
+
+    def candidate(self, key: str) -> Candidate:
+        """The candidate with a key."""
+        return self._candidates[key]
+
+    def find(self, text: str) -> str:
+        """The key of a model named as in front.csv (`M03`) or by the beginning of its key.
+
+        Raises:
+            InputError: No model of the run has that name, or several have.
+        """
+        named = {row["name"]: row["key"] for row in self.front_rows()}
+        if text in named:
+            return named[text]
+        hits = [key for key in self._candidates if key.startswith(text)]
+        if len(hits) == 1:
+            return hits[0]
+        raise InputError(
+            f"{'several models' if hits else 'no model'} of this run: {text!r}",
+            f"use a name of {self.folder.front}, for example {next(iter(named), 'M00')}",
+        )
+
+    def front_rows(self) -> list[dict[str, str]]:
+        """The rows of front.csv."""
+        return self.folder.read_front()
+
+    @cached_property
+    def problem(self) -> MergeProblem:
+        """Pool, tasks and evaluator of the run; its own scores come from the store.
+
+        Raises:
+            InputError: A source is gone or has other weights than the run began with.
+        """
+        if self._alive is None:
+            problem = reopen_problem(self.settings, self.folder, NullLogger(), keep=False)
+        else:
+            alive = self._alive
+            problem = MergeProblem(
+                alive.members,
+                alive.evaluator,
+                alive.limits,
+                alive.budget,
+                proxy_cost=float(alive.proxy_cost),
+                fidelity=str(alive.fidelity),
+            )
+        problem.prepare()
+        for candidate in self._candidates.values():
+            for recipe in candidate.recipes:
+                problem.members.add(recipe)
+        return problem
+
+    def evaluation(self, key: str) -> Evaluation:
+        """The evaluation of a model on the search split, from the store."""
+        problem = self.problem
+        return problem.evaluator.evaluate([self.candidate(key)], fidelity=problem.fidelity)[0]
+
+    @cached_property
+    def agent(self) -> MergeAgent | SeparateAgents | None:
+        """The trained networks, or None if the searcher has none.
+
+        Raises:
+            InputError: It had some, and their file is missing or cannot be read.
+        """
+        file = self.folder.agent
+        # Runs of older versions do not say whether there was one.
+        if not self.summary.get("agent", file.is_file()):
+            return None
+        if not file.is_file():
+            raise InputError(f"{file} is missing", self.folder.again(file))
+        try:
+            return load_agent(file)
+        except InputError as error:
+            raise InputError(error.what, self.folder.again(file)) from None

@@ -1,0 +1,431 @@
+"""One search in one run folder: what `hm3rl search` does, without the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hm3rl.config.compose import to_dict, to_yaml
+from hm3rl.config.schema import RunSettings
+from hm3rl.errors import InputError, IntegrityError, MachineError
+from hm3rl.evaluation.causes import blamed
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.events import LoggerGroup, RunLogger
+from hm3rl.files import (
+    PACKAGE,
+    RunFolder,
+    RunLock,
+    check_name,
+    checked_out,
+    describe_environment,
+    peak_memory,
+    write_csv,
+    write_text,
+)
+from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.utility import Utility
+from hm3rl.paths.candidate import Candidate
+from hm3rl.run.build import build_problem, build_searcher, check_settings
+from hm3rl.run.sources import reopen_problem
+from hm3rl.search.base import Searcher
+from hm3rl.tasks.isolation import check_isolation
+
+LOG = logging.getLogger(__name__)
+
+MakeLoggers = Callable[[RunFolder, RunSettings], Sequence[RunLogger]]
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """One model of the front.
+
+    Attributes:
+        name: Short name in the run: `M00`, `M01`, ...
+        key: Content hash of the candidate.
+        candidate: What rebuilds it.
+        search: Evaluation on the search split.
+        test: Evaluation on the test split.
+        on_test_front: Whether it stays non-dominated on the test split.
+    """
+
+    name: str
+    key: str
+    candidate: Candidate
+    search: Evaluation
+    test: Evaluation
+    on_test_front: bool
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a finished search leaves in memory.
+
+    Attributes:
+        folder: The run folder.
+        problem: The problem, with its archive.
+        searcher: The searcher, with its agent if it has one.
+        front: The front, best mean first.
+        summary: Contents of summary.json.
+    """
+
+    folder: RunFolder
+    problem: MergeProblem
+    searcher: Searcher
+    front: list[FrontRow]
+    summary: dict[str, Any]
+
+
+def open_folder(settings: RunSettings, resumed: bool) -> RunFolder:
+    """The folder of a run; a new run never writes into one that is there.
+
+    Args:
+        settings: The run.
+        resumed: Whether the run continues in the folder `settings.output`.
+
+    Returns:
+        An existing folder.
+
+    Raises:
+        InputError: `output` names a folder that holds a run already, or cannot be made.
+    """
+    if settings.output:
+        folder = RunFolder(settings.output)
+        if folder.config.exists() and not resumed:
+            raise InputError(
+                f"{folder.path} holds a run already",
+                f"continue it with resume={folder.path}, or give another output=",
+            )
+    else:
+        check_name("name", settings.name)
+        stem = Path(settings.root) / f"{settings.name}-seed{settings.seed}"
+        folder = RunFolder(stem)
+        number = 2
+        while folder.config.exists():
+            folder = RunFolder(stem.with_name(f"{stem.name}-{number}"))
+            number += 1
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the run folder {folder.path}: {error.strerror}", "give another output="
+        ) from None
+    return folder
+
+
+def run_search(
+    settings: RunSettings,
+    make_loggers: MakeLoggers,
+    resumed: bool = False,
+    afterwards: Callable[[SearchResult], None] | None = None,
+) -> SearchResult:
+    """Run a search, or continue a killed one, and write its folder.
+
+    Args:
+        settings: The run.
+        make_loggers: Gives the listeners once the folder exists.
+        resumed: Whether `settings.output` holds the run to be continued.
+        afterwards: Writes more into the folder of the finished run, which nobody else may write
+            meanwhile.
+
+    Returns:
+        The result; everything it says is in the folder too.
+
+    Raises:
+        InputError: Bad input; nothing was run.
+        MachineError: Something outside the search failed; its notes say how to go on.
+    """
+    check_settings(settings, began=resumed)
+    folder = open_folder(settings, resumed)
+    with RunLock(folder), resumable(folder):
+        begun = time.perf_counter()
+        logger = LoggerGroup([])
+        again = resumed and folder.environment.is_file()
+        build = reopen_problem if again else _new_problem
+        problem = build(settings, folder, logger)
+        check_isolation(problem.evaluator.tasks)
+        for note in problem.pool.notes:
+            LOG.warning(note)
+        settings.output = str(folder.path)
+        note_environment(folder, problem, again)
+        write_text(folder.config, to_yaml(settings))
+        asked = folder.begin_anew() if resumed else []
+        before = [Candidate.from_dict(line["candidate"]) for line in asked]
+        # From here to the end the folder is unfinished, also if it was finished before.
+        folder.summary.unlink(missing_ok=True)
+        status = "failed"
+        try:
+            for listener in make_loggers(folder, settings):
+                logger.loggers = (*logger.loggers, listener)
+            logger.start(to_dict(settings))
+            logger.phase("sources", 0)
+            problem.prepare()
+            experts_on_test(problem)
+            searcher = build_searcher(settings)
+            clocks = Counter(problem.evaluator.totals.seconds)
+            searched = time.perf_counter()
+            searcher.search(problem, settings.budget)
+            search_seconds = time.perf_counter() - searched
+            spent = problem.evaluator.totals.seconds - clocks
+            if searcher.agent is not None:
+                searcher.agent.save(folder.agent)
+            # With another budget the search may have decided otherwise than it did before.
+            earlier = problem.recall(before)
+            logger.phase("test scores of the front", 0)
+            front, test, tested_sources = rescore_front(problem)
+            summary = summarise(settings, problem, searcher, front, test, tested_sources)
+            summary["seconds"] = seconds(spent, searcher, search_seconds, problem)
+            summary["resumed"] = resumed
+            summary["agent"] = searcher.agent is not None
+            summary["earlier"] = earlier
+            # Of the process: searches of one sweep share it, and workers of a pool are not in it.
+            summary["peak_memory_mb"] = round(peak_memory() / 2**20)
+            summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
+            columns, rows = front_table(problem, front)
+            write_csv(folder.front, columns, rows)
+            logger.table("front", columns, rows)
+            folder.write_json(folder.summary, summary)
+            if all(map(problem.seen, before)):
+                folder.settle()
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except InputError:  # it would be refused again
+            status = "refused"
+            raise
+        finally:
+            problem.evaluator.close()
+            logger.finish(status)
+        result = SearchResult(folder, problem, searcher, front, summary)
+        if afterwards is not None:
+            afterwards(result)
+    return result
+
+
+@contextmanager
+def resumable(folder: RunFolder) -> Iterator[None]:
+    """Let what the machine failed to do leave as a `MachineError` that says how to go on."""
+    try:
+        try:
+            yield
+        except (OSError, MemoryError, RuntimeError, sqlite3.Error):
+            with blamed("go on with the search"):
+                raise
+    except (MachineError, IntegrityError) as error:
+        if folder.config.is_file():
+            error.add_note(
+                "every finished evaluation is kept; when that is mended, go on with: "
+                f"hm3rl search resume={folder.path}"
+            )
+        raise
+
+
+def _new_problem(settings: RunSettings, folder: RunFolder, logger: RunLogger) -> MergeProblem:
+    return build_problem(settings, folder.store, logger)
+
+
+def note_environment(folder: RunFolder, problem: MergeProblem, again: bool) -> None:
+    """Write environment.json, or add this commit to that of a run which is continued.
+
+    Args:
+        folder: The run folder.
+        problem: Its sources are the run's.
+        again: Whether the run has one.
+    """
+    if not again:
+        notes = {task.name: task.notes() for task in problem.evaluator.tasks}
+        described = describe_environment(dict(problem.pool.hashes), notes)
+        folder.write_json(folder.environment, described)
+        return
+    noted = folder.read_environment()
+    commit = checked_out(PACKAGE.parent)
+    if commit and commit not in noted.get("commits", []):
+        noted["commits"] = [*noted.get("commits", []), commit]
+        folder.write_json(folder.environment, noted)
+
+
+def experts(problem: MergeProblem) -> list[Candidate]:
+    """The experts as candidates."""
+    depth = problem.pool.num_layers
+    return [Candidate.whole(name, depth) for name in problem.pool.expert_names]
+
+
+def experts_on_test(problem: MergeProblem) -> np.ndarray:
+    """Best score of the experts on each task, test split, shape (K,); the search never sees it.
+
+    Raises:
+        InputError: It is zero for a task, or an expert cannot be scored.
+    """
+    tested = problem.rescore(experts(problem), split="test", secondary=True)
+    for name, evaluation in zip(problem.pool.expert_names, tested, strict=True):
+        if not evaluation.ok:
+            raise InputError(
+                f"the expert {name!r} cannot be scored on the test items: {evaluation.reason}",
+                "check that it generates text with plain transformers",
+            )
+    best: np.ndarray = np.array([evaluation.vector for evaluation in tested]).max(axis=0)
+    for task, value in zip(problem.objectives, best, strict=True):
+        if value <= 0:
+            raise InputError(
+                f"no expert scores above zero on the test items of {task}",
+                "give the task more test items, or drop it",
+            )
+    return best
+
+
+def rescore_front(
+    problem: MergeProblem,
+) -> tuple[list[FrontRow], Archive, dict[str, Evaluation]]:
+    """Score the front of the search split on the test split, once, and filter again.
+
+    Args:
+        problem: After the search.
+
+    Returns:
+        The front, best mean first; the archive of its test scores, the experts' own points
+        included, normalised by the experts' best test scores; the experts' test evaluations.
+    """
+    keys = problem.archive.front_keys()
+    candidates = [problem.candidate(key) for key in keys]
+    sources = experts(problem)
+    test = Archive(problem.objectives, experts_on_test(problem))
+    tested = problem.rescore([*sources, *candidates], split="test", secondary=True)
+    for candidate, evaluation in zip([*sources, *candidates], tested, strict=True):
+        if evaluation.status == "ok":
+            test.add(problem.key(candidate), evaluation.vector)
+    stays = set(test.front_keys())
+    order = sorted(range(len(keys)), key=lambda i: -float((problem.archive.vector(keys[i])).mean()))
+    rows = [
+        FrontRow(
+            name=f"M{number:02d}",
+            key=keys[i],
+            candidate=candidates[i],
+            search=problem.known([candidates[i]])[0],
+            test=tested[len(sources) + i],
+            on_test_front=keys[i] in stays,
+        )
+        for number, i in enumerate(order)
+    ]
+    return rows, test, dict(zip(problem.pool.expert_names, tested, strict=False))
+
+
+def front_table(
+    problem: MergeProblem, front: Sequence[FrontRow]
+) -> tuple[list[str], list[list[Any]]]:
+    """The front as columns and rows: scores and standard errors on both splits, path, key."""
+    columns = ["name"]
+    for split in ("search", "test"):
+        columns += [f"{split}_{task}" for task in problem.objectives]
+        columns += [f"{split}_{task}_se" for task in problem.objectives]
+    secondary = _secondary([row.test for row in front])
+    columns += [f"test_{name}" for name in secondary]
+    columns += ["on_test_front", "length", "path", "key"]
+    rows: list[list[Any]] = []
+    for row in front:
+        cells: list[Any] = [row.name]
+        for evaluation in (row.search, row.test):
+            nothing = (np.nan,) * len(problem.z_star)  # a failure is no score
+            scores = evaluation.scores if evaluation.ok else nothing
+            errors = evaluation.standard_errors if evaluation.ok else nothing
+            cells += [f"{value:.4f}" for value in (*scores, *errors)]
+        own = _secondary([row.test])
+        cells += [f"{own.get(name, np.nan):.4f}" for name in secondary]
+        path = row.candidate.path
+        cells += [int(row.on_test_front), len(path.refs), str(path), row.key]
+        rows.append(cells)
+    return columns, rows
+
+
+def _secondary(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    """Secondary metrics as `task_metric`, of the last evaluation that has them."""
+    return {
+        f"{task}_{name}": value
+        for evaluation in evaluations
+        for task, metrics in (evaluation.secondary or {}).items()
+        for name, value in metrics.items()
+    }
+
+
+def summarise(
+    settings: RunSettings,
+    problem: MergeProblem,
+    searcher: Searcher,
+    front: Sequence[FrontRow],
+    test: Archive,
+    tested_sources: Mapping[str, Evaluation],
+) -> dict[str, Any]:
+    """The figures of a run, each with its normalisation and reference point."""
+    sources = Archive(problem.objectives, problem.z_star)
+    scores: dict[str, dict[str, list[float]]] = {}
+    for name, tested in tested_sources.items():
+        key = problem.key(Candidate.whole(name, problem.pool.num_layers))
+        sources.add(key, problem.archive.vector(key))
+        scores[name] = {
+            "search": [float(value) for value in problem.archive.vector(key)],
+            "test": [float(value) for value in tested.vector],
+        }
+    return {
+        "name": settings.name,
+        "searcher": searcher.name,
+        "seed": settings.seed,
+        "budget": settings.budget,
+        "charged": problem.charged,
+        # What the search split was scored by; the test split is always scored in full.
+        "fidelity": str(problem.fidelity),
+        "failed": problem.failed,
+        "objectives": list(problem.objectives),
+        # What `pick` goes by.
+        "utility": Utility.of(settings.agent).to_dict(),
+        "hypervolume": {
+            "search": problem.archive.hypervolume(),
+            "test": test.hypervolume(),
+            "sources_search": sources.hypervolume(),
+            "normalisation": "f / z*, z* = best source expert on each task, same split",
+            "reference": 0.0,
+        },
+        # Their scores are utilities, 1 - cost / worst (hm3rl.evaluation.costs).
+        "minimised": {
+            name: {"worst": found.worst, "unit": found.unit}
+            for name, found in problem.evaluator.minimised.items()
+        },
+        "z_star": {
+            "search": [float(z) for z in problem.z_star],
+            "test": [float(z) for z in test.z_star],
+        },
+        "sources": scores,
+        "front": {"search": len(front), "test": sum(row.on_test_front for row in front)},
+    }
+
+
+def seconds(
+    spent: Mapping[str, float], searcher: Searcher, search_seconds: float, problem: MergeProblem
+) -> dict[str, Any]:
+    """Where the time of the search went.
+
+    `model` and `programs` are the evaluator's own clocks, the latter of the time in which it could
+    only wait for programs; `agent` is the agent's own time, the evaluations it asked for excepted,
+    and that of the Gaussian processes that choose merges (`search.parameter.sampler=gp`);
+    `other` is the rest (merging and assembly are part of it), stated also for each evaluation.
+    """
+    agent = problem.deciding + (searcher.agent.seconds if searcher.agent is not None else 0.0)
+    model, programs = spent.get("model", 0.0), spent.get("programs", 0.0)
+    other = max(search_seconds - agent - model - programs, 0.0)
+    return {
+        "search": round(search_seconds, 3),
+        "model": round(model, 3),
+        "programs": round(programs, 3),
+        "agent": round(agent, 3),
+        "merging": round(spent.get("merging", 0.0), 3),
+        "other": round(other, 3),
+        "other_ms_per_evaluation": round(1000 * other / max(problem.charged, 1), 3),
+    }

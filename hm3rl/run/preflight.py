@@ -1,0 +1,197 @@
+"""`hm3rl check`: what a run needs, before anything runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hm3rl.config.schema import RunSettings
+from hm3rl.evaluation.requests import Request
+from hm3rl.merging.task_vectors import DEFAULT_LIMIT
+from hm3rl.models.pool import ModelPool
+from hm3rl.run.build import (
+    build_members,
+    check_settings,
+    load_pool,
+    path_limits,
+    stitches,
+)
+from hm3rl.tasks.base import Split
+from hm3rl.tasks.build import build_tasks
+from hm3rl.tasks.isolation import check_isolation
+
+GIB = 2**30
+SPLITS: tuple[Split, ...] = ("search", "test")
+
+
+def matmul_rate(dtype: torch.dtype, device: str) -> float:
+    """Measured multiply-add operations a second of a matrix product, two operations each.
+
+    Args:
+        dtype: Precision.
+        device: Where to measure.
+
+    Returns:
+        Floating-point operations a second; a tenth of a second is spent on measuring.
+    """
+    size = 512
+    a = torch.rand(size, size, device=device).to(dtype)
+    runs, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < 0.1:
+        a @ a
+        runs += 1
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return runs * 2 * size**3 / (time.perf_counter() - begun)
+
+
+def expected_front(budget: int, objectives: int) -> int:
+    """Guess how many models a front has: the expected number of maxima of random points.
+
+    Of n independent points in K dimensions about (ln n)^(K-1) / (K-1)! are non-dominated
+    (Barndorff-Nielsen and Sobel, 1966).
+
+    Args:
+        budget: Number of evaluations n.
+        objectives: Number of objectives K.
+
+    Returns:
+        The number, at least 1.
+    """
+    return max(
+        1, round(math.log(max(budget, 1)) ** (objectives - 1) / math.factorial(objectives - 1))
+    )
+
+
+def memory_of(device: str) -> int:
+    """Return the memory of a device in bytes: the GPU's, or the machine's."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def against(needed: float, there: float, where: str) -> str:
+    """Compare what is needed with what there is, in words; both in bytes."""
+    verdict = "" if needed <= there else f", NOT ENOUGH by {(needed - there) / GIB:.2f} GiB"
+    return f"{where} {there / GIB:.0f} GiB{verdict}"
+
+
+def free_disk(folder: Path) -> tuple[Path, int]:
+    """Return the folder, or the nearest above it that exists, and its free bytes."""
+    root = folder.expanduser().resolve()
+    while not root.exists():
+        root = root.parent
+    return root, shutil.disk_usage(root).free
+
+
+def peak_memory(pool: ModelPool, merged: int, kept: int) -> dict[str, int]:
+    """Bound the memory of a search in bytes, part by part.
+
+    Args:
+        pool: The sources, loaded.
+        merged: Number of merged members that are held at once.
+        kept: Bytes of them that are kept (`pool.merged_mb`).
+
+    Returns:
+        Bytes by part: the sources; statistics of the task vectors, up to their limit; the merged
+        members, up to theirs (one at least); and one more model being merged.
+    """
+    model = pool.model(pool.base_name)
+    parameters = sum(p.numel() for p in model.parameters())
+    each = sum(p.nbytes for p in model.parameters())
+    sources = sum(p.nbytes for name in pool.names for p in pool.model(name).parameters())
+    return {
+        "sources": sources,
+        # At most 20 bytes for each distinct magnitude and 4 for each sorted entry; mostly far less.
+        "merge statistics": min(24 * parameters * len(pool.mergeable), DEFAULT_LIMIT),
+        f"{merged} merged members": max(min(each * merged, kept), each),
+        "one merge": each,
+    }
+
+
+def _items(count: int) -> str:
+    """Search items, and the standard error of a share of one half among so many."""
+    return f"{count} search items, a score of 0.5 is known to ±{0.5 / math.sqrt(count):.2f}"
+
+
+def check_report(settings: RunSettings) -> dict[str, Any]:
+    """Load and compare the sources, encode the items, count what a search would do.
+
+    No candidate is scored. Everything a search would refuse before its first evaluation is refused
+    here.
+
+    Args:
+        settings: The run.
+
+    Returns:
+        Readable facts by name.
+
+    Raises:
+        InputError: The sources do not fit together, an item does not fit the models, or the
+            configuration cannot work.
+    """
+    check_settings(settings)
+    pool = load_pool(settings)
+    if not stitches(settings):
+        pool.check_mergeable(pool.expert_names)
+    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
+    check_isolation(tasks)
+    members = build_members(settings, pool, tasks)
+    calibration = members.calibration
+    limits = path_limits(settings, members)
+    tokens = dict.fromkeys(SPLITS, 0)
+    for task in tasks:
+        for split in SPLITS:
+            request = Request.build(
+                task, split, pool.tokenizer, 1, max_positions=pool.max_positions
+            )
+            tokens[split] += sum(sum(ids.shape) for ids in request.encoded)
+    model = pool.model(pool.base_name)
+    parameters = sum(p.numel() for p in model.parameters())
+    # Layers are a share of the parameters, and a longer path runs more of them.
+    longest = max(1.0, limits.max_length / pool.num_layers)
+    operations = 2.0 * parameters * longest * tokens["search"]
+    rate = matmul_rate(pool.dtype, pool.device)
+    parts = peak_memory(pool, settings.search.parameter.members, settings.pool.merged_mb * 2**20)
+    export = int(sum(p.nbytes for p in model.parameters()) * longest)
+    front = expected_front(settings.budget, len(tasks))
+    root, free = free_disk(Path(settings.output or settings.root))
+    where = "the GPU has" if pool.device.startswith("cuda") else "the machine has"
+    return {
+        "compatible": f"yes: {', '.join(pool.names)}",
+        "vocabulary": f"one for all: {len(pool.tokenizer)} tokens",
+        **{f"source note {number}": note for number, note in enumerate(pool.notes, start=1)},
+        "alignment": settings.paths.alignment
+        + ("" if calibration is None else f", fitted on {int(calibration.attention_mask.sum())} ")
+        + ("" if calibration is None else "tokens of training items"),
+        "layers": pool.num_layers,
+        "paths": f"{limits.min_length} to {limits.max_length} layers, {limits.actions}, "
+        f"stem {limits.stem}",
+        "parameters": f"{parameters:,} in each source",
+        "precision": f"{settings.pool.dtype} on {settings.pool.device}",
+        "tasks": ", ".join(f"{t.name} ({_items(len(t.items('search')))})" for t in tasks),
+        **{
+            f"{task.name} {subject}": note
+            for task in tasks
+            for subject, note in task.notes().items()
+        },
+        "tokens": ", ".join(f"{count:,} on {split}" for split, count in tokens.items())
+        + ": prompts and references of all tasks; every item fits the models",
+        "evaluations": settings.budget,
+        "memory": f"{sum(parts.values()) / GIB:.2f} GiB at most ("
+        + ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
+        + f") beside activations; {against(sum(parts.values()), memory_of(pool.device), where)}",
+        "disk": f"{export / GIB:.3f} GiB for each exported model, "
+        f"{export * front / GIB:.2f} GiB for a front of about {front}; "
+        + against(export, free, f"free in {root}:"),
+        "time": f"about {operations / rate:.2g} s for an evaluation: 2 x parameters x tokens / "
+        f"{rate / 1e9:.0f} GFLOP/s, the rate of a matrix product measured here; {settings.budget} "
+        f"take {settings.budget * operations / rate:.0f} s of forward passes; generation, small "
+        "layers and agent training come on top, several times that for tiny models",
+    }

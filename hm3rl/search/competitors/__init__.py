@@ -1,0 +1,1 @@
+"""Competitors on the same problem and budget, one file each."""

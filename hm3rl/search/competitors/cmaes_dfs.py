@@ -1,0 +1,92 @@
+"""Baseline `cmaes_dfs`: evolutionary merging in the data flow space.
+
+Akiba et al., "Evolutionary optimization of model merging recipes" (arXiv 2403.13187), section 3.2:
+weights stay as they are, and what is evolved is the sequence of layers a token runs through. The
+search space is an indicator array over all layers of all models in order, r = 3 times over
+(`DataFlowEncoding`), optimised by CMA-ES.
+
+What differs, and why:
+
+- The scaling matrix W, by which W_ij scales what layer i hands to layer j, has two numbers for
+  each member instead of one for each pair of layers (`DataFlowEncoding`), and is evolved with
+  `search.data_flow.scale_max` above 1. By default it is not: a few hundred evaluations can adapt
+  few dimensions. With `paths.alignment=scalar` each seam gets fitted scales instead,
+  s = sqrt(E|target|^2 / E|source|^2), the closed form of what W is there for. Both are folded into
+  the weights at export.
+- The paper maximises one metric; here preferences take turns (`cma_bridge`), each strategy starting
+  from the best vector under its preference.
+- Strategies begin at whole members, with a margin by which a sample changes two places on average.
+  From an even start half of all layers would be in, a model that says nothing at all.
+- The paper's embedding is that of one fixed model; here the stem is evolved unless `paths.stem`
+  fixes it. Lengths obey `paths.*`: give `paths=any` and lengths for the published space. With
+  same-depth paths (the default everywhere) the array chooses a member for each depth.
+- `search.levels=both` puts HM3's parameter level in front, where the paper's hybrid adds one merge
+  that its parameter space found; `paths` takes the sources alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import norm
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.separate import SeparateAgents
+from hm3rl.config.schema import SearchSettings
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.objectives.archive import Archive
+from hm3rl.search.architecture_level import path_space
+from hm3rl.search.cma_bridge import STEP, evolve_cma
+from hm3rl.search.ledger import Ledger
+from hm3rl.search.levels import offer_members, phases
+from hm3rl.search.path_encoding import DataFlowEncoding
+
+PHASE = "data flow"
+
+CHANGES = 2
+"""Places of a whole member that a first sample changes on average."""
+
+
+class DataFlow:
+    """CMA-ES over the indicator array.
+
+    Args:
+        settings: The searcher's settings.
+        seed: Seed of the search.
+        planned: Budget the parameter level's share refers to; 0: the budget given to `search`.
+    """
+
+    name = "cmaes_dfs"
+
+    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.planned = planned
+        self.phases = phases(settings)
+        self.agent: MergeAgent | SeparateAgents | None = None
+
+    def search(self, problem: MergeProblem, budget: int) -> Archive:
+        """Spend the budget; see `Searcher.search`."""
+        rng = np.random.default_rng(self.seed)
+        names, left = offer_members(problem, self.settings, budget, self.planned, rng)
+        problem.logger.phase(PHASE, left)
+        space = path_space(problem, names, describe=False)
+        own = self.settings.data_flow
+        encoding = DataFlowEncoding(problem, space, own.repetitions, own.scale_max)
+        starts = np.stack([encoding.whole(m, margin(encoding)) for m in range(len(names))])
+        ledger = Ledger(problem, left, PHASE)
+        evolve_cma(ledger, encoding, own.generations, rng, starts)
+        return problem.archive
+
+
+def margin(encoding: DataFlowEncoding) -> float:
+    """How far a whole member's entries lie from zero, so that `CHANGES` places change on average.
+
+    An entry has standard deviation `STEP` of its range. It changes when its sign does; with
+    same-depth paths, when it beats the highest of its depth, of which there are fewer, and the
+    difference of two entries has sqrt(2) times the deviation and twice the margin.
+    """
+    deviation = STEP * float(encoding.upper[0] - encoding.lower[0])
+    if encoding.space.same_depth:
+        rivals = max(len(encoding.layers) - encoding.space.depth, 1)
+        return float(min(norm.isf(min(CHANGES / rivals, 0.4)) * deviation / np.sqrt(2), 1.0))
+    return float(min(norm.isf(min(CHANGES / len(encoding.layers), 0.4)) * deviation, 1.0))

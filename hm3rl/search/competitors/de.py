@@ -1,0 +1,79 @@
+"""Baseline `de`: differential evolution over merge recipes, one preference to each individual.
+
+DE/rand/1/bin (Storn and Price, 1997) with F = 0.5 and CR = 0.5, as pymoo has it. Differential
+evolution has one objective; HM3's Table 7 does not say which. Here individual i minimises the
+Tchebycheff distance under a preference lambda_i of its own, so its child replaces it if it is
+better under lambda_i, while differences are taken across the whole population: the decomposition
+of MOEA/D-DE (Li and Zhang, IEEE TEC 2009) without its neighbourhoods, which a population this small
+does not need. The space is that of HM3's parameter level.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pymoo.algorithms.soo.nonconvex.de import DE, Variant
+from pymoo.operators.control import NoParameterControl
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.separate import SeparateAgents
+from hm3rl.config.schema import SearchSettings
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.objectives.scalarisation import tchebycheff
+from hm3rl.search.encoding import RecipeEncoding
+from hm3rl.search.evolution import directions, evolve
+from hm3rl.search.ledger import Ledger
+
+F, CR = 0.5, 0.5
+
+
+class DifferentialEvolution:
+    """Evolves merge recipes under many preferences at once.
+
+    Args:
+        settings: The searcher's settings.
+        seed: Seed of the search.
+        planned: Not used: decisions do not depend on the budget.
+    """
+
+    name = "de"
+    phases = 1
+
+    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.agent: MergeAgent | SeparateAgents | None = None
+
+    def search(self, problem: MergeProblem, budget: int) -> Archive:
+        """Spend the budget; see `Searcher.search`."""
+        rng = np.random.default_rng(self.seed)
+        problem.logger.phase(self.name, budget)
+        pool = problem.pool
+        encoding = RecipeEncoding(pool.expert_names, self.settings.parameter, pool.num_layers)
+        size = self.settings.evolution.population
+        preferences = spread_preferences(size, len(problem.objectives), rng)
+
+        def fitness(scores: np.ndarray, places: np.ndarray) -> np.ndarray:
+            return -tchebycheff(scores, preferences[places])[:, None]
+
+        variant = Variant(selection="rand", F=F, CR=CR, prob_mut=0.0, control=NoParameterControl)
+        algorithm = DE(pop_size=size, sampling=encoding.sample(size, rng), variant=variant)
+        evolve(Ledger(problem, budget, self.name), encoding, algorithm, rng, fitness)
+        return problem.archive
+
+
+def spread_preferences(n: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Preferences that cover the simplex: a lattice, filled up at random.
+
+    Args:
+        n: How many.
+        k: Number of objectives.
+        rng: Source of randomness.
+
+    Returns:
+        Shape (n, k), rows on the simplex, in random order.
+    """
+    lattice = directions(k, n)[:n]
+    rows = np.concatenate([lattice, sample_dirichlet(n - len(lattice), k, rng)])
+    return rows[rng.permutation(n)]

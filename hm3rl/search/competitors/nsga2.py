@@ -1,0 +1,86 @@
+"""Baselines `nsga2` and `nsga3`: genetic algorithms over merge recipes, or over paths.
+
+NSGA-II (Deb et al., IEEE TEC 2002) and NSGA-III (Deb and Jain, IEEE TEC 2014) as pymoo has them.
+Populations are small, since a run has a few hundred evaluations, not tens of thousands.
+
+- `search.space=parameters`: the space of HM3's parameter level (operator, weights, scale, density),
+  whose distribution the first population has, with pymoo's operators for real numbers. So what
+  differs from `parameter_only` is the optimiser.
+- `search.space=paths`: for each depth who lends its layer (`DepthEncoding`). Two-point crossover
+  hands on runs of layers; mutation redraws an entry, since members have no order that polynomial
+  mutation could follow. `search.levels` says which members there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pymoo.core.mutation import Mutation
+from pymoo.core.problem import Problem
+from pymoo.operators.crossover.pntx import TwoPointCrossover
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.separate import SeparateAgents
+from hm3rl.config.schema import SearchSettings
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.objectives.archive import Archive
+from hm3rl.search.architecture_level import path_space
+from hm3rl.search.encoding import Encoding, RecipeEncoding
+from hm3rl.search.evolution import evolve, nsga
+from hm3rl.search.ledger import Ledger
+from hm3rl.search.levels import offer_members, phases
+from hm3rl.search.path_encoding import DepthEncoding
+
+
+class Nsga:
+    """Evolves merge recipes or paths.
+
+    Args:
+        settings: The searcher's settings; `name` says which of the two algorithms.
+        seed: Seed of the search.
+        planned: Budget the parameter level's share refers to (space=paths); 0: the budget given to
+            `search`.
+    """
+
+    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
+        self.name = settings.name
+        self.settings = settings
+        self.seed = seed
+        self.planned = planned
+        self.phases = phases(settings) if settings.space == "paths" else 1
+        self.agent: MergeAgent | SeparateAgents | None = None
+
+    def search(self, problem: MergeProblem, budget: int) -> Archive:
+        """Spend the budget; see `Searcher.search`."""
+        rng = np.random.default_rng(self.seed)
+        pool = problem.pool
+        encoding: Encoding
+        parts: dict[str, Any] = {}
+        if self.settings.space == "paths":
+            names, budget = offer_members(problem, self.settings, budget, self.planned, rng)
+            encoding = DepthEncoding(problem, path_space(problem, names, describe=False))
+            parts = {"crossover": TwoPointCrossover(prob=0.9), "mutation": Redraw()}
+        else:
+            encoding = RecipeEncoding(pool.expert_names, self.settings.parameter, pool.num_layers)
+        problem.logger.phase(self.name, budget)
+        ledger = Ledger(problem, budget, self.name)
+        size = self.settings.evolution.population
+        evolve(ledger, encoding, nsga(self.name, ledger, encoding, size, rng, **parts), rng)
+        return problem.archive
+
+
+class Redraw(Mutation):
+    """Draws each entry anew with probability 1 / D, uniformly among the integers it may have."""
+
+    def _do(
+        self,
+        problem: Problem,
+        X: np.ndarray,
+        *args: Any,
+        random_state: np.random.Generator,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        rate = self.get_prob_var(problem, size=len(X))[:, None]
+        drawn = np.floor(random_state.uniform(problem.xl, problem.xu + 1, size=X.shape))
+        return np.where(random_state.random(X.shape) < rate, np.minimum(drawn, problem.xu), X)

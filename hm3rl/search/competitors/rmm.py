@@ -1,0 +1,222 @@
+"""Baseline `rmm`: Reinforced Model Merging (Han et al., arXiv 2503.21272).
+
+A cursor walks through the depths and takes a layer of a member, skips or goes back at each; PPO
+learns from what the finished models score. `envs/cursor.py` has the decision process and how it
+differs from the paper's. PPO is that of sb3-contrib (Stable-Baselines3 with masks), on the paper's
+networks: two layers of 64 tanh units each for actor and critic, an update every four episodes, 40
+epochs on the whole rollout, clip 0.2, gamma 0.99, entropy 1e-4, Monte Carlo returns (lambda = 1).
+
+What differs besides, and why:
+
+- The paper's reward is the mean accuracy. Here it is sum_k lambda_k f_k / z*_k, and lambda is drawn
+  anew for each episode and shown to the networks, so that one agent covers the front. With
+  `search.rmm.preferences=1` it is the paper's mean (equal weights); N > 1 trains N agents in turn,
+  each for one preference.
+- The paper rewards on a subset of the data (a tenth in its code's example) and smooths the rewards
+  over episodes. Here every path is scored on all items, and none twice, as for every method.
+- Its members are the fine-tuned models and merges of them with fixed settings (TIES, DARE,
+  DARE-TIES). `search.levels=paths` does that, with one equal-weight merge for each operator and the
+  middles of the ranges; `both` offers the merged members that HM3's parameter level finds.
+- A path that cannot be scored has no reward; its episode is left out of what PPO learns from.
+- One step size for actor and critic (the paper: 3e-4 and 1e-3); advantages are normalised, not
+  returns; both are Stable-Baselines3's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.buffer import LeaveOutUnscored, ScoredRolloutBuffer
+from hm3rl.agents.isolation import Isolation
+from hm3rl.agents.ppo import PreferencePPO
+from hm3rl.agents.separate import SeparateAgents
+from hm3rl.config.competitors import RMMSettings
+from hm3rl.config.schema import ParameterSettings, SearchSettings
+from hm3rl.envs.cursor import CursorVecEnv
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.objectives.utility import Utility
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.space import PathSpace
+from hm3rl.search.architecture_level import path_space, to_candidate
+from hm3rl.search.ledger import Ledger
+from hm3rl.search.levels import offer_members, phases
+
+PHASE = "cursor"
+
+STALE = 10
+"""Rollouts in a row without a new path after which an agent starts anew; if that brings no new path
+either, the search ends."""
+
+
+class RMM:
+    """PPO agents that walk a cursor through the depths.
+
+    Args:
+        settings: The searcher's settings.
+        seed: Seed of the search.
+        planned: Budget the parameter level's share refers to; 0: the budget given to `search`.
+    """
+
+    name = "rmm"
+
+    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.planned = planned
+        self.phases = phases(settings)
+        self.agent: MergeAgent | SeparateAgents | None = None
+
+    def search(self, problem: MergeProblem, budget: int) -> Archive:
+        """Spend the budget; see `Searcher.search`."""
+        rng = np.random.default_rng(self.seed)
+        names, left = offer_members(problem, self.settings, budget, self.planned, rng)
+        if self.settings.levels == "paths":
+            recipes = plain_merges(
+                problem.pool.expert_names, self.settings.rmm.operators, self.settings.parameter
+            )
+            names = [*problem.pool.expert_names, *(problem.members.add(r) for r in recipes)]
+        problem.logger.phase(PHASE, left)
+        walkers = Walkers(
+            path_space(problem, names, describe=False),
+            Ledger(problem, left, PHASE),
+            self.settings.rmm,
+            rng,
+        )
+        walkers.run()
+        return problem.archive
+
+
+def plain_merges(
+    experts: tuple[str, ...], operators: Sequence[str], settings: ParameterSettings
+) -> list[MergeRecipe]:
+    """The paper's merged members: one merge of all experts alike for each operator.
+
+    Args:
+        experts: Names of the experts.
+        operators: How they are merged.
+        settings: Ranges of scale and density, of which the middles are taken.
+    """
+    return [
+        MergeRecipe(
+            operator=operator,
+            weights=tuple((name, 1.0 / len(experts)) for name in experts),
+            scale=(settings.scale_min + settings.scale_max) / 2,
+            density=(settings.density_min + settings.density_max) / 2,
+        )
+        for operator in operators
+    ]
+
+
+class Walkers:
+    """One agent for all preferences, or one for each, trained in turn until the budget is spent.
+
+    Args:
+        space: Legal paths.
+        ledger: Scores candidates and holds the budget.
+        settings: RMM's.
+        rng: Source of randomness.
+    """
+
+    def __init__(
+        self, space: PathSpace, ledger: Ledger, settings: RMMSettings, rng: np.random.Generator
+    ) -> None:
+        self.space = space
+        self.ledger = ledger
+        self.settings = settings
+        self.rng = rng
+        self.objectives = len(ledger.problem.objectives)
+        self.isolation = Isolation(int(rng.integers(2**31)))
+        count = settings.preferences
+        if count == 0:
+            draws = [lambda: sample_dirichlet(1, self.objectives, self.rng)[0]]
+        elif count == 1:
+            draws = [_always(np.full(self.objectives, 1 / self.objectives))]
+        else:
+            draws = [_always(p) for p in sample_dirichlet(count, self.objectives, rng)]
+        self._draws = draws
+        self._agents = [self._agent(draw) for draw in draws]
+        self._stale = [0] * len(draws)
+
+    def run(self) -> None:
+        """Train in turn, one rollout each."""
+        turn = 0
+        anew = 0
+        while self.ledger.left:
+            which = turn % len(self._agents)
+            before = self.ledger.left
+            self._rollout(self._agents[which])
+            turn += 1
+            if self.ledger.left < before:
+                self._stale[which] = anew = 0
+                continue
+            self._stale[which] += 1
+            if self._stale[which] == STALE:
+                if anew == len(self._agents):
+                    return  # even fresh agents walk known paths only
+                anew += 1
+                self._agents[which] = self._agent(self._draws[which])
+                self._stale[which] = 0
+
+    def _agent(self, draw: Callable[[], np.ndarray]) -> PreferencePPO:
+        settings = self.settings
+        episodes = CursorVecEnv(
+            self.space, self._score, Utility(), self.objectives, draw, settings.episodes
+        )
+        # An episode takes a step for the stem and one for each depth, more only if it goes back.
+        steps = self.space.depth + 1
+        with self.isolation.scope():
+            agent = PreferencePPO(
+                "MlpPolicy",
+                episodes,
+                learning_rate=settings.learning_rate,
+                n_steps=steps,
+                batch_size=steps * settings.episodes,
+                n_epochs=settings.epochs,
+                gamma=settings.gamma,
+                gae_lambda=1.0,
+                clip_range=settings.clip_range,
+                ent_coef=settings.entropy,
+                rollout_buffer_class=ScoredRolloutBuffer,
+                policy_kwargs={"net_arch": [settings.hidden, settings.hidden]},
+                seed=int(self.rng.integers(2**31)),
+                device="cpu",
+            )
+        agent.set_logger(Logger(folder=None, output_formats=[]))
+        return agent
+
+    def _rollout(self, agent: PreferencePPO) -> None:
+        with self.isolation.scope():
+            agent.learn(
+                agent.n_steps * agent.n_envs,
+                callback=[StopWhenSpent(self.ledger), LeaveOutUnscored()],
+                reset_num_timesteps=agent.num_timesteps == 0,
+            )
+
+    def _score(self, paths: list[LayerPath]) -> list[np.ndarray | None]:
+        with self.isolation.outside():
+            candidates = [to_candidate(self.ledger.problem, path) for path in paths]
+            scores = self.ledger.score(candidates).each()
+        return [*scores, *[None] * (len(paths) - len(scores))]
+
+
+class StopWhenSpent(BaseCallback):
+    """Ends training when the budget is spent; the unfinished rollout is not learnt from."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+
+    def _on_step(self) -> bool:
+        return self.ledger.left > 0
+
+
+def _always(preference: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: preference

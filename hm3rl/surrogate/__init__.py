@@ -1,0 +1,1 @@
+"""What predicts a path's scores: features, models, acquisition, local search."""

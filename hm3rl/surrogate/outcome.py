@@ -1,0 +1,118 @@
+"""F-hat: the outcome of a complete path, predicted from few evaluations, independent of any policy.
+
+One Gaussian process for each task's score over z*, or one Bayesian linear regression, which deep
+paths and thousands of evaluations need. See `agents.gp` for the kernel, `agents.linear` for the
+regression and `agents.features` for what they see. The negative log-likelihoods stored with every
+evaluation are left out: on the tiny zoo scores predicted by way of them were not predicted better
+(experiments/agent_checks/likelihoods.py). A critic can be made to learn them (`agents.critics`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hm3rl.config.schema import OutcomeSettings
+from hm3rl.paths.space import PathSpace
+from hm3rl.surrogate.dataset import Knowledge
+from hm3rl.surrogate.features import Background, FeatureMap
+from hm3rl.surrogate.gp import PathGP
+from hm3rl.surrogate.linear import PathRegression
+
+REFIT_GROWTH = 1.15
+"""Hyper-parameters are adapted again when there are so many times as many paths as before."""
+
+JITTER = 1e-4
+"""Relative to the mean variance of the paths sampled together."""
+
+
+class OutcomeModel:
+    """Predicts vectors f / z* of complete paths.
+
+    Args:
+        space: The path space.
+        objectives: K.
+        settings: Kind of model and steps of the fits.
+        background: Whole models that are no members, whose scores are known all the same: the
+            merges the parameter level tried.
+    """
+
+    def __init__(
+        self,
+        space: PathSpace,
+        objectives: int,
+        settings: OutcomeSettings,
+        background: Background | None = None,
+    ) -> None:
+        self.space = space
+        self.objectives = objectives
+        self.settings = settings
+        self.background = background
+        self.features = FeatureMap(space, background)
+        self.scores = self._process()
+        self._adapted_at = 0
+
+    def _process(self) -> PathGP | PathRegression:
+        """An unfitted model of K outputs."""
+        if self.settings.kind == "linear":
+            return PathRegression(self.objectives)
+        return PathGP(self.objectives, self.features.depths)
+
+    def fit(self, knowledge: Knowledge) -> None:
+        """Condition on all successful evaluations; needs at least two."""
+        tokens, vectors = knowledge.tokens, knowledge.vectors
+        steps = 0
+        if self._adapted_at == 0:
+            steps = self.settings.fit_steps
+        elif len(tokens) >= REFIT_GROWTH * self._adapted_at:
+            steps = self.settings.refit_steps
+        if steps:
+            self._adapted_at = len(tokens)
+        self._condition(tokens, vectors, steps)
+
+    def restore(self, knowledge: Knowledge) -> None:
+        """Condition on stored evaluations with stored hyper-parameters."""
+        if len(knowledge.vectors) > 1:
+            self._adapted_at = len(knowledge.vectors)
+            self._condition(knowledge.tokens, knowledge.vectors, 0)
+
+    def _condition(self, tokens: np.ndarray, vectors: np.ndarray, steps: int) -> None:
+        features = self.features(tokens)
+        if self.background is not None:
+            features = features.stacked(self.features.background())
+            vectors = np.concatenate([vectors, self.background.vectors])
+        self.scores.fit(features, vectors, steps)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has been fitted."""
+        return self._adapted_at > 0
+
+    def mean(self, tokens: np.ndarray) -> np.ndarray:
+        """Expected f / z*, shape (n, K)."""
+        return self.scores.mean(self.features(tokens))
+
+    def predict(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Expected f / z* and its standard deviation, both of shape (n, K)."""
+        mean, variance = self.scores.marginal(self.features(tokens))
+        return mean, np.sqrt(np.maximum(variance, 0.0))
+
+    def samples(self, tokens: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Joint posterior samples of f / z*.
+
+        Args:
+            tokens: Rows of n paths.
+            count: S.
+            rng: Source of randomness.
+
+        Returns:
+            Shape (S, n, K).
+        """
+        mean, covariance = self.scores.posterior(self.features(tokens))
+        spread = torch.as_tensor(covariance)
+        size = spread.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
+        # Near-equal paths make the covariance singular; the jitter is far below the noise.
+        jitter = JITTER * size[:, None, None] * torch.eye(len(mean), dtype=torch.float64)
+        root = torch.linalg.cholesky(spread + jitter)
+        normal = torch.as_tensor(rng.standard_normal((self.objectives, len(mean), count)))
+        return mean + (root @ normal).permute(2, 1, 0).numpy()

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hm3rl import api
+from hm3rl.errors import InputError
+from hm3rl.files import RunFolder
+from hm3rl.objectives.scalarisation import weighted_sum
+from hm3rl.objectives.utility import Utility
+from hm3rl.run.finished import FinishedRun
+from hm3rl.search.architecture_level import to_candidate
+
+
+def test_an_unfinished_run_is_refused_with_the_way_to_continue(finished: FinishedRun, tmp_path):
+    folder = tmp_path / "half"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(finished.folder.config.read_text())
+    with pytest.raises(InputError, match="resume="):
+        api.open_run(folder)
+
+
+def test_a_finished_run_remembers_its_archive(finished: FinishedRun, searched):
+    archive = searched("budget=20").problem.archive
+    assert finished.archive.keys == archive.keys
+    assert finished.archive.hypervolume() == pytest.approx(archive.hypervolume(), abs=1e-4)
+
+
+def test_the_choice_is_at_least_as_good_as_anything_evaluated(finished: FinishedRun):
+    for weights in ({"math": 1}, {"math": 2, "code": 1}, {"translation": 1, "math": 1, "code": 1}):
+        choice = api.pick(finished, weights)
+        preference = np.array([weights.get(task, 0) for task in finished.objectives], float)
+        best = weighted_sum(finished.archive.normalised, preference / preference.sum()).max()
+        assert choice.utility is not None and choice.utility >= best - 1e-9
+        assert choice.origin in ("agent", "front")
+
+
+def with_archive(
+    finished: FinishedRun,
+    folder: Path,
+    models: list[tuple[str, list[float]]],
+    keep: bool = False,
+    **utility: object,
+) -> FinishedRun:
+    """A copy of a run that evaluated (also) these models: path and scores, as shares of z*."""
+    shutil.copytree(finished.folder.path, folder)
+    before = finished.folder.read_archive()
+    line = before[0]
+    lines = before * keep + [
+        {
+            **line,
+            "key": path,
+            "scores": dict(
+                zip(
+                    finished.objectives,
+                    map(float, np.array(scores) * finished.archive.z_star),
+                    strict=True,
+                )
+            ),
+            "candidate": {**line["candidate"], "path": path, "recipes": {}},
+        }
+        for path, scores in models
+    ]
+    (folder / "archive.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    summary = finished.folder.read_summary()
+    summary["utility"].update(utility)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return api.open_run(folder)
+
+
+SHORT, LONG = "math | math[0:4]", "math | math[0:6]"
+MATH_ONLY = np.array([0.0, 1.0, 0.0])
+
+
+def test_a_model_dominated_by_one_of_equal_utility_is_not_picked(finished: FinishedRun, tmp_path):
+    run = with_archive(finished, tmp_path / "run", [(LONG, [0.1, 1, 0.1]), (SHORT, [0.1, 1, 0.2])])
+    assert run.best(MATH_ONLY) == (SHORT, pytest.approx(1.0))
+    run = with_archive(finished, tmp_path / "same", [(LONG, [0.1, 1, 0.1]), (SHORT, [0.1, 1, 0.1])])
+    assert run.best(MATH_ONLY)[0] == SHORT
+
+
+def test_what_is_picked_is_worth_most_by_the_utility_the_agent_was_trained_for(
+    finished: FinishedRun, tmp_path
+):
+    models = [(LONG, [0.1, 1.0, 0.1]), (SHORT, [0.1, 0.95, 0.1])]
+    plain = with_archive(finished, tmp_path / "plain", models)
+    assert plain.best(MATH_ONLY)[0] == LONG
+    costly = with_archive(finished, tmp_path / "costly", models, length_cost=0.05)
+    assert costly.best(MATH_ONLY) == (SHORT, pytest.approx(0.95 - 4 * 0.05))
+    balance = [(LONG, [0.0, 1.0, 0.0]), (SHORT, [0.45, 0.45, 0.45])]
+    even = np.full(3, 1 / 3)
+    run = with_archive(finished, tmp_path / "balanced", balance, kind="tchebycheff")
+    assert run.best(even)[0] == SHORT
+    lopsided = {"kind": "tchebycheff", "utopia": [0.0, 1.1, 0.0]}
+    run = with_archive(finished, tmp_path / "lopsided", balance, **lopsided)
+    assert run.best(even)[0] == LONG
+
+
+def test_the_agents_answer_is_weighed_by_the_same_utility(finished: FinishedRun, tmp_path):
+    # A short model stands in the archive; the agent's path has eight layers and pays for them.
+    models = [("math | math[0:2]", [0.5, 0.5, 0.5])]
+    run = with_archive(finished, tmp_path / "run", models, keep=True, length_cost=0.5)
+    assert run.agent is not None
+    path = run.agent.decode(MATH_ONLY, beam=16)
+    choice = api.pick(run, {"math": 1})
+    assert choice.decoded == str(path)
+    assert choice.decoded_utility == pytest.approx(
+        run.problem.evaluation(run.problem.key(to_candidate(run.problem, path))).vector[1]
+        / run.archive.z_star[1]
+        - 0.5 * path.length
+    )
+    assert choice.origin == "front" and choice.utility == pytest.approx(0.5 - 0.5 * 2)
+
+
+def test_an_old_run_is_picked_from_by_the_utility_of_its_settings(finished: FinishedRun, tmp_path):
+    shutil.copytree(finished.folder.path, tmp_path / "old")
+    folder = RunFolder(tmp_path / "old")
+    summary = folder.read_summary()
+    del summary["utility"]
+    folder.write_json(folder.summary, summary)
+    config = folder.config.read_text()
+    folder.config.write_text(config.replace("length_cost: 0.0", "length_cost: 0.25"))
+    assert api.open_run(folder.path).utility == Utility("weighted_sum", 0.25, 1.1)
+    assert finished.utility == Utility("weighted_sum", 0.0, 1.1)
+
+
+@pytest.mark.parametrize("damage", ["missing", "half"])
+def test_an_agent_that_is_gone_is_not_taken_for_none(finished: FinishedRun, tmp_path, damage: str):
+    shutil.copytree(finished.folder.path, tmp_path / "run")
+    agent = tmp_path / "run" / "agent.zip"
+    content = agent.read_bytes()
+    agent.unlink()
+    if damage == "half":
+        agent.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"agent\.zip") as refused:
+        api.pick(api.open_run(tmp_path / "run"), {"math": 1})
+    assert "resume=" in refused.value.remedy
+
+
+def test_a_run_where_nothing_can_be_written_is_picked_from_and_exported(
+    finished: FinishedRun, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder.path, run)
+    # SQLite's index of readers changes whenever somebody reads.
+    files = [file for file in run.iterdir() if file.is_file() and not file.name.endswith("-shm")]
+    before = {file: file.read_bytes() for file in files}
+    access = os.access  # root may write everywhere, so this cannot be had by a mode alone
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: run != Path(path).parent and access(path, mode)
+    )
+    opened = api.open_run(run)
+    choice = api.pick(opened, {"math": 1, "code": 1}, budget=2)
+    assert opened.problem.evaluator.totals.hits > 0
+    api.export(opened, choice.candidate, tmp_path / "model", choice.evaluation)
+    assert before == {file: file.read_bytes() for file in files}
+
+
+def test_a_budget_without_evaluation_is_refused(finished: FinishedRun):
+    with pytest.raises(InputError, match="--budget 3 with --no-eval"):
+        api.pick(finished, {"math": 1}, budget=3, evaluate=False)
+
+
+def test_without_evaluation_the_policy_answers_alone(finished: FinishedRun):
+    choice = api.pick(finished, {"code": 1}, evaluate=False)
+    assert choice.origin == "agent" and choice.utility is None
+    assert str(choice.candidate.path) == choice.decoded
+
+
+def test_a_budget_refines_the_choice(finished: FinishedRun):
+    plain = api.pick(finished, {"math": 1, "code": 1})
+    refined = api.pick(finished, {"math": 1, "code": 1}, budget=4)
+    assert refined.utility is not None and plain.utility is not None
+    assert refined.utility >= plain.utility
+
+
+def test_a_run_without_an_agent_answers_from_its_front(searched):
+    run = api.open_run(searched("budget=20", "search=random").folder.path)
+    assert api.pick(run, {"math": 1}).origin == "front"
+    with pytest.raises(InputError, match="has no agent"):
+        api.pick(run, {"math": 1}, evaluate=False)
+
+
+@pytest.mark.parametrize(("weights", "named"), [({"poems": 1}, "poems"), ({"math": 0}, "zero")])
+def test_a_bad_preference_is_named(finished: FinishedRun, weights, named: str):
+    with pytest.raises(InputError, match=named):
+        api.pick(finished, weights)
+
+
+def test_models_are_found_by_name_and_by_the_beginning_of_their_key(finished: FinishedRun):
+    key = finished.find("M00")
+    assert finished.find(key[:12]) == key
+    with pytest.raises(InputError, match="M99"):
+        finished.find("M99")
