@@ -70,9 +70,9 @@ def main() -> None:
     rows: list[list[object]] = []
     for seed, folder in enumerate(args.runs):
         agent = MergeAgent.load(folder / "agent.zip")
-        depths, scores = agent.model.features.depths, agent.knowledge.vectors
-        features = agent.model.features(agent.knowledge.tokens)
-        logarithms = np.log(np.maximum(agent.knowledge.nll, SMALLEST))
+        depths, scores = agent.state.model.features.depths, agent.state.knowledge.vectors
+        features = agent.state.model.features(agent.state.knowledge.tokens)
+        logarithms = np.log(np.maximum(agent.state.knowledge.nll, SMALLEST))
         order = np.random.default_rng(seed).permutation(len(scores))
         held = order[HELD_BACK:]
         for n in SIZES:

@@ -76,7 +76,7 @@ def build(
     """The agent, or one for each preference of a spread set."""
     names = tuple(f"f{k}" for k in range(problem.gains.shape[2]))
     if not settings.per_preference:
-        return MergeAgent(problem.space(), settings, names, seed)
+        return MergeAgent.fresh(problem.space(), settings, names, seed)
     goals = sample_dirichlet(settings.preferences, len(names), np.random.default_rng([seed, 3]))
     spaces = [problem.space()] * len(goals)
     return SeparateAgents.build(spaces, settings, names, seed, goals)

@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.model_generated import distil, refit
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.files import write_csv, write_text
 from hm3rl.objectives.preferences import sample_dirichlet
@@ -77,14 +78,16 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
     )
     given = problem.charged
     settings = replace(
-        run.agent.settings,
-        screening=replace(run.agent.settings.screening, acquisition="utility"),
+        run.agent.state.settings,
+        screening=replace(run.agent.state.settings.screening, acquisition="utility"),
         distil_steps=0,
     )
-    agent = MergeAgent(run.agent.space, settings, problem.objectives, run.settings.seed, preference)
+    agent = MergeAgent.fresh(
+        run.agent.space, settings, problem.objectives, run.settings.seed, preference
+    )
     agent.absorb(*known_outcomes(problem, names))
-    if run.agent.model.background is not None:
-        agent.set_background(run.agent.model.background)
+    if run.agent.state.model.background is not None:
+        agent.state.set_background(run.agent.state.model.background)
     offline = round(OFFLINE_SHARE * budget)
     agent.offline(path_scorer(problem, "offline"), offline, lambda values: None)
     agent.online(path_scorer(problem, "online"), budget - offline, lambda values: None)
@@ -160,8 +163,9 @@ def main() -> None:
         if not isinstance(run.agent, MergeAgent):
             parser.error(f"{folder} has no agent for every preference; give runs of search=hm3")
         if args.distil:
-            run.agent.refit()
-            run.agent.distil(lambda values: None)
+            with run.agent.state.working():
+                refit(run.agent.state)
+                distil(run.agent.state, lambda values: None)
         seed = str(run.settings.seed)
         preferences = sample_dirichlet(
             args.count, len(run.objectives), np.random.default_rng(PREFERENCE_SEED)

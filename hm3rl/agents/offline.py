@@ -8,15 +8,53 @@ import numpy as np
 
 from hm3rl.agents.behaviour import explorer, variations
 from hm3rl.agents.goals import Goals
+from hm3rl.agents.model_generated import refit
+from hm3rl.agents.proposals import screened
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
-from hm3rl.surrogate.dataset import Knowledge
+from hm3rl.agents.state import AgentState
+from hm3rl.surrogate.dataset import EvaluatePaths, Knowledge, LogMetrics
 
 HELD_OUT = 0.15
 CHECK_EVERY = 25
 LATTICE = 4
 ATTEMPTS = 50
 """Rounds of drawing behaviour paths before a space counts as exhausted."""
+
+
+def run_offline(state: AgentState, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
+    """Evaluate behaviour paths, then pre-train F-hat, both critics and the policy.
+
+    Args:
+        state: The agent's.
+        evaluate: Scores new paths and charges the budget.
+        budget: Exactly so many new paths are evaluated (fewer only if the space has no more).
+        log: Receives losses.
+    """
+    spent, settings = 0, state.settings
+    while spent < budget:
+        charged = _behave(state, min(settings.batch, budget - spent), evaluate)
+        if charged == 0:
+            break
+        spent += charged
+    if state.fittable:
+        refit(state)
+        steps, patience = settings.pretrain_steps, settings.patience
+        log(pretrain(state.regression, state.replay, steps, patience, state.rng))
+
+
+def _behave(state: AgentState, count: int, evaluate: EvaluatePaths) -> int:
+    """Evaluate a batch of behaviour paths; from the first fit on, a share is screened."""
+    screening = state.settings.screening
+    share = round(count * screening.offline_share) if screening.enabled else 0
+    charged = 0
+    if share and state.fittable:
+        state.model.fit(state.knowledge)
+        charged = state.evaluate(*screened(state, share, policy=None), evaluate)
+    rows, goals = behaviour_batch(
+        state.knowledge, state.goals, count - charged, state.settings.length_cost, state.rng
+    )
+    return charged + state.evaluate(rows, goals, evaluate)
 
 
 def behaviour_batch(

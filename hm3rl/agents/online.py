@@ -7,47 +7,45 @@ the replay and reach the policy through regression (method.md, section 5).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.model_generated import distil, refit
 from hm3rl.agents.offline import behaviour_batch
 from hm3rl.agents.ppo import kl_anchor
-from hm3rl.agents.proposals import screened_batch
+from hm3rl.agents.proposals import screened
+from hm3rl.agents.state import AgentState
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics
-
-if TYPE_CHECKING:
-    from hm3rl.agents.agent import MergeAgent
 
 
 class OnlineLoop:
     """Spends an online budget in batches.
 
     Args:
-        agent: Whose networks, knowledge and generators are used.
+        state: Whose networks, data and generators are used.
     """
 
-    def __init__(self, agent: MergeAgent) -> None:
-        self.agent = agent
-        self.settings = agent.settings
+    def __init__(self, state: AgentState) -> None:
+        self.state = state
+        self.settings = state.settings
         self._owed = 0.0
 
     def run(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
         """Evaluate exactly `budget` new paths, unless the space has fewer."""
-        agent, settings = self.agent, self.settings
+        state, settings = self.state, self.settings
         if budget <= 0:
             return
-        agent.ppo.fresh_optimiser()
-        agent.regression.warm_up(agent.replay, settings.critic_warm_up)
-        agent.ppo.anchor = self._anchor()
+        state.ppo.fresh_optimiser()
+        state.regression.warm_up(state.replay, settings.critic_warm_up)
+        state.ppo.anchor = self._anchor()
         spent = 0
         while spent < budget:
             left = budget - spent
-            agent.refit()
+            refit(state)
             if self._rollout_turn(left):
-                charged = agent.roll_out_real(evaluate)
+                charged = state.roll_out_real(evaluate)
                 self._owed -= settings.rollouts
                 kind = "rollouts"
             else:
@@ -63,65 +61,64 @@ class OnlineLoop:
             regress = kind != "rollouts" or settings.anchor == "replay"
             losses = self._regress(settings.replay_steps) if regress else {}
             log({**losses, f"online/{kind}": float(charged)})
-        agent.refit()
-        agent.distil(log)
+        refit(state)
+        distil(state, log)
 
     def _rollout_turn(self, left: int) -> bool:
         if left < self.settings.rollouts:
             return False
         screening = self.settings.screening
-        return not (screening.enabled and self.agent.model.ready) or (
+        return not (screening.enabled and self.state.model.ready) or (
             self._owed >= self.settings.rollouts
         )
 
     def _screened(self, count: int, evaluate: EvaluatePaths) -> int:
-        agent = self.agent
-        if self.settings.screening.enabled and agent.model.ready:
-            return screened_batch(agent, count, evaluate, agent.policy)
+        state = self.state
+        if self.settings.screening.enabled and state.model.ready:
+            return state.evaluate(*screened(state, count, state.policy), evaluate)
         goals = self._thin(4 * count)
-        rows = roll_out(agent.policy, agent.space, goals, 1.0, agent.rng)
-        fresh = agent.knowledge.fresh(rows, count)
+        rows = roll_out(state.policy, state.space, goals, 1.0, state.rng)
+        fresh = state.knowledge.fresh(rows, count)
         first = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
         own = goals[[first[row.tobytes()] for row in fresh]]
-        return agent.acquire(fresh, own, evaluate)
+        return state.evaluate(fresh, own, evaluate)
 
     def _rescue(self, count: int, evaluate: EvaluatePaths) -> int:
         """Behaviour paths, when nothing new came out otherwise."""
-        agent = self.agent
+        state = self.state
         rows, goals = behaviour_batch(
-            agent.knowledge, agent.goals, count, agent.settings.length_cost, agent.rng
+            state.knowledge, state.goals, count, state.settings.length_cost, state.rng
         )
-        return agent.acquire(rows, goals, evaluate)
+        return state.evaluate(rows, goals, evaluate)
 
     def _regress(self, steps: int) -> dict[str, float]:
-        agent = self.agent
-        rows = np.arange(len(agent.replay))
+        state = self.state
+        rows = np.arange(len(state.replay))
         losses: dict[str, float] = {}
         if len(rows):
             for _ in range(steps):
-                losses = agent.regression.step(agent.replay, rows)
+                losses = state.regression.step(state.replay, rows)
         return losses
 
     def _thin(self, n: int) -> np.ndarray:
-        knowledge = self.agent.knowledge
-        return self.agent.goals.thin(knowledge.vectors[knowledge.front()], n, self.agent.rng)
+        return self.state.goals.thin(self.state.front, n, self.state.rng)
 
     def _anchor(self) -> Callable[[], None] | None:
-        agent, settings = self.agent, self.settings
+        state, settings = self.state, self.settings
         if settings.anchor == "replay":
             return lambda: void(self._regress(settings.replay_steps))
-        if settings.anchor == "none" or len(agent.replay) == 0:
+        if settings.anchor == "none" or len(state.replay) == 0:
             return None
-        reference = agent.policy.twin()
+        reference = state.policy.twin()
 
         def draw() -> tuple[object, torch.Tensor, torch.Tensor]:
-            index = agent.rng.integers(len(agent.replay), size=settings.rollouts * 4)
-            goals = agent.goals.draw(len(index), agent.rng)
-            batch = agent.replay.batch(index, goals)
-            return batch, agent.replay.context, agent.replay.descriptors
+            index = state.rng.integers(len(state.replay), size=settings.rollouts * 4)
+            goals = state.goals.draw(len(index), state.rng)
+            batch = state.replay.batch(index, goals)
+            return batch, state.replay.context, state.replay.descriptors
 
         return kl_anchor(
-            agent.policy, reference, draw, settings.replay_steps, settings.pretrain_rate
+            state.policy, reference, draw, settings.replay_steps, settings.pretrain_rate
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,15 +10,13 @@ from hm3rl.agents.behaviour import beyond, elites, explorer, variations
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.goals import Goals
 from hm3rl.agents.policy import PathPolicy
+from hm3rl.agents.state import AgentState
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.variation import mutate
 from hm3rl.surrogate.acquisition import choose_by_hypervolume, choose_by_utility
-from hm3rl.surrogate.dataset import EvaluatePaths, Knowledge
+from hm3rl.surrogate.dataset import Knowledge
 from hm3rl.surrogate.local_search import climb
 from hm3rl.surrogate.outcome import OutcomeModel
-
-if TYPE_CHECKING:
-    from hm3rl.agents.agent import MergeAgent
 
 TEMPERATURES = (0.7, 1.0, 1.5)
 
@@ -109,40 +107,37 @@ def finalists(model: OutcomeModel, tokens: np.ndarray, goals: np.ndarray) -> np.
     return np.sort(rank.min(axis=1).argsort(kind="stable")[:FINALISTS])
 
 
-def screened_batch(
-    agent: MergeAgent, count: int, evaluate: EvaluatePaths, policy: PathPolicy | None
-) -> int:
-    """Evaluate the most promising of many proposals.
+def screened(state: AgentState, count: int, policy: PathPolicy | None) -> Proposals:
+    """The most promising of many proposals.
 
     Args:
-        agent: Its outcome model is fitted.
-        count: Paths to evaluate.
-        evaluate: Scores new paths and charges the budget.
+        state: Its outcome model is fitted.
+        count: Most paths to choose.
         policy: Proposes paths too; None while it is untrained.
 
     Returns:
-        Evaluations charged, 0 if every proposal is known.
+        Distinct paths that are not known; none if every proposal is.
     """
-    screening, knowledge = agent.settings.screening, agent.knowledge
+    screening, knowledge = state.settings.screening, state.knowledge
     found = propose(
         policy,
-        agent.model,
+        state.model,
         knowledge,
-        agent.goals,
-        agent.utility,
+        state.goals,
+        state.utility,
         screening.proposals,
-        agent.rng,
+        state.rng,
     )
     if len(found.tokens) == 0:
-        return 0
-    goals = agent.goals.draw(PREFERENCES, agent.rng)
-    keep = finalists(agent.model, found.tokens, goals)
-    samples = agent.model.samples(found.tokens[keep], screening.samples, agent.rng)
+        return found
+    goals = state.goals.draw(PREFERENCES, state.rng)
+    keep = finalists(state.model, found.tokens, goals)
+    samples = state.model.samples(found.tokens[keep], screening.samples, state.rng)
     if screening.acquisition == "hypervolume":
-        chosen = choose_by_hypervolume(samples, knowledge.vectors[knowledge.front()], count)
+        chosen = choose_by_hypervolume(samples, state.front, count)
     else:
-        lengths = agent.space.lengths(found.tokens[keep])[:, None]
-        utilities = agent.utility(samples[:, :, None, :], lengths, goals)
-        chosen = choose_by_utility(utilities, agent.best_known(goals), count)
+        lengths = state.space.lengths(found.tokens[keep])[:, None]
+        utilities = state.utility(samples[:, :, None, :], lengths, goals)
+        chosen = choose_by_utility(utilities, state.best_known(goals), count)
     picked = keep[chosen]
-    return agent.acquire(found.tokens[picked], found.preferences[picked], evaluate)
+    return Proposals(found.tokens[picked], found.preferences[picked])

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from hm3rl.agents.behaviour import elites, variations
 from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.model_generated import refit
+from hm3rl.agents.state import AgentState
 from hm3rl.surrogate.acquisition import choose_by_utility
 from hm3rl.surrogate.dataset import EvaluatePaths
 from hm3rl.surrogate.local_search import climb
-
-if TYPE_CHECKING:
-    from hm3rl.agents.agent import MergeAgent
 
 PROPOSALS = 400
 """Paths of each kind that compete for one batch."""
 
 
 def refine_for(
-    agent: MergeAgent, evaluate: EvaluatePaths, budget: int, preference: np.ndarray
+    state: AgentState, evaluate: EvaluatePaths, budget: int, preference: np.ndarray
 ) -> None:
     """Spend evaluations on one preference: the paths with the best expected improvement of u.
 
@@ -28,7 +25,7 @@ def refine_for(
     not trained on.
 
     Args:
-        agent: A trained agent; it learns the outcomes.
+        state: Of a trained agent; it observes the outcomes.
         evaluate: Scores new paths and charges the budget.
         budget: Most paths to evaluate; fewer if no new path is found.
         preference: Shape (K,), on the simplex.
@@ -37,21 +34,21 @@ def refine_for(
     goals = np.tile(np.asarray(preference, dtype=np.float64), (PROPOSALS, 1))
     few = goals[:8]
     while spent < budget:
-        agent.refit()
-        starts = elites(agent.knowledge, few, agent.utility)
+        refit(state)
+        starts = elites(state.knowledge, few, state.utility)
         rows = np.concatenate(
             [
-                roll_out(agent.policy, agent.space, goals, 1.0, agent.rng),
-                variations(agent.knowledge, goals, agent.utility, agent.rng, mixing=0.1),
-                climb(agent.model, starts, few, agent.utility, agent.rng),
+                roll_out(state.policy, state.space, goals, 1.0, state.rng),
+                variations(state.knowledge, goals, state.utility, state.rng, mixing=0.1),
+                climb(state.model, starts, few, state.utility, state.rng),
             ]
         )
-        fresh = agent.knowledge.fresh(rows)
+        fresh = state.knowledge.fresh(rows)
         if len(fresh) == 0:
             return
-        samples = agent.model.samples(fresh, agent.settings.screening.samples, agent.rng)
-        count = min(agent.settings.batch, budget - spent)
-        lengths = agent.space.lengths(fresh)[:, None]
-        utilities = agent.utility(samples[:, :, None, :], lengths, goals[:1])
-        chosen = choose_by_utility(utilities, agent.best_known(goals[:1]), count)
-        spent += agent.acquire(fresh[chosen], goals[: len(chosen)], evaluate)
+        samples = state.model.samples(fresh, state.settings.screening.samples, state.rng)
+        count = min(state.settings.batch, budget - spent)
+        lengths = state.space.lengths(fresh)[:, None]
+        utilities = state.utility(samples[:, :, None, :], lengths, goals[:1])
+        chosen = choose_by_utility(utilities, state.best_known(goals[:1]), count)
+        spent += state.evaluate(fresh[chosen], goals[: len(chosen)], evaluate)

@@ -85,7 +85,7 @@ class SeparateAgents:
         """
         own = replace(settings, per_preference=False, hindsight=False)
         agents = [
-            MergeAgent(space, own, objectives, seed + number, preference)
+            MergeAgent.fresh(space, own, objectives, seed + number, preference)
             for number, (space, preference) in enumerate(zip(spaces, preferences, strict=True))
         ]
         return cls(preferences, agents)
@@ -142,8 +142,8 @@ class SeparateAgents:
     def decode(self, preference: np.ndarray, beam: int = 0) -> LayerPath:
         """The nearest agent's path for its own preference; see `MergeAgent.decode`."""
         agent = self._nearest(preference)
-        assert agent.goals.only is not None
-        return agent.decode(agent.goals.only, beam)
+        assert agent.state.goals.only is not None
+        return agent.decode(agent.state.goals.only, beam)
 
     def refine(self, evaluate: EvaluatePaths, budget: int, preference: np.ndarray) -> None:
         """Spend evaluations on one preference, with the nearest agent."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hm3rl.agents.checkpoint import stored_sizes
 from hm3rl.agents.encoder import PathShape
-from hm3rl.agents.storage import stored_sizes
+from hm3rl.agents.state import AgentState
 from hm3rl.config.schema import AgentSettings
 from hm3rl.errors import InputError
-
-if TYPE_CHECKING:
-    from hm3rl.agents.agent import MergeAgent
 
 
 def agent_file(source: str) -> Path:
@@ -79,18 +76,18 @@ def check_start(source: str, wanted: dict[str, object]) -> Path:
     return file
 
 
-def start_from(agent: MergeAgent, source: str) -> None:
+def start_from(state: AgentState, source: str) -> None:
     """Give an agent that has not begun to learn the networks another run trained.
 
     What that run evaluated stays behind: scores belong to its models.
 
     Args:
-        agent: The agent.
-        source: Run folder or agent.zip.
+        state: The agent's.
+        source: Run folder or state.zip.
 
     Raises:
         InputError: The sizes differ.
     """
-    shape = PathShape.of(agent.space)
-    wanted = network_sizes(shape, agent.settings, len(agent.objectives))
-    agent.ppo.set_parameters(str(check_start(source, wanted)), device="cpu")
+    shape = PathShape.of(state.space)
+    wanted = network_sizes(shape, state.settings, len(state.objectives))
+    state.ppo.set_parameters(str(check_start(source, wanted)), device="cpu")

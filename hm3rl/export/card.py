@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from hm3rl.evaluation.result import Evaluation
 from hm3rl.export.reload import ReloadCheck
 from hm3rl.interop.mergekit_yaml import public_name
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.zoo import NAMED
 from hm3rl.paths.candidate import Candidate
-
-if TYPE_CHECKING:
-    from hm3rl.evaluation.result import Evaluation
 
 PACKAGES = ("hm3rl", "torch", "transformers", "safetensors")
 UNDECLARED = "not declared"

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
 from transformers import PreTrainedModel
 
 from hm3rl.errors import InputError
+from hm3rl.evaluation.result import Evaluation
 from hm3rl.export.card import (
     Provenance,
     candidate_contents,
@@ -48,11 +49,8 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.expressible import check_expressible
 from hm3rl.paths.members import MemberSet
 
-if TYPE_CHECKING:
-    from hm3rl.evaluation.result import Evaluation
-
-Card = Callable[[str, ReloadCheck, "Evaluation | None"], str]
-Rescore = Callable[[Path], "Evaluation"]
+Card = Callable[[str, ReloadCheck, Evaluation | None], str]
+Rescore = Callable[[Path], Evaluation]
 
 MERGEKIT_FILE = "mergekit_config.yml"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from hm3rl.agents.storage import stored_sizes
+from hm3rl.agents.checkpoint import stored_sizes
 from hm3rl.agents.transfer import agent_file
 from hm3rl.config.competitors import LEVELS, SPACES
 from hm3rl.config.schema import RunSettings

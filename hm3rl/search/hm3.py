@@ -178,9 +178,9 @@ class HM3:
             agent = SeparateAgents.build(spaces, settings, objectives, self.seed, pool.preferences)
         else:
             space = path_space(problem, pool.offered[0])
-            agent = MergeAgent(space, settings, objectives, self.seed)
+            agent = MergeAgent.fresh(space, settings, objectives, self.seed)
             if settings.init_from:
-                start_from(agent, settings.init_from)
+                start_from(agent.state, settings.init_from)
         everyone = list(dict.fromkeys(name for names in pool.offered for name in names))
         agent.absorb(*known_outcomes(problem, everyone))
         absorb_merges(problem, agent, pool.others)

@@ -53,7 +53,7 @@ class Budget:
 
 
 def run(settings: AgentSettings, offline: int, online: int, seed: int = 0) -> tuple:
-    agent, budget = MergeAgent(PROBLEM.space(), settings, NAMES, seed), Budget()
+    agent, budget = MergeAgent.fresh(PROBLEM.space(), settings, NAMES, seed), Budget()
     if offline:
         agent.offline(budget, offline, lambda values: None)
         assert len(budget.seen) == offline
@@ -66,7 +66,7 @@ def test_it_spends_its_budget_exactly_and_ends_near_the_optimum() -> None:
     agent, _ = run(quick(), 40, 45)
     goals = sample_dirichlet(10, 3, np.random.default_rng(3))
     archive = np.mean(
-        [PROBLEM.normalised(float((agent.knowledge.vectors @ g).max()), g) for g in goals]
+        [PROBLEM.normalised(float((agent.state.knowledge.vectors @ g).max()), g) for g in goals]
     )
     decoded = [PROBLEM.score_paths([agent.decode(g, beam=4)])[0] @ g for g in goals]
     best = np.mean([PROBLEM.normalised(float(u), g) for u, g in zip(decoded, goals, strict=True)])
@@ -127,37 +127,40 @@ def test_a_file_that_is_no_agent_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_absorbed_is_free_and_never_asked_for() -> None:
     space = PROBLEM.space()
-    agent, budget = MergeAgent(space, quick(), NAMES, 0), Budget()
+    agent, budget = MergeAgent.fresh(space, quick(), NAMES, 0), Budget()
     whole = [space.decode(space.whole(m)) for m in range(4)]
     own = [path for path in whole if space.offers(path)]  # only m0's stem is legal
     stranger = LayerPath.whole("stranger", 6)
     outcomes = [Outcome(v, -v) for v in PROBLEM.score_paths(own)]
     agent.absorb([*own, stranger], [*outcomes, outcomes[0]])
-    assert len(agent.knowledge) == len(own) == 1
+    assert len(agent.state.knowledge) == len(own) == 1
     agent.online(budget, 12, lambda values: None)
     assert str(own[0]) not in budget.seen
 
 
 @pytest.mark.parametrize("head", ["categorical", "wolpertinger"])
 def test_ppo_learns_nothing_from_rollouts_that_failed(head: str) -> None:
-    agent = MergeAgent(PROBLEM.space(), quick(head=head, rollouts=4), NAMES, 0)
-    before = {name: value.clone() for name, value in agent.policy.state_dict().items()}
-    charged = agent.roll_out_real(lambda paths: [Outcome.failure() for _ in paths])
-    assert charged == len(agent.knowledge.failed) > 0 and len(agent.replay) == 0
-    after = agent.policy.state_dict()
+    agent = MergeAgent.fresh(PROBLEM.space(), quick(head=head, rollouts=4), NAMES, 0)
+    before = {name: value.clone() for name, value in agent.state.policy.state_dict().items()}
+    charged = agent.state.roll_out_real(lambda paths: [Outcome.failure() for _ in paths])
+    assert charged == len(agent.state.knowledge.failed) > 0 and len(agent.state.replay) == 0
+    after = agent.state.policy.state_dict()
     assert all(bool((before[name] == after[name]).all()) for name in before)
 
 
 def test_failures_are_charged_passed_over_and_remembered(tmp_path: Path) -> None:
-    agent, budget = MergeAgent(PROBLEM.space(), quick(rollouts=4), NAMES, 0), Budget(fail=True)
+    agent, budget = (
+        MergeAgent.fresh(PROBLEM.space(), quick(rollouts=4), NAMES, 0),
+        Budget(fail=True),
+    )
     agent.offline(budget, 12, lambda values: None)
     agent.online(budget, 20, lambda values: None)
     assert len(budget.seen) == 32
-    assert 0 < len(agent.knowledge.vectors) < 32
+    assert 0 < len(agent.state.knowledge.vectors) < 32
     agent.save(tmp_path / "agent.zip")
-    again = MergeAgent.load(tmp_path / "agent.zip").knowledge
+    again = MergeAgent.load(tmp_path / "agent.zip").state.knowledge
     assert len(again) == 32
-    np.testing.assert_array_equal(again.failed, agent.knowledge.failed)
+    np.testing.assert_array_equal(again.failed, agent.state.knowledge.failed)
 
 
 def test_a_small_space_is_exhausted_without_repeating() -> None:
@@ -176,14 +179,14 @@ def test_a_small_space_is_exhausted_without_repeating() -> None:
         seen.extend(str(path) for path in paths)
         return [Outcome(np.array([p.refs[0].member == "m0", 0.5]), np.zeros(2)) for p in paths]
 
-    agent = MergeAgent(space, quick(rollouts=2), ("x", "y"), 0)
+    agent = MergeAgent.fresh(space, quick(rollouts=2), ("x", "y"), 0)
     agent.offline(evaluate, 3, lambda values: None)
     agent.online(evaluate, 10, lambda values: None)
     assert len(seen) == len(set(seen)) == 4
 
 
 def test_merges_that_are_no_members_teach_the_outcome_model(tmp_path: Path) -> None:
-    agent, budget = MergeAgent(PROBLEM.space(), quick(), NAMES, 0), Budget()
+    agent, budget = MergeAgent.fresh(PROBLEM.space(), quick(), NAMES, 0), Budget()
     vectors = PROBLEM.value(np.tile(np.arange(4)[:, None], (1, 6)))
     descriptors = np.zeros((4, 6, 1), dtype=np.float32)
     agent.absorb_merges(np.eye(4, dtype=np.float32), descriptors, [Outcome(v, v) for v in vectors])
@@ -204,4 +207,4 @@ def test_words_that_name_no_option_are_refused(key: str) -> None:
     *room, name = key.split(".")
     setattr(getattr(settings, room[0]) if room else settings, name, "nonsense")
     with pytest.raises(InputError, match=f"agent.{key}=nonsense"):
-        MergeAgent(PROBLEM.space(), settings, NAMES, 0)
+        MergeAgent.fresh(PROBLEM.space(), settings, NAMES, 0)

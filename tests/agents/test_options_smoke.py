@@ -58,11 +58,11 @@ def test_both_phases_run_and_the_policy_decodes(key: str, value: object) -> None
         asked.extend(str(path) for path in paths)
         return [Outcome(vector, np.exp(-vector)) for vector in PROBLEM.score_paths(paths)]
 
-    agent = MergeAgent(PROBLEM.space(), changed(key, value), ("x", "y"), seed=0)
+    agent = MergeAgent.fresh(PROBLEM.space(), changed(key, value), ("x", "y"), seed=0)
     agent.offline(evaluate, 12, lambda values: None)
     agent.online(evaluate, 20, lambda values: None)
     assert len(asked) == len(set(asked)) == 32
-    assert agent.ppo._n_updates > 0
+    assert agent.state.ppo._n_updates > 0
     path = agent.decode(np.array([0.5, 0.5]))
     assert agent.space.offers(path)
-    assert all(np.isfinite(p.detach().numpy()).all() for p in agent.policy.parameters())
+    assert all(np.isfinite(p.detach().numpy()).all() for p in agent.state.policy.parameters())

@@ -33,16 +33,16 @@ def test_the_budget_is_divided_and_spent_exactly_though_agents_share_what_is_kno
 ) -> None:
     agents, budget = trained  # `Budget` insists that no path is asked for twice
     assert len(budget.seen) == 39
-    sizes = [len(agent.knowledge) for agent in agents.agents]
+    sizes = [len(agent.state.knowledge) for agent in agents.agents]
     assert sum(sizes) >= 39 and min(sizes) >= 10
 
 
 def test_every_agent_has_fresh_networks_and_sees_its_own_preference_alone(trained: tuple) -> None:
     agents, _ = trained
-    weights = [agent.policy.key.weight for agent in separate().agents]
+    weights = [agent.state.policy.key.weight for agent in separate().agents]
     assert not torch.equal(weights[0], weights[1])
     for agent, preference in zip(agents.agents, PREFERENCES, strict=True):
-        seen = agent.replay.preferences
+        seen = agent.state.replay.preferences
         np.testing.assert_allclose(seen, np.tile(preference, (len(seen), 1)), atol=1e-6)
 
 
@@ -59,7 +59,7 @@ def test_the_nearest_agent_answers_with_its_own_preference(trained: tuple, tmp_p
 
 
 def test_one_agent_is_loaded_as_one(tmp_path: Path) -> None:
-    MergeAgent(PROBLEM.space(), quick(), NAMES, 0).save(tmp_path / "agent.zip")
+    MergeAgent.fresh(PROBLEM.space(), quick(), NAMES, 0).save(tmp_path / "agent.zip")
     assert isinstance(load_agent(tmp_path / "agent.zip"), MergeAgent)
 
 
@@ -67,4 +67,4 @@ def test_what_is_absorbed_is_known_to_all() -> None:
     agents = separate()
     path = agents.agents[0].space.decode(agents.agents[0].space.whole(0))
     agents.absorb([path], [Outcome(np.ones(3), np.ones(3))])
-    assert [len(agent.knowledge) for agent in agents.agents] == [1, 1, 1]
+    assert [len(agent.state.knowledge) for agent in agents.agents] == [1, 1, 1]

@@ -20,7 +20,10 @@ from tests.agents.test_agent import NAMES, PROBLEM, Budget, quick
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     light = quick(pretrain_steps=5, distil_steps=5, imagined=4)
-    agent, folder = MergeAgent(PROBLEM.space(), light, NAMES, 3), tmp_path_factory.mktemp("run")
+    agent, folder = (
+        MergeAgent.fresh(PROBLEM.space(), light, NAMES, 3),
+        tmp_path_factory.mktemp("run"),
+    )
     agent.offline(Budget(), 12, lambda values: None)
     agent.save(folder / "agent.zip")
     return folder
@@ -29,26 +32,26 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("inside", ["", "agent.zip"])
 def test_networks_are_taken_over_and_knowledge_is_not(saved: Path, inside: str) -> None:
     other = SyntheticProblem.draw(layers=6, members=4, objectives=3, seed=9)
-    agent = MergeAgent(other.space(), quick(), NAMES, 0)
-    start_from(agent, str(saved / inside))
-    expected = MergeAgent.load(saved / "agent.zip").policy.state_dict()
-    for name, value in agent.policy.state_dict().items():
+    agent = MergeAgent.fresh(other.space(), quick(), NAMES, 0)
+    start_from(agent.state, str(saved / inside))
+    expected = MergeAgent.load(saved / "agent.zip").state.policy.state_dict()
+    for name, value in agent.state.policy.state_dict().items():
         assert torch.equal(value, expected[name])
-    assert len(agent.knowledge) == 0
+    assert len(agent.state.knowledge) == 0
 
 
 def test_other_sizes_are_refused_naming_both(saved: Path) -> None:
     larger = SyntheticProblem.draw(layers=6, members=5, objectives=3, seed=9)
-    agent = MergeAgent(larger.space(), quick(hidden=24), NAMES, 0)
+    agent = MergeAgent.fresh(larger.space(), quick(hidden=24), NAMES, 0)
     with pytest.raises(InputError, match="members 4 there and 5 here") as caught:
-        start_from(agent, str(saved))
+        start_from(agent.state, str(saved))
     assert "agent.hidden 16 there and 24 here" in str(caught.value)
 
 
 def test_a_folder_without_an_agent_is_refused(tmp_path: Path) -> None:
-    agent = MergeAgent(PROBLEM.space(), quick(), NAMES, 0)
+    agent = MergeAgent.fresh(PROBLEM.space(), quick(), NAMES, 0)
     with pytest.raises(InputError, match=r"no .*agent.zip"):
-        start_from(agent, str(tmp_path))
+        start_from(agent.state, str(tmp_path))
 
 
 def test_a_file_that_holds_no_agent_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
@@ -78,9 +81,9 @@ def _no_arrays() -> bytes:
 
 def test_the_agents_own_preference_is_saved(tmp_path: Path) -> None:
     only = np.array([0.2, 0.3, 0.5])
-    agent = MergeAgent(PROBLEM.space(), quick(pretrain_steps=2, imagined=4), NAMES, 0, only)
+    agent = MergeAgent.fresh(PROBLEM.space(), quick(pretrain_steps=2, imagined=4), NAMES, 0, only)
     agent.offline(Budget(), 8, lambda values: None)
     agent.save(tmp_path / "agent.zip")
     again = MergeAgent.load(tmp_path / "agent.zip")
-    np.testing.assert_array_equal(again.goals.only, only)
-    np.testing.assert_array_equal(again.replay.preferences, np.tile(only, (8, 1)))
+    np.testing.assert_array_equal(again.state.goals.only, only)
+    np.testing.assert_array_equal(again.state.replay.preferences, np.tile(only, (8, 1)))

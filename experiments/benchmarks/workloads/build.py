@@ -34,8 +34,8 @@ def rollouts(agent: MergeAgent, rng: np.random.Generator) -> list[LayerPath]:
     """Draw different paths from the policy as it explores."""
     found: dict[LayerPath, None] = {}
     while len(found) < SIZE:
-        preferences = sample_dirichlet(SIZE, len(agent.objectives), rng)
-        rows = roll_out(agent.policy, agent.space, preferences, 1.0, rng)
+        preferences = sample_dirichlet(SIZE, len(agent.state.objectives), rng)
+        rows = roll_out(agent.state.policy, agent.space, preferences, 1.0, rng)
         found.update((agent.space.decode(row), None) for row in rows)
     return list(found)[:SIZE]
 
@@ -60,7 +60,7 @@ def main() -> None:
     agent = run.agent
     assert isinstance(agent, MergeAgent)
     rng = np.random.default_rng(SEED)
-    even = np.full(len(agent.objectives), 1 / len(agent.objectives))
+    even = np.full(len(agent.state.objectives), 1 / len(agent.state.objectives))
     best = run.candidate(run.best(even)[0])
     paths = {
         "rollouts": [str(path) for path in rollouts(agent, rng)],

@@ -11,12 +11,13 @@ import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from hm3rl.agents.encoder import PathShape
+from hm3rl.agents.state import AgentState
 from hm3rl.config.schema import AgentSettings, OutcomeSettings, ScreeningSettings
 from hm3rl.errors import InputError
 from hm3rl.paths.limits import PathLimits
@@ -24,21 +25,18 @@ from hm3rl.paths.space import PathSpace
 from hm3rl.surrogate.dataset import Outcome
 from hm3rl.surrogate.features import Background
 
-if TYPE_CHECKING:
-    from hm3rl.agents.agent import MergeAgent
-
 FORMAT = 1
 
 
-def save_state(agent: MergeAgent, path: Path) -> None:
-    """Write an agent; see the module."""
-    agent.ppo.save(path)
-    space, known = agent.space, agent.knowledge
+def save_state(state: AgentState, path: Path) -> None:
+    """Write an agent's state; see the module."""
+    state.ppo.save(path)
+    space, known = state.space, state.knowledge
     meta = {
         "format": FORMAT,
-        "settings": asdict(agent.settings),
-        "objectives": list(agent.objectives),
-        "seed": agent.seed,
+        "settings": asdict(state.settings),
+        "objectives": list(state.objectives),
+        "seed": state.seed,
         "members": list(space.members),
         "num_layers": list(space.num_layers),
         "limits": asdict(space.limits),
@@ -51,13 +49,13 @@ def save_state(agent: MergeAgent, path: Path) -> None:
         "vectors": known.vectors,
         "nll": known.nll,
         "failed": known.failed,
-        "preferences": agent.replay.preferences[~agent.replay.imagined],
-        "gp": agent.model.scores.log_parameters.numpy(),
+        "preferences": state.replay.preferences[~state.replay.imagined],
+        "gp": state.model.scores.log_parameters.numpy(),
     }
-    if agent.goals.only is not None:
-        arrays["only"] = agent.goals.only
-    if agent.model.background is not None:
-        named = agent.model.background._asdict()
+    if state.goals.only is not None:
+        arrays["only"] = state.goals.only
+    if state.model.background is not None:
+        named = state.model.background._asdict()
         arrays.update({f"background_{name}": values for name, values in named.items()})
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
@@ -124,26 +122,30 @@ def stored_sizes(path: Path) -> tuple[PathShape, AgentSettings, int]:
         ) from None
 
 
-def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
-    """Read an agent; see the module."""
+def load_state(path: Path) -> AgentState:
+    """Read the state of an agent; see the module.
+
+    Raises:
+        InputError: The file is no saved agent, or of other options than this version's.
+    """
     meta, arrays = _read(path)
     space, settings = _space(meta, arrays), _settings(meta, path)
-    agent = cls(space, settings, tuple(meta["objectives"]), meta["seed"], arrays.get("only"))
+    state = AgentState(space, settings, tuple(meta["objectives"]), meta["seed"], arrays.get("only"))
     background = {
         name: arrays[f"background_{name}"]
         for name in Background._fields
         if f"background_{name}" in arrays
     }
     if background:
-        agent.set_background(Background(**background))
-    agent.ppo.set_parameters(str(path), device="cpu")
+        state.set_background(Background(**background))
+    state.ppo.set_parameters(str(path), device="cpu")
     for row, vector, nll, goal in zip(
         arrays["tokens"], arrays["vectors"], arrays["nll"], arrays["preferences"], strict=True
     ):
-        agent._learn(row[None], [Outcome(vector, nll)], goal[None])
+        state.observe(row[None], [Outcome(vector, nll)], goal[None])
     # Agents saved before failures were kept have none; they are asked for again, no more.
     for row in arrays.get("failed", np.zeros((0, space.horizon), dtype=np.int64)):
-        agent.knowledge.add(row, Outcome.failure())
-    agent.model.scores.log_parameters = torch.as_tensor(arrays["gp"])
-    agent.model.restore(agent.knowledge)
-    return agent
+        state.knowledge.add(row, Outcome.failure())
+    state.model.scores.log_parameters = torch.as_tensor(arrays["gp"])
+    state.model.restore(state.knowledge)
+    return state

@@ -1,0 +1,216 @@
+"""What an agent has: its space, options, data, networks and generators.
+
+Everything in this room that learns, proposes or evaluates works on this state; the state knows
+none of it. Only the phases (`offline`, `online`, `refine`) and the rollouts of PPO have paths
+evaluated; what they are told is observed here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from hm3rl.agents.goals import Goals
+from hm3rl.agents.isolation import Isolation
+from hm3rl.agents.policy import PathPolicy
+from hm3rl.agents.ppo import build_ppo
+from hm3rl.agents.regression import Regression
+from hm3rl.agents.replay import Replay
+from hm3rl.agents.wolpertinger import WolpertingerPolicy
+from hm3rl.config.schema import AgentSettings
+from hm3rl.config.validate import check_options
+from hm3rl.objectives.utility import Utility
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.space import PathSpace
+from hm3rl.surrogate.dataset import EvaluatePaths, Knowledge, Outcome
+from hm3rl.surrogate.features import Background
+from hm3rl.surrogate.outcome import OutcomeModel
+
+LEAST_TO_FIT = 4
+"""Evaluated paths below which F-hat says nothing."""
+
+CAUTION = 0.5
+"""Standard deviations taken off F-hat's predictions of paths that nobody evaluated."""
+
+
+class AgentState:
+    """The state of one agent.
+
+    Attributes:
+        goals: The preferences it serves.
+        utility: What a path is worth under a preference.
+        rng: Generator of its own decisions.
+        knowledge: Evaluated paths.
+        replay: Trajectories for regression.
+        model: F-hat.
+        ppo: Stable-Baselines3's learner, which owns the networks.
+        regression: Learns from the replay.
+        seconds: Seconds spent by the agent so far, evaluations excepted.
+
+    Args:
+        space: The paths there are.
+        settings: All options.
+        objectives: Names of the objectives.
+        seed: Seed of everything random in here.
+        only: The one preference served, shape (K,); None: every preference.
+    """
+
+    def __init__(
+        self,
+        space: PathSpace,
+        settings: AgentSettings,
+        objectives: Sequence[str],
+        seed: int,
+        only: np.ndarray | None = None,
+    ) -> None:
+        check_options(settings)
+        self.space = space
+        self.settings = settings
+        self.objectives = tuple(objectives)
+        self.seed = seed
+        self.goals = Goals(len(self.objectives), only)
+        self.utility = Utility.of(settings)
+        self.rng = np.random.default_rng(seed)
+        self.knowledge = Knowledge(space, len(self.objectives))
+        self.replay = Replay(space, len(self.objectives))
+        self.model = OutcomeModel(space, len(self.objectives), settings.outcome)
+        self.seconds = 0.0
+        self.isolation = Isolation(seed)
+        self._timing = False
+        self._rollouts: EvaluatePaths | None = None
+        with self.isolation.scope():
+            self.ppo, self._episodes = build_ppo(
+                space, len(self.objectives), settings, self._score_rollout, self._sample, seed
+            )
+        rng = np.random.default_rng(seed + 1)
+        self.regression = Regression(
+            self.policy, settings, self.goals, self.utility, rng, self.objectives
+        )
+        self._show_model()
+
+    @property
+    def policy(self) -> PathPolicy:
+        """The networks."""
+        assert isinstance(self.ppo.policy, PathPolicy)
+        return self.ppo.policy
+
+    @property
+    def front(self) -> np.ndarray:
+        """Vectors f / z* of the non-dominated paths, shape (F, K)."""
+        vectors = self.knowledge.vectors
+        return vectors[self.knowledge.front()] if len(vectors) else vectors
+
+    @property
+    def fittable(self) -> bool:
+        """Whether there is enough to fit F-hat to."""
+        return len(self.knowledge.vectors) >= LEAST_TO_FIT
+
+    def best_known(self, preferences: np.ndarray) -> np.ndarray:
+        """Best utility of all evaluated paths under each of P preferences, shape (P,)."""
+        lengths = self.space.lengths(self.knowledge.tokens)[:, None]
+        vectors = self.knowledge.vectors[:, None]
+        return np.asarray(self.utility(vectors, lengths, preferences[None]).max(axis=0))
+
+    def cautious(self, tokens: np.ndarray) -> np.ndarray:
+        """F-hat's expected f / z* less half a standard deviation, shape (n, K)."""
+        mean, std = self.model.predict(tokens)
+        return mean - CAUTION * std
+
+    # --- observing ----------------------------------------------------------------------------
+
+    def observe(
+        self, tokens: np.ndarray, outcomes: Sequence[Outcome], preferences: np.ndarray
+    ) -> None:
+        """Take outcomes over; of a path that is known the first one stays.
+
+        Args:
+            tokens: Rows of n paths, shape (n, horizon).
+            outcomes: Their outcomes.
+            preferences: Under which each was made, shape (n, K).
+        """
+        for row, outcome, goal in zip(tokens, outcomes, preferences, strict=True):
+            if self.knowledge.knows(row):
+                continue
+            self.knowledge.add(row, outcome)
+            if outcome.ok:
+                self.replay.add(row[None], outcome.vector[None], goal[None], outcome.nll[None])
+
+    def set_background(self, background: Background) -> None:
+        """Give F-hat whole models that are no members; forgets what it was fitted to."""
+        settings, k = self.settings.outcome, len(self.objectives)
+        self.model = OutcomeModel(self.space, k, settings, background)
+        self._show_model()
+
+    def _show_model(self) -> None:
+        """Let Wolpertinger ask F-hat what a completed path is worth."""
+        if isinstance(self.policy, WolpertingerPolicy) and self.policy.discretiser is not None:
+            self.policy.discretiser.model = self.model
+
+    # --- evaluating ---------------------------------------------------------------------------
+
+    def evaluate(self, tokens: np.ndarray, preferences: np.ndarray, evaluate: EvaluatePaths) -> int:
+        """Have distinct new paths evaluated and observe their outcomes.
+
+        Args:
+            tokens: Rows, shape (n, horizon).
+            preferences: Under which each was made, shape (n, K).
+            evaluate: Scores new paths and charges the budget.
+
+        Returns:
+            Evaluations charged.
+        """
+        if len(tokens) == 0:
+            return 0
+        paths = [self.space.decode(row) for row in tokens]
+        begin = time.perf_counter()
+        with self.isolation.outside():
+            outcomes = evaluate(paths)
+        self.seconds -= time.perf_counter() - begin
+        self.observe(tokens, outcomes, preferences)
+        return len(tokens)
+
+    def roll_out_real(self, evaluate: EvaluatePaths) -> int:
+        """One PPO update on unscreened rollouts; returns how many evaluations it charged."""
+        self._rollouts, before = evaluate, len(self.knowledge)
+        self.policy.freeze(self.replay.context, self.replay.descriptors)
+        try:
+            self.ppo.learn_rollout()
+        finally:
+            self._rollouts = None
+        return len(self.knowledge) - before
+
+    def _sample(self, rng: np.random.Generator) -> np.ndarray:
+        """Preference of a rollout: where the front is thin."""
+        return self.goals.thin(self.front, 1, rng)[0]
+
+    def _score_rollout(self, paths: list[LayerPath]) -> list[np.ndarray | None]:
+        """Scores for the environment: known paths at no cost, new ones evaluated."""
+        assert self._rollouts is not None
+        tokens = np.stack([self.space.encode(path) for path in paths])
+        goals = self._episodes.preferences
+        first: dict[bytes, int] = {}
+        for i, row in enumerate(tokens):
+            first.setdefault(row.tobytes(), i)
+        fresh = self.knowledge.fresh(tokens)
+        self.evaluate(fresh, goals[[first[row.tobytes()] for row in fresh]], self._rollouts)
+        outcomes = [self.knowledge.outcome(row) for row in tokens]
+        return [outcome.vector if outcome.ok else None for outcome in outcomes]
+
+    # --- surroundings -------------------------------------------------------------------------
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The agent's own generators and one thread; the time counts as its own."""
+        with self.isolation.scope():
+            if self._timing:
+                yield
+                return
+            begin, self._timing = time.perf_counter(), True
+            try:
+                yield
+            finally:
+                self._timing = False
+                self.seconds += time.perf_counter() - begin
