@@ -71,11 +71,6 @@ class Fidelity:
         """What its scores per item mean."""
         return "proxy" if self.proxy else "full"
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it is the real score on all items."""
-        return self.share == 1.0 and not self.proxy
-
     def numbers(self, items: Sequence[Item]) -> tuple[int, ...]:
         """Choose the items.
 

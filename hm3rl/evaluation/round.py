@@ -36,7 +36,6 @@ class Totals:
         items: Items that were run, of all candidates.
         decoded: Items that were decoded, of all candidates.
         seconds: Seconds by part, of the candidates scored.
-        lookup_seconds: Seconds for keys and the store.
     """
 
     computed: int = 0
@@ -45,7 +44,6 @@ class Totals:
     items: int = 0
     decoded: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
-    lookup_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,9 @@ class Round:
 
     def stream(self, keys: Sequence[str], candidates: Sequence[Candidate]) -> Iterator[Scored]:
         """Score candidates, repeats possible; yields one evaluation for each, in order."""
-        begin = time.perf_counter()
         self._candidates = dict(zip(keys, candidates, strict=True))
         self._look_up(self._candidates)
         self._claim([key for key in self._candidates if key not in self._known])
-        self.totals.lookup_seconds += time.perf_counter() - begin
         jobs = [self._job(key) for key in self._claimed]
         try:
             with closing(self.backend.score(jobs)) as outcomes:
@@ -183,7 +179,6 @@ class Round:
 
     def _commit(self, outcome: Outcome) -> None:
         """Turn an outcome into an evaluation that is in the store."""
-        begin = time.perf_counter()
         key, totals = outcome.key, self.totals
         if outcome.error is None:
             job = self._job(key)
@@ -207,7 +202,6 @@ class Round:
         self._known[key] = evaluation
         self._fresh.add(key)
         del self._claimed[key]
-        totals.lookup_seconds += time.perf_counter() - begin
         totals.computed += 1
         totals.decoded += outcome.decoded
         totals.seconds.update(outcome.seconds)

@@ -58,25 +58,6 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     return np.asarray(moocore.is_nondominated(-_as_points(points), keep_weakly=False), dtype=bool)
 
 
-def hypervolume_contributions(
-    points: np.ndarray, reference: np.ndarray | None = None
-) -> np.ndarray:
-    """What the hypervolume would lose without each point.
-
-    Args:
-        points: Shape (N, K), to be maximised.
-        reference: Shape (K,); default 0.
-
-    Returns:
-        Array of shape (N,), zero for dominated points.
-    """
-    array = _as_points(points)
-    total = hypervolume(array, reference)
-    return np.array(
-        [total - hypervolume(np.delete(array, i, axis=0), reference) for i in range(len(array))]
-    )
-
-
 def expected_utility(
     points: np.ndarray, preferences: np.ndarray, kind: Scalarisation = "weighted_sum"
 ) -> float:

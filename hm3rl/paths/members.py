@@ -213,11 +213,6 @@ class MemberSet:
         """Say of what architecture a member is, for messages."""
         return f"{self.config(name).model_type} of hidden size {self.hidden_size(name)}"
 
-    @property
-    def recipe_dim(self) -> int:
-        """Length R of `recipe_features`."""
-        return len(self.pool.expert_names) + 3
-
     def recipe_features(self, name: str) -> np.ndarray:
         """Describe a member by its recipe, never by its position in the set.
 

@@ -69,7 +69,6 @@ class Task(ABC):
         metric: Name of the metric, e.g. "exact_match", "pass_at_1" or "chrf".
         direction: Whether higher or lower scores are better.
         max_new_tokens: Decoding limit that every reference, with its end token, stays within.
-        exact_implies_one: A greedy output equal to the reference scores 1.
         exact_only: Anything but the reference scores 0, so one teacher-forced pass decides.
         judged_elsewhere: Scoring mostly waits for other processes. It is then done in a thread of
             its own while the model goes on, one candidate after the other.
@@ -82,7 +81,6 @@ class Task(ABC):
     metric: str
     direction: Literal["maximise", "minimise"] = "maximise"
     max_new_tokens: int
-    exact_implies_one: bool
     exact_only: bool
     judged_elsewhere: bool = False
     version: str

@@ -65,7 +65,6 @@ class CodeTask(SyntheticTask):
     name = "code"
     metric = "pass_at_1"
     max_new_tokens = 22
-    exact_implies_one = True
     exact_only = False
     judged_elsewhere = True
     version = "code-1"

@@ -63,7 +63,6 @@ class HarnessTask(Task):
             [0, 1] per document.
     """
 
-    exact_implies_one = False
     exact_only = False
 
     def __init__(

@@ -68,7 +68,6 @@ class JsonlTask(Task):
         rows = self._read()
         self.metric = self._metric(rows, metric)
         self._unread = metric if metric != self.metric else ""
-        self.exact_implies_one = True
         self.exact_only = self.metric == "exact_match"
         self.judged_elsewhere = self.metric == "pass_at_1"
         self.version = "jsonl-1"

@@ -19,7 +19,6 @@ class MathTask(SyntheticTask):
     name = "math"
     metric = "exact_match"
     max_new_tokens = 5
-    exact_implies_one = True
     exact_only = True
     version = "math-1"
 

@@ -22,7 +22,6 @@ class _SequenceTask(SyntheticTask):
     """Exact match on a rearranged sequence."""
 
     metric = "exact_match"
-    exact_implies_one = True
     exact_only = True
 
     def score(self, items: Sequence[Item], outputs: Sequence[str]) -> list[float]:

@@ -27,7 +27,6 @@ class TranslationTask(SyntheticTask):
     name = "translation"
     metric = "exact_match"
     max_new_tokens = 10
-    exact_implies_one = True
     exact_only = True
     version = "translation-1"
 

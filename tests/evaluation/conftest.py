@@ -24,7 +24,6 @@ class WordTask(Task):
 
     metric = "share"
     max_new_tokens = 6
-    exact_implies_one = False
     exact_only = False
     version = "1"
 
@@ -59,7 +58,6 @@ class EchoTask(WordTask):
     """Exact match against what nobody says: every score is 0."""
 
     metric = "exact_match"
-    exact_implies_one = True
     exact_only = True
 
     def score(self, items: Sequence[Item], outputs: Sequence[str]) -> list[float]:

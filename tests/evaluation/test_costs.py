@@ -7,7 +7,6 @@ import pytest
 from hm3rl import api
 from hm3rl.config.schema import TaskSettings
 from hm3rl.errors import InputError
-from hm3rl.evaluation.comparison import paired_difference
 from hm3rl.evaluation.costs import (
     Minimised,
     PathLength,
@@ -80,9 +79,6 @@ def test_a_cost_enters_archive_and_hypervolume_but_not_the_store(counted: MergeP
     assert evaluation.tasks == counted.objectives
     assert evaluation.scores[3] == 0.75 and evaluation.standard_errors[3] == 0.0
     assert counted.archive.normalised[-1, 3] == pytest.approx(1.5)
-    (whole,) = counted.known([Candidate.whole("math", 8)])
-    difference = paired_difference(evaluation, whole)["length"]
-    assert difference.mean == pytest.approx(0.25)
     stored = [evaluation for _, evaluation in counted.evaluator.store.evaluations()]
     assert {evaluation.tasks for evaluation in stored} == {("translation", "math", "code")}
 

@@ -7,7 +7,6 @@ from hm3rl.objectives.indicators import (
     chosen_utility,
     expected_utility,
     hypervolume,
-    hypervolume_contributions,
     non_dominated,
 )
 
@@ -42,11 +41,6 @@ def test_monte_carlo_agrees_with_the_exact_volume():
 def test_of_equal_points_the_first_is_non_dominated():
     points = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.5]])
     assert non_dominated(points).tolist() == [True, True, False, False]
-
-
-def test_contributions_sum_up_what_each_point_alone_adds():
-    points = np.array([[2.0, 1.0], [1.0, 2.0], [0.5, 0.5]])
-    assert hypervolume_contributions(points).tolist() == pytest.approx([1.0, 1.0, 0.0])
 
 
 def test_expected_utility_takes_the_best_point_for_each_preference():

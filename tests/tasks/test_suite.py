@@ -14,7 +14,6 @@ from hm3rl.tasks.suite import check_tasks, suite_version
 class Fixed(Task):
     metric = "exact_match"
     max_new_tokens = 4
-    exact_implies_one = True
     exact_only = True
     version = "1"
 
