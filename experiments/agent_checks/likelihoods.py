@@ -3,10 +3,10 @@
     python -m experiments.agent_checks.likelihoods runs/fronts/hm3/budget300-seed{0,1,2}
 
 The paths that finished hm3 runs evaluated are divided at random: n to learn from, all but 120 to
-predict. `direct` is F-hat's Gaussian process of the scores. `via` predicts each task's logarithm of
-the likelihood with another, maps it to the score by a polynomial fitted to the n paths (a line
-below 40, else a parabola) and adds a process of what that leaves over. `both` is the mean of the
-two. The value is the share of the test paths' variance explained, averaged over the tasks.
+predict. `direct` is the surrogate's Gaussian process of the scores. `via` predicts each task's
+logarithm of the likelihood with another, maps it to the score by a polynomial fitted to the n paths
+(a line below 40, else a parabola) and adds a process of what that leaves over. `both` is the mean
+of the two. The value is the share of the test paths' variance explained, averaged over the tasks.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def main() -> None:
     rows: list[list[object]] = []
     for seed, folder in enumerate(args.runs):
         agent = MergeAgent.load(folder / "agent.zip")
-        depths, scores = agent.state.model.features.depths, agent.state.knowledge.vectors
-        features = agent.state.model.features(agent.state.knowledge.tokens)
-        logarithms = np.log(np.maximum(agent.state.knowledge.nll, SMALLEST))
+        depths, scores = agent.state.surrogate.features.depths, agent.state.dataset.vectors
+        features = agent.state.surrogate.features(agent.state.dataset.tokens)
+        logarithms = np.log(np.maximum(agent.state.dataset.nll, SMALLEST))
         order = np.random.default_rng(seed).permutation(len(scores))
         held = order[HELD_BACK:]
         for n in SIZES:

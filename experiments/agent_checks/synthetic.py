@@ -95,9 +95,9 @@ def run(
 
     Returns:
         Means over the unseen preferences, 0 = random paths, 1 = Viterbi: `greedy` (the policy's
-        greedy path), `decoded` (its samples improved and ranked by F-hat), `archive` (the best
-        path evaluated, which needs no agent), `offline/greedy` and `offline/archive` (after the
-        offline phase); then the shares of preferences for which the policy is better than its
+        greedy path), `decoded` (its samples improved and ranked by the surrogate), `archive` (the
+        best path evaluated, which needs no agent), `offline/greedy` and `offline/archive` (after
+        the offline phase); then the shares of preferences for which the policy is better than its
         archive, the evaluations charged and the agent's seconds.
     """
     layers, offline, online = size

@@ -4,8 +4,8 @@
 
 For each finished hm3 run and each preference, scored on the test split, scalarised by f / z*:
 
-- `greedy`: the policy's greedy path; `decoded`: its samples improved and ranked by F-hat. Neither
-  asks for an evaluation.
+- `greedy`: the policy's greedy path; `decoded`: its samples improved and ranked by the surrogate.
+  Neither asks for an evaluation.
 - `dedicated`: the best, by search scores, of a search for this preference alone: an agent that
   serves one preference, screens by expected utility and starts from nothing but the members' own
   points (and the merges the run scored), 34 evaluations offline and 66 online. It is given the
@@ -86,8 +86,8 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
         run.agent.space, settings, problem.objectives, run.settings.seed, preference
     )
     agent.absorb(*known_outcomes(problem, names))
-    if run.agent.state.model.background is not None:
-        agent.state.set_background(run.agent.state.model.background)
+    if run.agent.state.surrogate.background is not None:
+        agent.state.set_background(run.agent.state.surrogate.background)
     offline = round(OFFLINE_SHARE * budget)
     agent.offline(path_scorer(problem, "offline"), offline, lambda values: None)
     agent.online(path_scorer(problem, "online"), budget - offline, lambda values: None)

@@ -113,15 +113,17 @@ class MergeAgent:
         state = self.state
         rng = np.random.default_rng(state.seed)
         goal = np.asarray(preference, dtype=np.float64)
-        with state.isolation.scope():
+        with state.generators.scope():
             greedy = roll_out(state.policy, state.space, goal[None], 0.0, rng)
-            if beam == 0 or not state.model.ready:
+            if beam == 0 or not state.surrogate.ready:
                 return state.space.decode(greedy[0])
             goals = np.tile(goal, (beam, 1))
             drawn = roll_out(state.policy, state.space, goals, 1.0, rng)
             starts = np.unique(np.concatenate([greedy, drawn]), axis=0)
             goals = np.tile(goal, (len(starts), 1))
-            rows = np.concatenate([starts, climb(state.model, starts, goals, state.utility, rng)])
+            rows = np.concatenate(
+                [starts, climb(state.surrogate, starts, goals, state.utility, rng)]
+            )
             best = state.utility.best(state.cautious(rows), state.space.lengths(rows), goal)
             return state.space.decode(rows[best])
 
@@ -133,7 +135,7 @@ class MergeAgent:
     def predict(self, paths: Sequence[LayerPath]) -> tuple[np.ndarray, np.ndarray]:
         """The surrogate's expected f / z* and standard deviations, both of shape (n, K)."""
         rows = np.stack([self.state.space.encode(path) for path in paths])
-        return self.state.model.predict(rows)
+        return self.state.surrogate.predict(rows)
 
     def save(self, path: Path) -> None:
         """Write one zip: Stable-Baselines3's, with the evaluated paths and the space added."""

@@ -6,32 +6,32 @@ import numpy as np
 
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.variation import crossover, mixtures, mutate, random_walk
-from hm3rl.surrogate.dataset import Knowledge
+from hm3rl.surrogate.dataset import Dataset
 
 SHARPNESS = 0.1
 """Temperature, in units of f / z*, of the members' weights under a preference."""
 
 
-def member_weights(knowledge: Knowledge, preferences: np.ndarray, utility: Utility) -> np.ndarray:
+def member_weights(dataset: Dataset, preferences: np.ndarray, utility: Utility) -> np.ndarray:
     """How much of each member a mixture under a preference takes.
 
     A member counts by the utility of its own path, which generalises the paper's draw in proportion
     to the preference to merged members; members whose own path is unknown count as average ones.
 
     Args:
-        knowledge: Evaluated paths.
+        dataset: Evaluated paths.
         preferences: Shape (n, K).
         utility: What a path is worth.
 
     Returns:
         Probabilities, shape (n, M).
     """
-    space = knowledge.space
+    space = dataset.space
     own = np.full((len(preferences), len(space.members)), np.nan)
     for member in range(len(space.members)):
         row = space.whole(member) if space.num_layers[member] <= space.max_length else None
-        if row is not None and knowledge.knows(row) and knowledge.outcome(row).ok:
-            vector, length = knowledge.outcome(row).vector, space.num_layers[member]
+        if row is not None and dataset.knows(row) and dataset.outcome(row).ok:
+            vector, length = dataset.outcome(row).vector, space.num_layers[member]
             own[:, member] = utility(vector, length, preferences)
     # A member's path is known or not, whatever the preference; there may be no preference at all.
     known = np.isfinite(own).all(axis=0) if len(own) else np.zeros(own.shape[1], dtype=bool)
@@ -47,26 +47,26 @@ def beyond(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(best + 0.1 * np.maximum(best - vectors.min(axis=0), 1e-6))
 
 
-def explorer(knowledge: Knowledge, length_cost: float) -> Utility:
+def explorer(dataset: Dataset, length_cost: float) -> Utility:
     """Tchebycheff's utility with a utopian point that follows what is known.
 
     It reaches every part of the front; a weighted sum would only look at its bulges. What is
     explored with it is judged by the agent's own utility.
     """
-    utopia = beyond(knowledge.vectors) if len(knowledge.vectors) else np.array(1.1)
+    utopia = beyond(dataset.vectors) if len(dataset.vectors) else np.array(1.1)
     return Utility("tchebycheff", length_cost, utopia)
 
 
-def elites(knowledge: Knowledge, preferences: np.ndarray, utility: Utility) -> np.ndarray:
+def elites(dataset: Dataset, preferences: np.ndarray, utility: Utility) -> np.ndarray:
     """The best known path under each preference, rows of shape (n, horizon)."""
-    tokens = knowledge.tokens
-    lengths = knowledge.space.lengths(tokens)
-    utilities = utility(knowledge.vectors[None], lengths, preferences[:, None, :])
+    tokens = dataset.tokens
+    lengths = dataset.space.lengths(tokens)
+    utilities = utility(dataset.vectors[None], lengths, preferences[:, None, :])
     return tokens[utilities.argmax(axis=1)]
 
 
 def variations(
-    knowledge: Knowledge,
+    dataset: Dataset,
     preferences: np.ndarray,
     utility: Utility,
     rng: np.random.Generator,
@@ -75,7 +75,7 @@ def variations(
     """One behaviour path for each preference.
 
     Args:
-        knowledge: Evaluated paths; may be empty.
+        dataset: Evaluated paths; may be empty.
         preferences: Shape (n, K).
         utility: By which elites are chosen.
         rng: Source of randomness.
@@ -84,15 +84,15 @@ def variations(
     Returns:
         Legal rows, not necessarily distinct or new, shape (n, horizon).
     """
-    space = knowledge.space
-    weights = member_weights(knowledge, preferences, utility)
+    space = dataset.space
+    weights = member_weights(dataset, preferences, utility)
     weights = 0.75 * weights + 0.25 / weights.shape[1]
     fresh = rng.random(len(preferences)) < mixing
-    if len(knowledge.vectors) == 0:
+    if len(dataset.vectors) == 0:
         fresh[:] = True
-    known = len(knowledge.vectors) > 0
+    known = len(dataset.vectors) > 0
     if known:
-        best = elites(knowledge, preferences, utility)
+        best = elites(dataset, preferences, utility)
         partners = best[rng.permutation(len(best))]
     rows = []
     for i, weight in enumerate(weights):

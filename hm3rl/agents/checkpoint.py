@@ -1,7 +1,7 @@
 """One zip holds an agent: Stable-Baselines3's own file, with a folder `hm3rl/` added to it.
 
 The added part is JSON and NumPy arrays: settings, the path space, every evaluated path with its
-outcome, and F-hat's hyper-parameters. Nothing in it needs unpickling.
+outcome, and the surrogate's hyper-parameters. Nothing in it needs unpickling.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMAT = 1
 def save_state(state: AgentState, path: Path) -> None:
     """Write an agent's state; see the module."""
     state.ppo.save(path)
-    space, known = state.space, state.knowledge
+    space, known = state.space, state.dataset
     meta = {
         "format": FORMAT,
         "settings": asdict(state.settings),
@@ -50,12 +50,12 @@ def save_state(state: AgentState, path: Path) -> None:
         "nll": known.nll,
         "failed": known.failed,
         "preferences": state.replay.preferences[~state.replay.imagined],
-        "gp": state.model.scores.log_parameters.numpy(),
+        "gp": state.surrogate.scores.log_parameters.numpy(),
     }
     if state.goals.only is not None:
         arrays["only"] = state.goals.only
-    if state.model.background is not None:
-        named = state.model.background._asdict()
+    if state.surrogate.background is not None:
+        named = state.surrogate.background._asdict()
         arrays.update({f"background_{name}": values for name, values in named.items()})
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
@@ -145,7 +145,7 @@ def load_state(path: Path) -> AgentState:
         state.observe(row[None], [Outcome(vector, nll)], goal[None])
     # Agents saved before failures were kept have none; they are asked for again, no more.
     for row in arrays.get("failed", np.zeros((0, space.horizon), dtype=np.int64)):
-        state.knowledge.add(row, Outcome.failure())
-    state.model.scores.log_parameters = torch.as_tensor(arrays["gp"])
-    state.model.restore(state.knowledge)
+        state.dataset.add(row, Outcome.failure())
+    state.surrogate.scores.log_parameters = torch.as_tensor(arrays["gp"])
+    state.surrogate.restore(state.dataset)
     return state

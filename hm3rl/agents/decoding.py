@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hm3rl.agents.policy import PathPolicy, Situation
+from hm3rl.agents.policy import DecodingState, PathPolicy
 from hm3rl.paths.space import PathSpace
 
 
@@ -47,8 +47,8 @@ def roll_out(
         heads = policy.heads(states, table, torch.as_tensor(last)[:, None], goal)
         legal = np.stack([space.mask_after(int(token), step) for token in last])
         taken = np.where(running, step, (rows != space.pad).sum(axis=1))
-        situation = Situation(rows, taken, legal, preferences, heat)
-        actions = policy.choose(heads.logits[:, 0], situation, rng)
+        decoding = DecodingState(rows, taken, legal, preferences, heat)
+        actions = policy.choose(heads.logits[:, 0], decoding, rng)
         rows[running, step] = actions[running]
         last = actions
         running &= actions != space.stop

@@ -19,7 +19,7 @@ def refit(state: AgentState) -> None:
     """Fit the surrogate to all evaluations and add to the replay what it thinks best."""
     if not state.fittable:
         return
-    state.model.fit(state.knowledge)
+    state.surrogate.fit(state.dataset)
     state.replay.forget_imagined()
     if state.settings.imagined == 0:
         return
@@ -38,8 +38,8 @@ def best_paths(state: AgentState, preferences: np.ndarray) -> np.ndarray:
     Returns:
         Rows, shape (n, horizon).
     """
-    starts = elites(state.knowledge, preferences, state.utility)
-    return climb(state.model, starts, preferences, state.utility, state.rng)
+    starts = elites(state.dataset, preferences, state.utility)
+    return climb(state.surrogate, starts, preferences, state.utility, state.rng)
 
 
 def distil(state: AgentState, log: LogMetrics) -> None:
@@ -50,10 +50,10 @@ def distil(state: AgentState, log: LogMetrics) -> None:
     last step of the online phase; needs `distil_steps`, and does nothing while the surrogate has
     seen too little.
     """
-    if not state.model.ready or state.settings.distil_steps == 0:
+    if not state.surrogate.ready or state.settings.distil_steps == 0:
         return
     rows = best_paths(state, state.goals.spread(TARGETS, LATTICE, state.rng))
-    pool = np.unique(np.concatenate([rows, state.knowledge.tokens]), axis=0)
+    pool = np.unique(np.concatenate([rows, state.dataset.tokens]), axis=0)
     teacher = Replay(state.space, len(state.objectives))
     teacher.add(pool, state.cautious(pool), state.goals.draw(len(pool), state.rng))
     losses = state.regression.distil(state.replay, teacher, state.settings.distil_steps)

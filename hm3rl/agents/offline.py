@@ -13,7 +13,7 @@ from hm3rl.agents.proposals import screened
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
 from hm3rl.agents.state import AgentState
-from hm3rl.surrogate.dataset import EvaluatePaths, Knowledge, LogMetrics
+from hm3rl.surrogate.dataset import Dataset, EvaluatePaths, LogMetrics
 
 HELD_OUT = 0.15
 CHECK_EVERY = 25
@@ -23,7 +23,7 @@ ATTEMPTS = 50
 
 
 def run_offline(state: AgentState, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
-    """Evaluate behaviour paths, then pre-train F-hat, both critics and the policy.
+    """Evaluate behaviour paths, then pre-train the surrogate, both critics and the policy.
 
     Args:
         state: The agent's.
@@ -49,21 +49,21 @@ def _behave(state: AgentState, count: int, evaluate: EvaluatePaths) -> int:
     share = round(count * screening.offline_share) if screening.enabled else 0
     charged = 0
     if share and state.fittable:
-        state.model.fit(state.knowledge)
+        state.surrogate.fit(state.dataset)
         charged = state.evaluate(*screened(state, share, policy=None), evaluate)
     rows, goals = behaviour_batch(
-        state.knowledge, state.goals, count - charged, state.settings.length_cost, state.rng
+        state.dataset, state.goals, count - charged, state.settings.length_cost, state.rng
     )
     return charged + state.evaluate(rows, goals, evaluate)
 
 
 def behaviour_batch(
-    knowledge: Knowledge, goals: Goals, count: int, length_cost: float, rng: np.random.Generator
+    dataset: Dataset, goals: Goals, count: int, length_cost: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """New behaviour paths with their preferences, lattice points and Dirichlet draws by turns.
 
     Args:
-        knowledge: Evaluated paths.
+        dataset: Evaluated paths.
         goals: The preferences served.
         count: How many.
         length_cost: beta_1; the best known are chosen by Tchebycheff's utility less this.
@@ -73,23 +73,23 @@ def behaviour_batch(
         Distinct unknown rows, shape (n, horizon), and preferences, shape (n, K); n < count only if
         the space seems exhausted.
     """
-    k = knowledge.objectives
-    utility = explorer(knowledge, length_cost)
+    k = dataset.objectives
+    utility = explorer(dataset, length_cost)
     rows: list[np.ndarray] = []
     kept: list[np.ndarray] = []
     taken: set[bytes] = set()
     for _ in range(ATTEMPTS):
         preferences = goals.behaviour(count, LATTICE, rng)
         for row, goal in zip(
-            variations(knowledge, preferences, utility, rng), preferences, strict=True
+            variations(dataset, preferences, utility, rng), preferences, strict=True
         ):
-            if len(rows) < count and row.tobytes() not in taken and not knowledge.knows(row):
+            if len(rows) < count and row.tobytes() not in taken and not dataset.knows(row):
                 taken.add(row.tobytes())
                 rows.append(row)
                 kept.append(goal)
         if len(rows) == count:
             break
-    shape = (len(rows), knowledge.space.horizon)
+    shape = (len(rows), dataset.space.horizon)
     return np.array(rows, dtype=np.int64).reshape(shape), np.array(kept).reshape(-1, k)
 
 

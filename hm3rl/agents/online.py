@@ -68,17 +68,17 @@ class OnlineLoop:
         if left < self.settings.rollouts:
             return False
         screening = self.settings.screening
-        return not (screening.enabled and self.state.model.ready) or (
+        return not (screening.enabled and self.state.surrogate.ready) or (
             self._owed >= self.settings.rollouts
         )
 
     def _screened(self, count: int, evaluate: EvaluatePaths) -> int:
         state = self.state
-        if self.settings.screening.enabled and state.model.ready:
+        if self.settings.screening.enabled and state.surrogate.ready:
             return state.evaluate(*screened(state, count, state.policy), evaluate)
         goals = self._thin(4 * count)
         rows = roll_out(state.policy, state.space, goals, 1.0, state.rng)
-        fresh = state.knowledge.fresh(rows, count)
+        fresh = state.dataset.fresh(rows, count)
         first = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
         own = goals[[first[row.tobytes()] for row in fresh]]
         return state.evaluate(fresh, own, evaluate)
@@ -87,7 +87,7 @@ class OnlineLoop:
         """Behaviour paths, when nothing new came out otherwise."""
         state = self.state
         rows, goals = behaviour_batch(
-            state.knowledge, state.goals, count, state.settings.length_cost, state.rng
+            state.dataset, state.goals, count, state.settings.length_cost, state.rng
         )
         return state.evaluate(rows, goals, evaluate)
 

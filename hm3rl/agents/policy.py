@@ -2,10 +2,11 @@
 
 Actions are scored by the dot product of a query (from the state and the preference) with the key of
 the action's own embedding, plus a learned weight for how the action relates to the last layer. The
-values are V(S, c, lambda), K-dimensional, the baseline of PPO with linear utilities, and
-V_u(S, c, lambda'), scalar, the baseline of advantage-weighted regression and of PPO with any other
-utility (method.md, section 4). The third value, F-hat of complete paths, is `agents.outcome`.
-The vector critic can also be made to predict each task's likelihood (`agent.likelihood_weight`).
+values are V(S, c, lambda), K-dimensional, the baseline of PPO with linear utilities, and V_u(S, c,
+lambda'), scalar, the baseline of advantage-weighted regression and of PPO with any other utility
+(method.md, section 4). The outcome of complete paths is predicted by the surrogate
+(`surrogate.path_surrogate`). The vector critic can also be made to predict each task's likelihood
+(`agent.likelihood_weight`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hm3rl.agents.preference_policy import Conditioned, Heads, PreferencePolicy
 MASKED = -1e8
 
 
-class Situation(NamedTuple):
+class DecodingState(NamedTuple):
     """Where n rollouts stand when they choose an action.
 
     Attributes:
@@ -254,20 +255,22 @@ class PathPolicy(PreferencePolicy):
         old, new = _log_probabilities(target, masks), _log_probabilities(found, masks)
         return (old.exp() * (old - new) * masks).sum(-1)
 
-    def choose(self, action: Tensor, situation: Situation, rng: np.random.Generator) -> np.ndarray:
-        """Draw one action in each of n situations.
+    def choose(
+        self, action: Tensor, decoding: DecodingState, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Draw one action in each of n states.
 
         Args:
             action: From `Heads`, shape (n, ...).
-            situation: Where the agent stands.
+            decoding: Where the agent stands.
             rng: Source of randomness.
 
         Returns:
             Legal actions, integers of shape (n,).
         """
         logits = action.double().numpy()
-        noise = rng.gumbel(size=logits.shape) * situation.heat[:, None]
-        return np.asarray(np.where(situation.legal, logits + noise, -np.inf).argmax(axis=1))
+        noise = rng.gumbel(size=logits.shape) * decoding.heat[:, None]
+        return np.asarray(np.where(decoding.legal, logits + noise, -np.inf).argmax(axis=1))
 
     def critics(self) -> list[nn.Parameter]:
         """Parameters of both critics, the shared encoder excepted."""

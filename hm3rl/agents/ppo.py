@@ -27,7 +27,7 @@ from hm3rl.agents.buffer import (
     VectorRolloutBuffer,
 )
 from hm3rl.agents.encoder import PathShape
-from hm3rl.agents.policy import PathPolicy, Situation
+from hm3rl.agents.policy import DecodingState, PathPolicy
 from hm3rl.agents.wolpertinger import Discretiser, WolpertingerPolicy, action_box
 from hm3rl.config.schema import AgentSettings
 from hm3rl.envs.merge_path import MergePathEnv, Observation, ScorePaths
@@ -181,14 +181,14 @@ def _mapped(
     legal: np.ndarray,
 ) -> np.ndarray:
     """A discretiser as the environment's mapping."""
-    situation = Situation(
+    decoding = DecodingState(
         observations["path"],
         observations["length"].ravel(),
         legal,
         observations["preference"].astype(float),
         np.ones(len(proto)),
     )
-    return discretiser(policy(), proto, situation)
+    return discretiser(policy(), proto, decoding)
 
 
 def kl_anchor(

@@ -14,17 +14,17 @@ from hm3rl.agents.state import AgentState
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.variation import mutate
 from hm3rl.surrogate.acquisition import choose_by_hypervolume, choose_by_utility
-from hm3rl.surrogate.dataset import Knowledge
+from hm3rl.surrogate.dataset import Dataset
 from hm3rl.surrogate.local_search import climb
-from hm3rl.surrogate.outcome import OutcomeModel
+from hm3rl.surrogate.path_surrogate import PathSurrogate
 
 TEMPERATURES = (0.7, 1.0, 1.5)
 
-FINALISTS = 192
+SHORTLIST = 192
 """Proposals that keep their place until the joint posterior is sampled."""
 
 PREFERENCES = 64
-"""Preferences under which finalists and expected utility improvement are found."""
+"""Preferences under which shortlist and expected utility improvement are found."""
 
 
 class Proposals(NamedTuple):
@@ -41,19 +41,19 @@ class Proposals(NamedTuple):
 
 def propose(
     policy: PathPolicy | None,
-    model: OutcomeModel,
-    knowledge: Knowledge,
+    model: PathSurrogate,
+    dataset: Dataset,
     goals: Goals,
     utility: Utility,
     count: int,
     rng: np.random.Generator,
 ) -> Proposals:
-    """Collect new paths: policy samples, variations of the best, and ascents under F-hat.
+    """Collect new paths: policy samples, variations of the best, and ascents under the surrogate.
 
     Args:
         policy: The networks; None while they are untrained.
         model: A fitted outcome model.
-        knowledge: Evaluated paths.
+        dataset: Evaluated paths.
         goals: The preferences served.
         utility: What a path is worth.
         count: Paths to make; known ones and duplicates are dropped from them.
@@ -62,30 +62,30 @@ def propose(
     Returns:
         Distinct paths that are not known.
     """
-    vectors = knowledge.vectors
-    front, explore = vectors[knowledge.front()], explorer(knowledge, utility.length_cost)
+    vectors = dataset.vectors
+    front, explore = vectors[dataset.front()], explorer(dataset, utility.length_cost)
     parts = []
     if policy is not None:
         sampled = goals.thin(front, count // 4, rng)
         heat = rng.choice(TEMPERATURES, size=len(sampled))
-        parts.append((roll_out(policy, knowledge.space, sampled, heat, rng), sampled))
+        parts.append((roll_out(policy, dataset.space, sampled, heat, rng), sampled))
     varied = goals.draw(count // 2, rng)
-    parts.append((variations(knowledge, varied, explore, rng, mixing=0.25), varied))
+    parts.append((variations(dataset, varied, explore, rng, mixing=0.25), varied))
     for climbed in (explore, utility):
         aims = goals.thin(front, max(8, count // 32), rng)
-        tops = climb(model, elites(knowledge, aims, climbed), aims, climbed, rng)
-        around = np.stack([mutate(knowledge.space, row, rng) for _ in range(2) for row in tops])
+        tops = climb(model, elites(dataset, aims, climbed), aims, climbed, rng)
+        around = np.stack([mutate(dataset.space, row, rng) for _ in range(2) for row in tops])
         parts += [(tops, aims), (around, np.tile(aims, (2, 1)))]
     tokens = np.concatenate([rows for rows, _ in parts])
     preferences = np.concatenate([goal for _, goal in parts])
-    fresh = knowledge.fresh(tokens)
+    fresh = dataset.fresh(tokens)
     first: dict[bytes, int] = {}
     for i, row in enumerate(tokens):
         first.setdefault(row.tobytes(), i)
     return Proposals(fresh, preferences[[first[row.tobytes()] for row in fresh]])
 
 
-def finalists(model: OutcomeModel, tokens: np.ndarray, goals: np.ndarray) -> np.ndarray:
+def shortlist(model: PathSurrogate, tokens: np.ndarray, goals: np.ndarray) -> np.ndarray:
     """Positions of the proposals with the best optimistic utility under any of many preferences.
 
     Args:
@@ -94,9 +94,9 @@ def finalists(model: OutcomeModel, tokens: np.ndarray, goals: np.ndarray) -> np.
         goals: Preferences, shape (P, K).
 
     Returns:
-        Sorted, at most `FINALISTS`.
+        Sorted, at most `SHORTLIST`.
     """
-    if len(tokens) <= FINALISTS:
+    if len(tokens) <= SHORTLIST:
         return np.arange(len(tokens))
     mean, std = model.predict(tokens)
     optimistic = mean + std
@@ -104,7 +104,7 @@ def finalists(model: OutcomeModel, tokens: np.ndarray, goals: np.ndarray) -> np.
     utilities = utility(optimistic[:, None, :], 0, goals[None])
     # Rank under the preference that likes a path most, so that every part of the front is kept.
     rank = (-utilities).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
-    return np.sort(rank.min(axis=1).argsort(kind="stable")[:FINALISTS])
+    return np.sort(rank.min(axis=1).argsort(kind="stable")[:SHORTLIST])
 
 
 def screened(state: AgentState, count: int, policy: PathPolicy | None) -> Proposals:
@@ -118,11 +118,11 @@ def screened(state: AgentState, count: int, policy: PathPolicy | None) -> Propos
     Returns:
         Distinct paths that are not known; none if every proposal is.
     """
-    screening, knowledge = state.settings.screening, state.knowledge
+    screening, dataset = state.settings.screening, state.dataset
     found = propose(
         policy,
-        state.model,
-        knowledge,
+        state.surrogate,
+        dataset,
         state.goals,
         state.utility,
         screening.proposals,
@@ -131,8 +131,8 @@ def screened(state: AgentState, count: int, policy: PathPolicy | None) -> Propos
     if len(found.tokens) == 0:
         return found
     goals = state.goals.draw(PREFERENCES, state.rng)
-    keep = finalists(state.model, found.tokens, goals)
-    samples = state.model.samples(found.tokens[keep], screening.samples, state.rng)
+    keep = shortlist(state.surrogate, found.tokens, goals)
+    samples = state.surrogate.samples(found.tokens[keep], screening.samples, state.rng)
     if screening.acquisition == "hypervolume":
         chosen = choose_by_hypervolume(samples, state.front, count)
     else:

@@ -21,8 +21,8 @@ def refine_for(
 ) -> None:
     """Spend evaluations on one preference: the paths with the best expected improvement of u.
 
-    Policy samples, variations of the best paths and ascents under F-hat compete; the networks are
-    not trained on.
+    Policy samples, variations of the best paths and ascents under the surrogate compete;
+    the networks are not trained on.
 
     Args:
         state: Of a trained agent; it observes the outcomes.
@@ -35,18 +35,18 @@ def refine_for(
     few = goals[:8]
     while spent < budget:
         refit(state)
-        starts = elites(state.knowledge, few, state.utility)
+        starts = elites(state.dataset, few, state.utility)
         rows = np.concatenate(
             [
                 roll_out(state.policy, state.space, goals, 1.0, state.rng),
-                variations(state.knowledge, goals, state.utility, state.rng, mixing=0.1),
-                climb(state.model, starts, few, state.utility, state.rng),
+                variations(state.dataset, goals, state.utility, state.rng, mixing=0.1),
+                climb(state.surrogate, starts, few, state.utility, state.rng),
             ]
         )
-        fresh = state.knowledge.fresh(rows)
+        fresh = state.dataset.fresh(rows)
         if len(fresh) == 0:
             return
-        samples = state.model.samples(fresh, state.settings.screening.samples, state.rng)
+        samples = state.surrogate.samples(fresh, state.settings.screening.samples, state.rng)
         count = min(state.settings.batch, budget - spent)
         lengths = state.space.lengths(fresh)[:, None]
         utilities = state.utility(samples[:, :, None, :], lengths, goals[:1])

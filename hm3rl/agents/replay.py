@@ -96,7 +96,7 @@ class Replay:
             vectors: Outcomes f / z*, shape (n, K).
             preferences: Preferences under which they were made, shape (n, K).
             nll: Negative log-likelihoods, shape (n, K), NaN where unknown; None: all unknown.
-            imagined: Whether the outcomes are F-hat's predictions rather than evaluations.
+            imagined: Whether the outcomes are the surrogate's predictions rather than evaluations.
         """
         if len(tokens) == 0:
             return

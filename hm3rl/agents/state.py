@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from hm3rl.agents.generators import GeneratorScope
 from hm3rl.agents.goals import Goals
-from hm3rl.agents.isolation import Isolation
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.regression import Regression
@@ -25,15 +25,15 @@ from hm3rl.config.validate import check_options
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
-from hm3rl.surrogate.dataset import EvaluatePaths, Knowledge, Outcome
+from hm3rl.surrogate.dataset import Dataset, EvaluatePaths, Outcome
 from hm3rl.surrogate.features import Background
-from hm3rl.surrogate.outcome import OutcomeModel
+from hm3rl.surrogate.path_surrogate import PathSurrogate
 
 LEAST_TO_FIT = 4
-"""Evaluated paths below which F-hat says nothing."""
+"""Evaluated paths below which the surrogate says nothing."""
 
 CAUTION = 0.5
-"""Standard deviations taken off F-hat's predictions of paths that nobody evaluated."""
+"""Standard deviations taken off the surrogate's predictions of paths that nobody evaluated."""
 
 
 class AgentState:
@@ -43,9 +43,9 @@ class AgentState:
         goals: The preferences it serves.
         utility: What a path is worth under a preference.
         rng: Generator of its own decisions.
-        knowledge: Evaluated paths.
+        dataset: Evaluated paths.
         replay: Trajectories for regression.
-        model: F-hat.
+        surrogate: Predicts outcomes of complete paths.
         ppo: Stable-Baselines3's learner, which owns the networks.
         regression: Learns from the replay.
         seconds: Seconds spent by the agent so far, evaluations excepted.
@@ -74,14 +74,14 @@ class AgentState:
         self.goals = Goals(len(self.objectives), only)
         self.utility = Utility.of(settings)
         self.rng = np.random.default_rng(seed)
-        self.knowledge = Knowledge(space, len(self.objectives))
+        self.dataset = Dataset(space, len(self.objectives))
         self.replay = Replay(space, len(self.objectives))
-        self.model = OutcomeModel(space, len(self.objectives), settings.outcome)
+        self.surrogate = PathSurrogate(space, len(self.objectives), settings.outcome)
         self.seconds = 0.0
-        self.isolation = Isolation(seed)
+        self.generators = GeneratorScope(seed)
         self._timing = False
         self._rollouts: EvaluatePaths | None = None
-        with self.isolation.scope():
+        with self.generators.scope():
             self.ppo, self._episodes = build_ppo(
                 space, len(self.objectives), settings, self._score_rollout, self._sample, seed
             )
@@ -100,23 +100,23 @@ class AgentState:
     @property
     def front(self) -> np.ndarray:
         """Vectors f / z* of the non-dominated paths, shape (F, K)."""
-        vectors = self.knowledge.vectors
-        return vectors[self.knowledge.front()] if len(vectors) else vectors
+        vectors = self.dataset.vectors
+        return vectors[self.dataset.front()] if len(vectors) else vectors
 
     @property
     def fittable(self) -> bool:
-        """Whether there is enough to fit F-hat to."""
-        return len(self.knowledge.vectors) >= LEAST_TO_FIT
+        """Whether there is enough to fit the surrogate to."""
+        return len(self.dataset.vectors) >= LEAST_TO_FIT
 
     def best_known(self, preferences: np.ndarray) -> np.ndarray:
         """Best utility of all evaluated paths under each of P preferences, shape (P,)."""
-        lengths = self.space.lengths(self.knowledge.tokens)[:, None]
-        vectors = self.knowledge.vectors[:, None]
+        lengths = self.space.lengths(self.dataset.tokens)[:, None]
+        vectors = self.dataset.vectors[:, None]
         return np.asarray(self.utility(vectors, lengths, preferences[None]).max(axis=0))
 
     def cautious(self, tokens: np.ndarray) -> np.ndarray:
-        """F-hat's expected f / z* less half a standard deviation, shape (n, K)."""
-        mean, std = self.model.predict(tokens)
+        """The surrogate's expected f / z* less half a standard deviation, shape (n, K)."""
+        mean, std = self.surrogate.predict(tokens)
         return mean - CAUTION * std
 
     # --- observing ----------------------------------------------------------------------------
@@ -132,22 +132,22 @@ class AgentState:
             preferences: Under which each was made, shape (n, K).
         """
         for row, outcome, goal in zip(tokens, outcomes, preferences, strict=True):
-            if self.knowledge.knows(row):
+            if self.dataset.knows(row):
                 continue
-            self.knowledge.add(row, outcome)
+            self.dataset.add(row, outcome)
             if outcome.ok:
                 self.replay.add(row[None], outcome.vector[None], goal[None], outcome.nll[None])
 
     def set_background(self, background: Background) -> None:
-        """Give F-hat whole models that are no members; forgets what it was fitted to."""
+        """Give the surrogate whole models that are no members; forgets what it was fitted to."""
         settings, k = self.settings.outcome, len(self.objectives)
-        self.model = OutcomeModel(self.space, k, settings, background)
+        self.surrogate = PathSurrogate(self.space, k, settings, background)
         self._show_model()
 
     def _show_model(self) -> None:
-        """Let Wolpertinger ask F-hat what a completed path is worth."""
+        """Let Wolpertinger ask the surrogate what a completed path is worth."""
         if isinstance(self.policy, WolpertingerPolicy) and self.policy.discretiser is not None:
-            self.policy.discretiser.model = self.model
+            self.policy.discretiser.model = self.surrogate
 
     # --- evaluating ---------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class AgentState:
             return 0
         paths = [self.space.decode(row) for row in tokens]
         begin = time.perf_counter()
-        with self.isolation.outside():
+        with self.generators.outside():
             outcomes = evaluate(paths)
         self.seconds -= time.perf_counter() - begin
         self.observe(tokens, outcomes, preferences)
@@ -174,13 +174,13 @@ class AgentState:
 
     def roll_out_real(self, evaluate: EvaluatePaths) -> int:
         """One PPO update on unscreened rollouts; returns how many evaluations it charged."""
-        self._rollouts, before = evaluate, len(self.knowledge)
+        self._rollouts, before = evaluate, len(self.dataset)
         self.policy.freeze(self.replay.context, self.replay.descriptors)
         try:
             self.ppo.learn_rollout()
         finally:
             self._rollouts = None
-        return len(self.knowledge) - before
+        return len(self.dataset) - before
 
     def _sample(self, rng: np.random.Generator) -> np.ndarray:
         """Preference of a rollout: where the front is thin."""
@@ -194,9 +194,9 @@ class AgentState:
         first: dict[bytes, int] = {}
         for i, row in enumerate(tokens):
             first.setdefault(row.tobytes(), i)
-        fresh = self.knowledge.fresh(tokens)
+        fresh = self.dataset.fresh(tokens)
         self.evaluate(fresh, goals[[first[row.tobytes()] for row in fresh]], self._rollouts)
-        outcomes = [self.knowledge.outcome(row) for row in tokens]
+        outcomes = [self.dataset.outcome(row) for row in tokens]
         return [outcome.vector if outcome.ok else None for outcome in outcomes]
 
     # --- surroundings -------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class AgentState:
     @contextmanager
     def working(self) -> Iterator[None]:
         """The agent's own generators and one thread; the time counts as its own."""
-        with self.isolation.scope():
+        with self.generators.scope():
             if self._timing:
                 yield
                 return

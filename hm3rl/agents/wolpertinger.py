@@ -18,13 +18,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from hm3rl.agents.policy import PathPolicy, Situation
+from hm3rl.agents.policy import DecodingState, PathPolicy
 from hm3rl.agents.replay import share_to_go
 from hm3rl.config.schema import AgentSettings
 from hm3rl.envs.proto import BOUND
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.space import PathSpace
-from hm3rl.surrogate.outcome import OutcomeModel
+from hm3rl.surrogate.path_surrogate import PathSurrogate
 
 INITIAL_LOG_STD = -1.0
 
@@ -40,8 +40,8 @@ class Discretiser:
     The paper scores an action by r + gamma V(S'), but r is not known before the path is complete.
     Here an action that leaves the path open has the value of the state it leads to, divided by the
     share of the return that is paid from there on (as if the path became as long as it may); STOP
-    has F-hat's utility of the completed path, or the value of the state it is taken in while F-hat
-    has seen too little.
+    has the surrogate's utility of the completed path, or the value of the state it is taken in
+    while the surrogate has seen too little.
 
     Args:
         space: The path space.
@@ -56,7 +56,7 @@ class Discretiser:
         self.space = space
         self.settings = settings
         self.utility = utility
-        self.model: OutcomeModel | None = None
+        self.model: PathSurrogate | None = None
         self.rng = np.random.default_rng(seed)
         self.context = torch.as_tensor(space.context.ravel()[None], dtype=torch.float32)
         self.descriptors = torch.as_tensor(space.descriptors.ravel()[None], dtype=torch.float32)
@@ -79,7 +79,7 @@ class Discretiser:
         self,
         policy: WolpertingerPolicy,
         proto: np.ndarray,
-        situation: Situation,
+        decoding: DecodingState,
         rng: np.random.Generator | None = None,
     ) -> np.ndarray:
         """Actions for n proto-actions.
@@ -87,32 +87,32 @@ class Discretiser:
         Args:
             policy: Lends the frozen embeddings and the critic.
             proto: Shape (n, D).
-            situation: Where the agent stands; epsilon applies where the heat is above zero.
+            decoding: Where the agent stands; epsilon applies where the heat is above zero.
             rng: Source of randomness; default: the discretiser's own.
 
         Returns:
             Legal actions, integers of shape (n,).
         """
         rng = self.rng if rng is None else rng
-        near, exists = self.nearest(policy, proto, situation.legal)
+        near, exists = self.nearest(policy, proto, decoding.legal)
         scores = np.where(exists, -np.inf, np.nan)
         open_ = np.flatnonzero(exists.sum(axis=1) > 1)
         if len(open_):
             scores[open_] = self._scores(
-                policy, near[open_], Situation(*(x[open_] for x in situation))
+                policy, near[open_], DecodingState(*(x[open_] for x in decoding))
             )
         best = np.where(exists, scores, -np.inf).argmax(axis=1)
-        luck = (rng.random(len(near)) < self.settings.epsilon) & (situation.heat > 0)
+        luck = (rng.random(len(near)) < self.settings.epsilon) & (decoding.heat > 0)
         drawn = (rng.random(len(near)) * exists.sum(axis=1)).astype(int)
         return np.asarray(near[np.arange(len(near)), np.where(luck, drawn, best)])
 
     def _scores(
-        self, policy: WolpertingerPolicy, actions: np.ndarray, situation: Situation
+        self, policy: WolpertingerPolicy, actions: np.ndarray, decoding: DecodingState
     ) -> np.ndarray:
         n, width = actions.shape
-        path = np.repeat(situation.path, width, axis=0)
-        taken = np.repeat(situation.taken, width)
-        goals = np.repeat(situation.preference, width, axis=0)
+        path = np.repeat(decoding.path, width, axis=0)
+        taken = np.repeat(decoding.taken, width)
+        goals = np.repeat(decoding.preference, width, axis=0)
         chosen = actions.ravel()
         ends = chosen == self.space.stop
         path[np.arange(len(path)), taken] = chosen
@@ -200,13 +200,15 @@ class WolpertingerPolicy(PathPolicy):
         """KL divergence of two proto-action Gaussians of equal spread, shape (B, T)."""
         return kl_divergence(self._gaussian(target), self._gaussian(found)).sum(dim=-1)
 
-    def choose(self, action: Tensor, situation: Situation, rng: np.random.Generator) -> np.ndarray:
+    def choose(
+        self, action: Tensor, decoding: DecodingState, rng: np.random.Generator
+    ) -> np.ndarray:
         """Draw proto-actions around the means and map them to legal actions."""
         assert self.discretiser is not None
         mean = action.double().numpy()
         spread = self.log_std.detach().exp().double().numpy()
-        noise = rng.standard_normal(mean.shape) * spread * situation.heat[:, None]
-        return self.discretiser(self, mean + noise, situation, rng)
+        noise = rng.standard_normal(mean.shape) * spread * decoding.heat[:, None]
+        return self.discretiser(self, mean + noise, decoding, rng)
 
     def forward(
         self,

@@ -232,7 +232,7 @@ class SearchSettings:
 
 @dataclass
 class OutcomeSettings:
-    """The outcome model F-hat: predicts scores of complete paths.
+    """The surrogate: predicts scores of complete paths.
 
     Attributes:
         kind: `gp` (a Gaussian process), or `linear` (Bayesian linear regression on the same
@@ -248,17 +248,17 @@ class OutcomeSettings:
 
 @dataclass
 class ScreeningSettings:
-    """How F-hat decides what is really evaluated in the online phase.
+    """How the surrogate decides what is really evaluated in the online phase.
 
     Attributes:
         enabled: Off: every online path is a plain rollout of the policy.
         acquisition: `hypervolume` (expected improvement of the archive's hypervolume) or `utility`
             (scalarised upper confidence bound under sampled preferences).
         proposals: Paths that compete for one batch.
-        samples: Posterior samples of F-hat.
+        samples: Posterior samples of the surrogate.
         explore_share: Share of each batch that is unscreened rollouts of the policy (PPO's data).
-        offline_share: Share of the offline phase's evaluations that F-hat screens too; 0 leaves the
-            phase to plain behaviour paths.
+        offline_share: Share of the offline phase's evaluations that the surrogate screens too;
+            0 leaves the phase to plain behaviour paths.
     """
 
     enabled: bool = True
@@ -310,10 +310,10 @@ class AgentSettings:
         temperature: Of the advantage weights, in units of the utilities' spread.
         hindsight: Whether trajectories are relabelled with other preferences: any, or with
             `regression=cloning` ones that they serve well.
-        imagined: Paths improved under F-hat that join the replay after each fit, as
+        imagined: Paths improved under the surrogate that join the replay after each fit, as
             demonstrations; 0: none.
         distil_steps: Gradient steps after the online phase by which the policy learns, for every
-            preference, the path F-hat thinks best; 0: none.
+            preference, the path the surrogate thinks best; 0: none.
         init_from: Run folder (or agent.zip) whose trained networks this run starts from; the sizes
             must agree. Empty: fresh networks.
         per_preference: Whether networks are initialised and trained anew for each of `preferences`
@@ -322,7 +322,7 @@ class AgentSettings:
         preferences: N, preferences served by networks of their own, and for which
             `search.parameter.source=preference` merges.
         batch: Evaluations in one batch.
-        outcome: F-hat.
+        outcome: The surrogate.
         screening: What is really evaluated.
     """
 

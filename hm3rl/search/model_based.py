@@ -2,8 +2,8 @@
 
 Scores are smooth in the few numbers of a recipe (MAP, arXiv 2406.07529, fits quadratic forms of the
 coefficients), so a model of them finds the front with a fraction of the evaluations that
-variation needs. The model is the one that judges paths (`agents.gp`), its batches are chosen as
-theirs are (`agents.screening`), and the extra `baselines` is not needed.
+variation needs. The model is the one that judges paths (`surrogate.gp`), its batches are chosen as
+theirs are (`surrogate.acquisition`), and the extra `baselines` is not needed.
 
 Measured on the tiny zoo, free coefficients of task arithmetic, seeds 10 and 11 (in no table),
 hypervolume on the search split: 0.705 and 0.696 after 40 evaluations (`elites` 0.654 and 0.661),

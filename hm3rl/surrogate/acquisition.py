@@ -1,8 +1,8 @@
 """Which of many paths deserve an evaluation: greedy batches by expected improvement.
 
-The improvement is measured on joint posterior samples of F-hat, and a path chosen for the batch
-counts as known in every sample when the next is chosen (as in qEHVI: Daulton et al., 2020), so a
-batch spreads along the front.
+The improvement is measured on joint posterior samples of the surrogate, and a path chosen for the
+batch counts as known in every sample when the next is chosen (as in qEHVI: Daulton et al., 2020),
+so a batch spreads along the front.
 """
 
 from __future__ import annotations

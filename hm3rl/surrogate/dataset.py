@@ -20,7 +20,7 @@ class Outcome:
         vector: Task scores divided by z*, shape (K,); empty if the evaluation failed.
         nll: Negative log-likelihood of the references by task, shape (K,); empty if it failed.
         ok: False if the evaluation failed. Then the path counts as known, so that nobody asks for
-            it again, but neither F-hat nor the replay nor PPO learns from it.
+            it again, but neither the surrogate nor the replay nor PPO learns from it.
     """
 
     vector: np.ndarray
@@ -40,7 +40,7 @@ LogMetrics = Callable[[dict[str, float]], None]
 """Receives scalars of the agent's learning."""
 
 
-class Knowledge:
+class Dataset:
     """Evaluated paths of one space, in the order they became known.
 
     Args:

@@ -1,7 +1,7 @@
 """Bayesian linear regression of outcomes on path features, several outputs at once, in closed form.
 
-The same features as `agents.gp`, without interactions between layers: a hundred weights instead of
-a kernel between all paths. It is exact where gains add up over the layers and a change of member
+The same features as `surrogate.gp`, without interactions between layers: a hundred weights instead
+of a kernel between all paths. It is exact where gains add up over the layers and a change of member
 costs something, and it costs the same however many paths are known, which is what deep paths and
 thousands of evaluations need; the Gaussian process is the better model of real networks.
 """

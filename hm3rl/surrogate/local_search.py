@@ -6,11 +6,11 @@ import numpy as np
 
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.variation import neighbours
-from hm3rl.surrogate.outcome import OutcomeModel
+from hm3rl.surrogate.path_surrogate import PathSurrogate
 
 
 def climb(
-    model: OutcomeModel,
+    model: PathSurrogate,
     starts: np.ndarray,
     preferences: np.ndarray,
     utility: Utility,

@@ -407,7 +407,7 @@ class SandboxPool:
                     raise _WorkerLost(worker.failure()) from None
                 finally:
                     if kept is None:  # alone, lost, or interrupted between question and answer
-                        self._bury(worker)
+                        self._reap(worker)
             finally:
                 for place in idle if alone else [kept]:
                     self._idle.put(place)
@@ -430,7 +430,7 @@ class SandboxPool:
                 f"from them by Python alone (in force: {', '.join((*worker.isolation, 'limits'))})"
             )
             if self.required:
-                self._bury(worker)
+                self._reap(worker)
                 raise InputError(
                     said,
                     "run it where the kernel has seccomp or lets users make namespaces; or inside "
@@ -442,7 +442,7 @@ class SandboxPool:
                 log.warning("%s; see docs/sandbox.md", said)
         return worker
 
-    def _bury(self, worker: _Worker) -> None:
+    def _reap(self, worker: _Worker) -> None:
         with self._lock:
             if worker in self._alive:  # not if the pool was closed meanwhile
                 self._alive.remove(worker)

@@ -66,7 +66,7 @@ def test_it_spends_its_budget_exactly_and_ends_near_the_optimum() -> None:
     agent, _ = run(quick(), 40, 45)
     goals = sample_dirichlet(10, 3, np.random.default_rng(3))
     archive = np.mean(
-        [PROBLEM.normalised(float((agent.state.knowledge.vectors @ g).max()), g) for g in goals]
+        [PROBLEM.normalised(float((agent.state.dataset.vectors @ g).max()), g) for g in goals]
     )
     decoded = [PROBLEM.score_paths([agent.decode(g, beam=4)])[0] @ g for g in goals]
     best = np.mean([PROBLEM.normalised(float(u), g) for u, g in zip(decoded, goals, strict=True)])
@@ -133,7 +133,7 @@ def test_what_is_absorbed_is_free_and_never_asked_for() -> None:
     stranger = LayerPath.whole("stranger", 6)
     outcomes = [Outcome(v, -v) for v in PROBLEM.score_paths(own)]
     agent.absorb([*own, stranger], [*outcomes, outcomes[0]])
-    assert len(agent.state.knowledge) == len(own) == 1
+    assert len(agent.state.dataset) == len(own) == 1
     agent.online(budget, 12, lambda values: None)
     assert str(own[0]) not in budget.seen
 
@@ -143,7 +143,7 @@ def test_ppo_learns_nothing_from_rollouts_that_failed(head: str) -> None:
     agent = MergeAgent.fresh(PROBLEM.space(), quick(head=head, rollouts=4), NAMES, 0)
     before = {name: value.clone() for name, value in agent.state.policy.state_dict().items()}
     charged = agent.state.roll_out_real(lambda paths: [Outcome.failure() for _ in paths])
-    assert charged == len(agent.state.knowledge.failed) > 0 and len(agent.state.replay) == 0
+    assert charged == len(agent.state.dataset.failed) > 0 and len(agent.state.replay) == 0
     after = agent.state.policy.state_dict()
     assert all(bool((before[name] == after[name]).all()) for name in before)
 
@@ -156,11 +156,11 @@ def test_failures_are_charged_passed_over_and_remembered(tmp_path: Path) -> None
     agent.offline(budget, 12, lambda values: None)
     agent.online(budget, 20, lambda values: None)
     assert len(budget.seen) == 32
-    assert 0 < len(agent.state.knowledge.vectors) < 32
+    assert 0 < len(agent.state.dataset.vectors) < 32
     agent.save(tmp_path / "agent.zip")
-    again = MergeAgent.load(tmp_path / "agent.zip").state.knowledge
+    again = MergeAgent.load(tmp_path / "agent.zip").state.dataset
     assert len(again) == 32
-    np.testing.assert_array_equal(again.failed, agent.state.knowledge.failed)
+    np.testing.assert_array_equal(again.failed, agent.state.dataset.failed)
 
 
 def test_a_small_space_is_exhausted_without_repeating() -> None:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.generators import GeneratorScope
 from hm3rl.agents.goals import Goals
-from hm3rl.agents.isolation import Isolation
 from hm3rl.agents.offline import pretrain
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
@@ -190,7 +190,7 @@ def scores(paths: list[LayerPath]) -> np.ndarray:
 def test_ppo_improves_on_paths_with_either_critic(kind: str) -> None:
     space = make_space(actions="same_depth")
     options = settings(rollouts=32, entropy=0.0, learning_rate=5e-3, scalarisation=kind)
-    own = Isolation(0)
+    own = GeneratorScope(0)
     with own.scope():
         ppo, episodes = build_ppo(space, K, options, scores, lambda rng: np.array([0.9, 0.1]), 0)
         before = _mean_first(ppo.policy, space)
@@ -209,7 +209,7 @@ def _mean_first(policy: torch.nn.Module, space: PathSpace) -> float:
 
 def test_the_anchor_runs_after_each_update() -> None:
     space = make_space(actions="same_depth")
-    with Isolation(0).scope():
+    with GeneratorScope(0).scope():
         ppo, _ = build_ppo(space, K, settings(rollouts=4), scores, lambda rng: LEFT, 0)
         calls: list[int] = []
         ppo.anchor = lambda: calls.append(ppo._n_updates)
@@ -220,7 +220,7 @@ def test_the_anchor_runs_after_each_update() -> None:
 
 
 def test_isolation_neither_disturbs_others_nor_is_disturbed() -> None:
-    def draws(own: Isolation, disturb: bool) -> list[float]:
+    def draws(own: GeneratorScope, disturb: bool) -> list[float]:
         with own.scope():
             first = float(torch.rand(())) + np.random.rand()
             with own.outside():
@@ -234,10 +234,10 @@ def test_isolation_neither_disturbs_others_nor_is_disturbed() -> None:
     expected = (float(torch.rand(())), np.random.rand())
     torch.manual_seed(1)
     np.random.seed(1)
-    own = Isolation(7)
+    own = GeneratorScope(7)
     first = draws(own, disturb=False)
     assert (float(torch.rand(())), np.random.rand()) == expected
-    assert draws(Isolation(7), disturb=True) == first
+    assert draws(GeneratorScope(7), disturb=True) == first
     assert draws(own, disturb=False) != first
 
 
@@ -245,7 +245,7 @@ def test_the_agent_computes_on_one_thread_and_evaluations_on_all() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        own = Isolation(0)
+        own = GeneratorScope(0)
         assert torch.get_num_threads() == 3
         with own.scope():
             assert torch.get_num_threads() == 1

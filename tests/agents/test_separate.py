@@ -33,7 +33,7 @@ def test_the_budget_is_divided_and_spent_exactly_though_agents_share_what_is_kno
 ) -> None:
     agents, budget = trained  # `Budget` insists that no path is asked for twice
     assert len(budget.seen) == 39
-    sizes = [len(agent.state.knowledge) for agent in agents.agents]
+    sizes = [len(agent.state.dataset) for agent in agents.agents]
     assert sum(sizes) >= 39 and min(sizes) >= 10
 
 
@@ -67,4 +67,4 @@ def test_what_is_absorbed_is_known_to_all() -> None:
     agents = separate()
     path = agents.agents[0].space.decode(agents.agents[0].space.whole(0))
     agents.absorb([path], [Outcome(np.ones(3), np.ones(3))])
-    assert [len(agent.state.knowledge) for agent in agents.agents] == [1, 1, 1]
+    assert [len(agent.state.dataset) for agent in agents.agents] == [1, 1, 1]

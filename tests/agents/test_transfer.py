@@ -37,7 +37,7 @@ def test_networks_are_taken_over_and_knowledge_is_not(saved: Path, inside: str) 
     expected = MergeAgent.load(saved / "agent.zip").state.policy.state_dict()
     for name, value in agent.state.policy.state_dict().items():
         assert torch.equal(value, expected[name])
-    assert len(agent.state.knowledge) == 0
+    assert len(agent.state.dataset) == 0
 
 
 def test_other_sizes_are_refused_naming_both(saved: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hm3rl.agents.decoding import roll_out
-from hm3rl.agents.isolation import Isolation
-from hm3rl.agents.policy import Situation
+from hm3rl.agents.generators import GeneratorScope
+from hm3rl.agents.policy import DecodingState
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.wolpertinger import Discretiser, WolpertingerPolicy
 from hm3rl.objectives.utility import Utility
@@ -22,17 +22,17 @@ OPTIONS = settings(
 
 
 def learner(space: PathSpace, **changes: object) -> tuple:
-    with Isolation(0).scope():
+    with GeneratorScope(0).scope():
         return build_ppo(
             space, K, replace(OPTIONS, **changes), scores, lambda rng: np.array([0.9, 0.1]), 0
         )
 
 
-def start(space: PathSpace, n: int, heat: float = 0.0) -> Situation:
+def start(space: PathSpace, n: int, heat: float = 0.0) -> DecodingState:
     """Situations after the stem and one layer."""
     path = np.tile(space.pad_tokens([0, space.layer_action(0, 0)]), (n, 1))
     legal = np.tile(space.mask([0, space.layer_action(0, 0)]), (n, 1))
-    return Situation(path, np.full(n, 2), legal, np.full((n, K), 0.5), np.full(n, heat))
+    return DecodingState(path, np.full(n, 2), legal, np.full((n, K), 0.5), np.full(n, heat))
 
 
 def discretiser_of(policy: WolpertingerPolicy) -> Discretiser:
@@ -43,31 +43,31 @@ def discretiser_of(policy: WolpertingerPolicy) -> Discretiser:
 def test_the_nearest_legal_actions_are_found_and_illegal_ones_never() -> None:
     space = make_space(actions="same_depth")
     policy = learner(space)[0].policy
-    situation = start(space, 1)
+    decoding = start(space, 1)
     embedded = policy.embeddings.numpy()
     wanted = space.layer_action(2, 1)  # legal at depth 1
-    near, exists = discretiser_of(policy).nearest(policy, embedded[[wanted]], situation.legal)
+    near, exists = discretiser_of(policy).nearest(policy, embedded[[wanted]], decoding.legal)
     assert near[0, 0] == wanted
-    assert exists.all() and situation.legal[0, near[0]].all()
+    assert exists.all() and decoding.legal[0, near[0]].all()
     forbidden = space.layer_action(2, 3)
-    near, _ = discretiser_of(policy).nearest(policy, embedded[[forbidden]], situation.legal)
+    near, _ = discretiser_of(policy).nearest(policy, embedded[[forbidden]], decoding.legal)
     assert forbidden not in near[0]
     distances = ((embedded - embedded[forbidden]) ** 2).sum(axis=1)
-    legal = np.flatnonzero(situation.legal[0])
+    legal = np.flatnonzero(decoding.legal[0])
     assert near[0].tolist() == legal[distances[legal].argsort(kind="stable")].tolist()[:3]
 
 
 def test_the_critic_chooses_among_the_neighbours() -> None:
     space = make_space()
     policy = learner(space, critic="scalar")[0].policy
-    situation = start(space, 1)
+    decoding = start(space, 1)
     proto = policy.embeddings.numpy()[[space.layer_action(1, 2)]]
     discretiser = discretiser_of(policy)
-    near, _ = discretiser.nearest(policy, proto, situation.legal)
-    chosen = discretiser(policy, proto, situation)[0]
+    near, _ = discretiser.nearest(policy, proto, decoding.legal)
+    chosen = discretiser(policy, proto, decoding)[0]
     values = {}
     for action in near[0]:
-        path = situation.path.copy()
+        path = decoding.path.copy()
         path[0, 2] = action
         worth = policy.worth(
             torch.as_tensor(path),
@@ -83,10 +83,10 @@ def test_the_critic_chooses_among_the_neighbours() -> None:
 def test_one_neighbour_is_plain_projection() -> None:
     space = make_space()
     policy = learner(space, neighbours=1)[0].policy
-    situation = start(space, 1)
-    for action in np.flatnonzero(situation.legal[0]):
+    decoding = start(space, 1)
+    for action in np.flatnonzero(decoding.legal[0]):
         proto = policy.embeddings.numpy()[[action]]
-        assert discretiser_of(policy)(policy, proto, situation)[0] == action
+        assert discretiser_of(policy)(policy, proto, decoding)[0] == action
 
 
 def test_epsilon_draws_evenly_among_the_neighbours_and_never_when_greedy() -> None:
@@ -112,7 +112,7 @@ def test_stop_has_the_utility_that_f_hat_gives_the_completed_path(reward: str) -
     space = make_space()  # any layer anywhere, at least two
     policy = learner(space, neighbours=space.num_actions, reward=reward)[0].policy
     body = [0, space.layer_action(0, 0), space.layer_action(0, 1)]
-    situation = Situation(
+    decoding = DecodingState(
         space.pad_tokens(body)[None],
         np.array([3]),
         space.mask(body)[None],
@@ -123,7 +123,7 @@ def test_stop_has_the_utility_that_f_hat_gives_the_completed_path(reward: str) -
     discretiser.model = oracle  # type: ignore[assignment]
     proto = np.zeros((1, policy.embeddings.shape[1]))
     for oracle.value, stops in ((50.0, True), (-50.0, False)):
-        assert bool(discretiser(policy, proto, situation)[0] == space.stop) is stops
+        assert bool(discretiser(policy, proto, decoding)[0] == space.stop) is stops
 
 
 def test_rollouts_store_protos_whose_ratio_is_one_before_the_update() -> None:
@@ -148,7 +148,7 @@ def test_rollouts_store_protos_whose_ratio_is_one_before_the_update() -> None:
         update()
 
     ppo.train = spy
-    with Isolation(1).scope():
+    with GeneratorScope(1).scope():
         ppo.learn_rollout()
     assert asked == [6]
     assert seen[0][0] < 1e-4  # ratio 1: the stored proto, not the action it was mapped to
@@ -183,7 +183,7 @@ def test_ppo_learns_with_proto_actions() -> None:
         return float(np.mean([scores([space.decode(row)])[0, 0] for row in rows]))
 
     before = mean()
-    with Isolation(1).scope():
+    with GeneratorScope(1).scope():
         for _ in range(20):
             ppo.learn_rollout()
     assert mean() > before + 0.15

@@ -32,10 +32,10 @@ def test_the_zero_shot_table_compares_with_the_dedicated_search() -> None:
 
 def test_scores_that_are_a_function_of_the_likelihoods_are_predicted_by_way_of_them() -> None:
     problem = SyntheticProblem.draw(6, 3, 2, seed=4)
-    knowledge = known_paths(problem, 100)
+    dataset = known_paths(problem, 100)
     mapping = FeatureMap(problem.space())
-    features = mapping(knowledge.tokens)
-    logarithms = knowledge.vectors
+    features = mapping(dataset.tokens)
+    logarithms = dataset.vectors
     scores = logarithms**2 + 1.0
     train, test = features.rows(np.arange(60)), features.rows(np.arange(60, 100))
     found = via_likelihoods(train, test, scores[:60], logarithms[:60], mapping.depths)

@@ -7,18 +7,18 @@ from hm3rl.agents.behaviour import elites, member_weights, variations
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.space import PathSpace
 from hm3rl.paths.variation import crossover, mixtures, mutate, neighbours, random_walk
-from hm3rl.surrogate.dataset import Knowledge, Outcome
+from hm3rl.surrogate.dataset import Dataset, Outcome
 from tests.agents.test_policy import K, L, M, make_space
 
 GOALS = np.random.default_rng(5).dirichlet(np.ones(K), size=60)
 
 
-def known(space: PathSpace, vectors: list[list[float]]) -> Knowledge:
+def known(space: PathSpace, vectors: list[list[float]]) -> Dataset:
     """The members' own paths with given outcomes."""
-    knowledge = Knowledge(space, K)
+    dataset = Dataset(space, K)
     for member, vector in enumerate(vectors):
-        knowledge.add(space.whole(member), Outcome(np.array(vector), np.zeros(K)))
-    return knowledge
+        dataset.add(space.whole(member), Outcome(np.array(vector), np.zeros(K)))
+    return dataset
 
 
 @pytest.mark.parametrize("actions", ["any", "same_depth"])
@@ -70,8 +70,8 @@ def test_mixtures_take_members_by_weight() -> None:
 
 
 def test_members_weigh_by_the_utility_of_their_own_path() -> None:
-    knowledge = known(make_space(), [[1.0, 0.2], [0.2, 1.0]])
-    weights = member_weights(knowledge, np.array([[1.0, 0.0], [0.0, 1.0]]), Utility())
+    dataset = known(make_space(), [[1.0, 0.2], [0.2, 1.0]])
+    weights = member_weights(dataset, np.array([[1.0, 0.0], [0.0, 1.0]]), Utility())
     assert weights[0].argmax() == 0
     assert weights[1].argmax() == 1
     np.testing.assert_allclose(weights.sum(axis=1), 1.0)
@@ -79,10 +79,10 @@ def test_members_weigh_by_the_utility_of_their_own_path() -> None:
 
 
 def test_tchebycheff_elites_include_the_balanced_path_a_weighted_sum_never_picks() -> None:
-    knowledge = known(make_space(), [[1.0, 0.0], [0.0, 1.0], [0.45, 0.45]])
-    balanced = knowledge.tokens[2]
-    linear = elites(knowledge, GOALS, Utility("weighted_sum"))
-    chebyshev = elites(knowledge, GOALS, Utility("tchebycheff"))
+    dataset = known(make_space(), [[1.0, 0.0], [0.0, 1.0], [0.45, 0.45]])
+    balanced = dataset.tokens[2]
+    linear = elites(dataset, GOALS, Utility("weighted_sum"))
+    chebyshev = elites(dataset, GOALS, Utility("tchebycheff"))
     assert not (linear == balanced).all(axis=1).any()
     assert (chebyshev == balanced).all(axis=1).any()
 

@@ -11,23 +11,23 @@ from hm3rl.objectives.utility import Utility
 from hm3rl.surrogate.features import FeatureMap
 from hm3rl.surrogate.linear import NOISE, PathRegression
 from hm3rl.surrogate.local_search import climb
-from hm3rl.surrogate.outcome import OutcomeModel
+from hm3rl.surrogate.path_surrogate import PathSurrogate
 from tests.surrogate.test_outcome import known_paths
 
 
 def test_the_posterior_is_the_textbook_one() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
-    knowledge = known_paths(problem, 30)
-    features, model = FeatureMap(problem.space())(knowledge.tokens), PathRegression(2)
+    dataset = known_paths(problem, 30)
+    features, model = FeatureMap(problem.space())(dataset.tokens), PathRegression(2)
     train, test = features.rows(np.arange(20)), features.rows(np.arange(20, 30))
-    model.fit(train, knowledge.vectors[:20], 0)
+    model.fit(train, dataset.vectors[:20], 0)
     # The same in function space: a Gaussian process with the linear kernel.
     prior = model.log_parameters[0].exp().numpy()[model._blocks]
     left, right = model._design(train).numpy(), model._design(test).numpy()
     noise = float(model.log_parameters[0, NOISE].exp())
     kernel = (left * prior) @ left.T + noise * np.eye(20)
     cross, own = (right * prior) @ left.T, (right * prior) @ right.T
-    y = knowledge.vectors[:20, 0]
+    y = dataset.vectors[:20, 0]
     scale = y.std(ddof=1)
     mean = cross @ np.linalg.solve(kernel, (y - y.mean()) / scale) * scale + y.mean()
     covariance = (own - cross @ np.linalg.solve(kernel, cross.T)) * scale**2
@@ -41,20 +41,20 @@ def test_the_posterior_is_the_textbook_one() -> None:
 
 def test_additive_outcomes_are_learnt_from_little_more_paths_than_weights() -> None:
     problem = SyntheticProblem.draw(16, 4, 3, seed=1)
-    knowledge = known_paths(problem, 160)
-    features = FeatureMap(problem.space())(knowledge.tokens)
+    dataset = known_paths(problem, 160)
+    features = FeatureMap(problem.space())(dataset.tokens)
     model = PathRegression(3)
-    model.fit(features.rows(np.arange(100)), knowledge.vectors[:100], 30)
-    truth = knowledge.vectors[100:]
+    model.fit(features.rows(np.arange(100)), dataset.vectors[:100], 30)
+    truth = dataset.vectors[100:]
     residual = ((model.mean(features.rows(np.arange(100, 160))) - truth) ** 2).mean(axis=0)
     assert (residual / truth.var(axis=0) < 0.02).all()
 
 
 def test_evidence_tells_noise_from_signal() -> None:
     problem = SyntheticProblem.draw(6, 3, 1, seed=3)
-    knowledge = known_paths(problem, 200)
-    features = FeatureMap(problem.space())(knowledge.tokens)
-    vectors = knowledge.vectors
+    dataset = known_paths(problem, 200)
+    features = FeatureMap(problem.space())(dataset.tokens)
+    vectors = dataset.vectors
     noisy = vectors + 0.5 * vectors.std() * np.random.default_rng(0).normal(size=vectors.shape)
     model = PathRegression(1)
     model.fit(features, noisy, 30)
@@ -64,21 +64,21 @@ def test_evidence_tells_noise_from_signal() -> None:
 
 def test_degenerate_targets_do_not_break_the_fit() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
-    knowledge = known_paths(problem, 4)
-    features, model = FeatureMap(problem.space())(knowledge.tokens), PathRegression(2)
-    model.fit(features, np.column_stack([np.zeros(4), knowledge.vectors[:, 0]]), 20)
+    dataset = known_paths(problem, 4)
+    features, model = FeatureMap(problem.space())(dataset.tokens), PathRegression(2)
+    model.fit(features, np.column_stack([np.zeros(4), dataset.vectors[:, 0]]), 20)
     assert torch.isfinite(model.log_parameters).all()
     assert model.mean(features)[:, 0] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_it_serves_as_outcome_model() -> None:
     problem = SyntheticProblem.draw(8, 4, 3, seed=2)
-    model = OutcomeModel(problem.space(), 3, OutcomeSettings(kind="linear", fit_steps=20))
-    knowledge = known_paths(problem, 120)
-    model.fit(knowledge)
+    model = PathSurrogate(problem.space(), 3, OutcomeSettings(kind="linear", fit_steps=20))
+    dataset = known_paths(problem, 120)
+    model.fit(dataset)
     assert isinstance(model.scores, PathRegression)
     goals = sample_dirichlet(6, 3, np.random.default_rng(0))
-    rows = climb(model, knowledge.tokens[:6], goals, Utility(), np.random.default_rng(0))
+    rows = climb(model, dataset.tokens[:6], goals, Utility(), np.random.default_rng(0))
     vectors = problem.score_paths([problem.space().decode(row) for row in rows])
     reached = [
         problem.normalised(float(v @ goal), goal) for v, goal in zip(vectors, goals, strict=True)

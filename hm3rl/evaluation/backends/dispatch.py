@@ -49,32 +49,32 @@ class Reply(NamedTuple):
     refusal: HM3Error | None = None
 
 
-class Crew(Protocol):
-    """Workers, somewhere. Tickets stand for replies to come; a worker gives them in order."""
+class WorkerPool(Protocol):
+    """Workers, somewhere. Futures stand for replies to come; a worker gives them in order."""
 
     size: int
 
-    def hire(self) -> Any:
+    def start(self) -> Any:
         """Start a worker and return its handle."""
         ...
 
     def load(self, worker: Any) -> Hashable:
-        """Let a worker load the sources; returns the ticket of a reply without outcomes."""
+        """Let a worker load the sources; returns the future of a reply without outcomes."""
         ...
 
-    def dismiss(self, worker: Any) -> None:
+    def stop(self, worker: Any) -> None:
         """End a worker."""
         ...
 
     def submit(self, worker: Any, jobs: Sequence[Job]) -> Hashable:
-        """Give a worker some jobs; returns the ticket of its reply."""
+        """Give a worker some jobs; returns the future of its reply."""
         ...
 
-    def wait(self, tickets: Sequence[Hashable]) -> Hashable:
-        """Wait until one of the tickets can be redeemed, and return it."""
+    def wait(self, futures: Sequence[Hashable]) -> Hashable:
+        """Wait until one of the futures can be redeemed, and return it."""
         ...
 
-    def redeem(self, ticket: Any) -> Reply:
+    def redeem(self, future: Any) -> Reply:
         """Return a reply.
 
         Raises:
@@ -87,7 +87,7 @@ class Crew(Protocol):
 class _Portion:
     """Jobs given to a worker, by their places in the call; `call` is None for the loading."""
 
-    ticket: Hashable
+    future: Hashable
     call: int | None
     places: tuple[int, ...] = ()
 
@@ -99,14 +99,14 @@ class _Worker:
 
 
 class Dispatcher:
-    """Scores jobs with a crew.
+    """Scores jobs with a pool.
 
     Args:
-        crew: The workers; as many as its size are hired when they are first needed.
+        pool: The workers; as many as its size are hired when they are first needed.
     """
 
-    def __init__(self, crew: Crew) -> None:
-        self.crew = crew
+    def __init__(self, pool: WorkerPool) -> None:
+        self.pool = pool
         self._workers: list[_Worker] = []
         self._calls = 0
         self._failed_starts = 0
@@ -117,7 +117,7 @@ class Dispatcher:
             return
         self._calls += 1
         call = _Call(self._calls, jobs)
-        call.divide(self.crew.size)
+        call.divide(self.pool.size)
         for place in range(len(jobs)):
             while place not in call.outcomes:
                 if place in call.refusals:
@@ -128,37 +128,37 @@ class Dispatcher:
 
     def _assign(self, call: _Call) -> None:
         """Keep every worker busy, those with the least to do first."""
-        while len(self._workers) < self.crew.size:
-            worker = _Worker(self.crew.hire())
-            worker.portions.append(_Portion(self.crew.load(worker.handle), None))
+        while len(self._workers) < self.pool.size:
+            worker = _Worker(self.pool.start())
+            worker.portions.append(_Portion(self.pool.load(worker.handle), None))
             self._workers.append(worker)
         while call.waiting:
             worker = min(self._workers, key=lambda w: len(w.portions))
             if len(worker.portions) >= IN_FLIGHT:
                 return
             places = call.waiting.popleft()
-            ticket = self.crew.submit(worker.handle, [call.jobs[place] for place in places])
-            worker.portions.append(_Portion(ticket, call.number, places))
+            future = self.pool.submit(worker.handle, [call.jobs[place] for place in places])
+            worker.portions.append(_Portion(future, call.number, places))
 
     def _collect(self, call: _Call) -> None:
         """Wait for one reply, or for the death of a worker."""
-        owner = {p.ticket: worker for worker in self._workers for p in worker.portions}
-        worker = owner[self.crew.wait(list(owner))]
+        owner = {p.future: worker for worker in self._workers for p in worker.portions}
+        worker = owner[self.pool.wait(list(owner))]
         portion = worker.portions[0]  # a worker answers in order
         try:
-            reply = self.crew.redeem(portion.ticket)
+            reply = self.pool.redeem(portion.future)
         except WorkerDied as death:
-            self._bury(worker, str(death), call)
+            self._reap(worker, str(death), call)
             return
         if isinstance(reply.refusal, MachineError):
-            self.crew.dismiss(worker.handle)  # it may be harmed for good: a fresh one takes over
+            self.pool.stop(worker.handle)  # it may be harmed for good: a fresh one takes over
             if portion.call == call.number:
                 call.take(portion.places, Reply(reply.outcomes))
             left = portion.places[len(reply.outcomes) :]
             if portion.call == call.number and left[1:]:
                 call.give_back([left[1:]])
-            worker.portions[0] = _Portion(portion.ticket, portion.call, left[:1])
-            self._bury(worker, str(reply.refusal), call)
+            worker.portions[0] = _Portion(portion.future, portion.call, left[:1])
+            self._reap(worker, str(reply.refusal), call)
             return
         worker.portions.popleft()
         if portion.call is None:
@@ -168,7 +168,7 @@ class Dispatcher:
         elif portion.call == call.number:
             call.take(portion.places, reply)
 
-    def _bury(self, worker: _Worker, reason: str, call: _Call) -> None:
+    def _reap(self, worker: _Worker, reason: str, call: _Call) -> None:
         """Take a dead worker's jobs back; the first portion not answered was in its hands."""
         self._workers.remove(worker)
         in_hand, *others = worker.portions

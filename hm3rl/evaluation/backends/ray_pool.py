@@ -34,8 +34,8 @@ CONNECT_SECONDS = 5.0
 """In so many a machine answers whether anybody listens at an address."""
 
 
-class RayCrew:
-    """Actors as workers; see `Crew`.
+class RayWorkers:
+    """Actors as workers; see `WorkerPool`.
 
     Args:
         make: Loads what a worker scores with.
@@ -79,7 +79,7 @@ class RayCrew:
             num_cpus=1, num_gpus=int(gpu), max_restarts=0, scheduling_strategy="SPREAD"
         )
 
-    def hire(self) -> Any:
+    def start(self) -> Any:
         """Start an actor."""
         return self._actor.remote(*self._arguments)
 
@@ -87,7 +87,7 @@ class RayCrew:
         """Let it load the sources."""
         return worker.load.remote()
 
-    def dismiss(self, worker: Any) -> None:
+    def stop(self, worker: Any) -> None:
         """End an actor and its process."""
         ray.kill(worker)
 
@@ -95,14 +95,14 @@ class RayCrew:
         """Give it jobs."""
         return worker.score.remote(list(jobs))
 
-    def wait(self, tickets: Sequence[Hashable]) -> Hashable:
+    def wait(self, futures: Sequence[Hashable]) -> Hashable:
         """Wait for one reply.
 
         Raises:
             MachineError: Ray itself does not run any more.
         """
         while True:
-            ready, _ = ray.wait(list(tickets), num_returns=1, timeout=HEALTH_SECONDS)
+            ready, _ = ray.wait(list(futures), num_returns=1, timeout=HEALTH_SECONDS)
             if ready:
                 return ready[0]
             self._check_health()
@@ -129,10 +129,10 @@ class RayCrew:
         """Whether the node that this process belongs to counts as alive."""
         return any(node["Alive"] and node["NodeID"] == self._node for node in ray.nodes())
 
-    def redeem(self, ticket: Any) -> Reply:
-        """Fetch a reply; see `Crew.redeem`."""
+    def redeem(self, future: Any) -> Reply:
+        """Fetch a reply; see `WorkerPool.redeem`."""
         try:
-            return ray.get(ticket)
+            return ray.get(future)
         except RayTaskError:  # what a worker raised: a fault of the program, not a death
             raise
         except OutOfMemoryError as error:  # Ray ended the worker
@@ -248,7 +248,7 @@ class RayBackend:
         self._workers = workers
         self._threads = threads
         self._address = address
-        self._crew: RayCrew | None = None
+        self._crew: RayWorkers | None = None
         self._dispatcher: Dispatcher | None = None
 
     def prepare(self, split: Split) -> None:
@@ -261,7 +261,7 @@ class RayBackend:
             return
         if self._dispatcher is None:
             gpu = str(self._local.pool.device).startswith("cuda")
-            self._crew = RayCrew(
+            self._crew = RayWorkers(
                 self._make,
                 identity(self._local),
                 self._workers,

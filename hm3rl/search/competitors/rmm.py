@@ -32,7 +32,7 @@ from stable_baselines3.common.logger import Logger
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.buffer import LeaveOutUnscored, ScoredRolloutBuffer
-from hm3rl.agents.isolation import Isolation
+from hm3rl.agents.generators import GeneratorScope
 from hm3rl.agents.ppo import PreferencePPO
 from hm3rl.agents.separate import SeparateAgents
 from hm3rl.config.competitors import RMMSettings
@@ -133,7 +133,7 @@ class Walkers:
         self.settings = settings
         self.rng = rng
         self.objectives = len(ledger.problem.objectives)
-        self.isolation = Isolation(int(rng.integers(2**31)))
+        self.generators = GeneratorScope(int(rng.integers(2**31)))
         count = settings.preferences
         if count == 0:
             draws = [lambda: sample_dirichlet(1, self.objectives, self.rng)[0]]
@@ -172,7 +172,7 @@ class Walkers:
         )
         # An episode takes a step for the stem and one for each depth, more only if it goes back.
         steps = self.space.depth + 1
-        with self.isolation.scope():
+        with self.generators.scope():
             agent = PreferencePPO(
                 "MlpPolicy",
                 episodes,
@@ -193,7 +193,7 @@ class Walkers:
         return agent
 
     def _rollout(self, agent: PreferencePPO) -> None:
-        with self.isolation.scope():
+        with self.generators.scope():
             agent.learn(
                 agent.n_steps * agent.n_envs,
                 callback=[StopWhenSpent(self.ledger), LeaveOutUnscored()],
@@ -201,7 +201,7 @@ class Walkers:
             )
 
     def _score(self, paths: list[LayerPath]) -> list[np.ndarray | None]:
-        with self.isolation.outside():
+        with self.generators.outside():
             candidates = [to_candidate(self.ledger.problem, path) for path in paths]
             scores = self.ledger.score(candidates).each()
         return [*scores, *[None] * (len(paths) - len(scores))]

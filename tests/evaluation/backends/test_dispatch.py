@@ -41,7 +41,7 @@ class FakeCrew:
         self.owner: dict[int, int] = {}
         self.load_reply: Callable[[], Reply | WorkerDied] = lambda: Reply([])
 
-    def hire(self) -> int:
+    def start(self) -> int:
         self.hired += 1
         self.queues[self.hired] = []
         return self.hired
@@ -49,7 +49,7 @@ class FakeCrew:
     def load(self, worker: Any) -> Hashable:
         return self._enqueue(worker, None)
 
-    def dismiss(self, worker: Any) -> None:
+    def stop(self, worker: Any) -> None:
         self.dead.add(worker)
         for waiting, _ in self.queues[worker]:
             self.replies[waiting] = WorkerDied("dismissed")
@@ -58,51 +58,51 @@ class FakeCrew:
         return self._enqueue(worker, jobs)
 
     def _enqueue(self, worker: int, jobs: Sequence[Job] | None) -> int:
-        ticket = len(self.owner)
-        self.owner[ticket] = worker
-        self.queues[worker].append((ticket, jobs))
+        future = len(self.owner)
+        self.owner[future] = worker
+        self.queues[worker].append((future, jobs))
         waiting = [jobs for _, jobs in self.queues[worker] if jobs is not None]
         self.most_waiting = max(self.most_waiting, len(waiting))
-        return ticket
+        return future
 
-    def wait(self, tickets: Sequence[Hashable]) -> Hashable:
-        workers = sorted({self.owner[t] for t in tickets if isinstance(t, int)})
+    def wait(self, futures: Sequence[Hashable]) -> Hashable:
+        workers = sorted({self.owner[t] for t in futures if isinstance(t, int)})
         worker = int(self.rng.choice(workers))
         if self.queues[worker] and worker not in self.dead:
             self._run(worker)
-        return max(t for t in tickets if isinstance(t, int) and self.owner[t] == worker)
+        return max(t for t in futures if isinstance(t, int) and self.owner[t] == worker)
 
     def _run(self, worker: int) -> None:
-        ticket, jobs = self.queues[worker].pop(0)
+        future, jobs = self.queues[worker].pop(0)
         if jobs is None:
-            self._answer(worker, ticket, self.load_reply())
+            self._answer(worker, future, self.load_reply())
             return
         outcomes = []
         for job in jobs:
             self.runs.append(job.key)
             if self.dies(job.key):
-                self._answer(worker, ticket, WorkerDied(f"worker {worker} vanished"))
+                self._answer(worker, future, WorkerDied(f"worker {worker} vanished"))
                 return
             if self.fails(job.key):
-                self._answer(worker, ticket, Reply(outcomes, MachineError("disk full")))
+                self._answer(worker, future, Reply(outcomes, MachineError("disk full")))
                 return
             if job.key.startswith("refused"):
-                self._answer(worker, ticket, Reply(outcomes, InputError(job.key, "mend it")))
+                self._answer(worker, future, Reply(outcomes, InputError(job.key, "mend it")))
                 return
             outcomes.append(Outcome(job.key, {}, {}, None, {}))
-        self._answer(worker, ticket, Reply(outcomes))
+        self._answer(worker, future, Reply(outcomes))
 
-    def _answer(self, worker: int, ticket: int, reply: Reply | WorkerDied) -> None:
-        self.replies[ticket] = reply
+    def _answer(self, worker: int, future: int, reply: Reply | WorkerDied) -> None:
+        self.replies[future] = reply
         if isinstance(reply, WorkerDied):
             self.dead.add(worker)
             for waiting, _ in self.queues[worker]:
                 self.replies[waiting] = reply
 
-    def redeem(self, ticket: Any) -> Reply:
-        while ticket not in self.replies:  # as Ray does: wait until it is there
-            self._run(self.owner[ticket])
-        reply = self.replies[ticket]
+    def redeem(self, future: Any) -> Reply:
+        while future not in self.replies:  # as Ray does: wait until it is there
+            self._run(self.owner[future])
+        reply = self.replies[future]
         if isinstance(reply, WorkerDied):
             raise reply
         return reply
@@ -115,12 +115,12 @@ def jobs(*keys: str) -> list[Job]:
 @given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
 def test_every_job_is_run_once_and_answered_in_order(size: int, count: int, seed: int) -> None:
-    crew = FakeCrew(size, seed=seed)
+    pool = FakeCrew(size, seed=seed)
     keys = [f"k{n}" for n in range(count)]
-    outcomes = list(Dispatcher(crew).score(jobs(*keys)))
+    outcomes = list(Dispatcher(pool).score(jobs(*keys)))
     assert [o.key for o in outcomes] == keys and all(o.error is None for o in outcomes)
-    assert sorted(crew.runs) == sorted(keys) and crew.hired == size
-    assert crew.most_waiting <= IN_FLIGHT
+    assert sorted(pool.runs) == sorted(keys) and pool.hired == size
+    assert pool.most_waiting <= IN_FLIGHT
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 10**6), st.floats(0.0, 0.2))
@@ -136,25 +136,25 @@ def test_random_deaths_change_no_answer(size: int, count: int, seed: int, rate: 
         return False
 
     # A job shares one more death at most: that of the portion it was in first.
-    crew = FakeCrew(size, dies, seed)
+    pool = FakeCrew(size, dies, seed)
     keys = [f"k{n}" for n in range(count)]
-    outcomes = list(Dispatcher(crew).score(jobs(*keys)))
+    outcomes = list(Dispatcher(pool).score(jobs(*keys)))
     assert [o.key for o in outcomes] == keys and all(o.error is None for o in outcomes)
-    assert len(crew.dead) == sum(deaths.values())
-    assert size <= crew.hired <= size + len(crew.dead)
+    assert len(pool.dead) == sum(deaths.values())
+    assert size <= pool.hired <= size + len(pool.dead)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_job_that_kills_three_workers_is_no_failure_and_nothing_goes_on_without_it(
     size: int,
 ) -> None:
-    crew = FakeCrew(size, lambda key: key == "killer")
+    pool = FakeCrew(size, lambda key: key == "killer")
     before = [f"k{n}" for n in range(20)]
-    stream = Dispatcher(crew).score(jobs(*before, "killer", *(f"l{n}" for n in range(20))))
+    stream = Dispatcher(pool).score(jobs(*before, "killer", *(f"l{n}" for n in range(20))))
     assert [next(stream).key for _ in before] == before
     with pytest.raises(MachineError, match=r"3 workers died or failed .* vanished"):
         next(stream)
-    assert crew.runs.count("killer") == DEADLY == len(crew.dead)
+    assert pool.runs.count("killer") == DEADLY == len(pool.dead)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -162,31 +162,31 @@ def test_a_job_that_kills_three_workers_is_no_failure_and_nothing_goes_on_withou
 def test_a_job_the_machine_failed_is_tried_again_in_a_fresh_worker(
     size: int, failures: int
 ) -> None:
-    crew = FakeCrew(size)
-    crew.fails = lambda key: key == "k5" and crew.runs.count("k5") <= failures
+    pool = FakeCrew(size)
+    pool.fails = lambda key: key == "k5" and pool.runs.count("k5") <= failures
     keys = [f"k{n}" for n in range(30)]
-    stream = Dispatcher(crew).score(jobs(*keys))
+    stream = Dispatcher(pool).score(jobs(*keys))
     if failures == 1:
         assert [outcome.key for outcome in stream] == keys
-        assert crew.runs.count("k5") == 2 and len(crew.dead) == 1 and crew.hired == size + 1
-        assert all(crew.runs.count(key) == 1 for key in keys[:5])
+        assert pool.runs.count("k5") == 2 and len(pool.dead) == 1 and pool.hired == size + 1
+        assert all(pool.runs.count(key) == 1 for key in keys[:5])
     else:
         assert [next(stream).key for _ in range(5)] == keys[:5]
         with pytest.raises(MachineError, match="disk full"):
             next(stream)
-        assert crew.runs.count("k5") == DEADLY
+        assert pool.runs.count("k5") == DEADLY
 
 
 def test_what_only_waited_for_a_dead_worker_is_innocent() -> None:
-    crew = FakeCrew(1, lambda key: key == "k0" and crew.runs.count("k0") < DEADLY)
-    outcomes = list(Dispatcher(crew).score(jobs("k0", "k1", "k2")))  # a portion each
+    pool = FakeCrew(1, lambda key: key == "k0" and pool.runs.count("k0") < DEADLY)
+    outcomes = list(Dispatcher(pool).score(jobs("k0", "k1", "k2")))  # a portion each
     assert all(o.error is None for o in outcomes)
-    assert crew.runs.count("k0") == DEADLY and crew.runs.count("k1") == 1
+    assert pool.runs.count("k0") == DEADLY and pool.runs.count("k1") == 1
 
 
 def test_what_is_refused_is_raised_in_its_turn() -> None:
-    crew = FakeCrew(2)
-    stream = Dispatcher(crew).score(jobs("a", "b", "c", "refused d", "e", "f", "g"))
+    pool = FakeCrew(2)
+    stream = Dispatcher(pool).score(jobs("a", "b", "c", "refused d", "e", "f", "g"))
     assert [next(stream).key for _ in range(3)] == ["a", "b", "c"]
     with pytest.raises(InputError, match="refused d") as caught:
         next(stream)
@@ -194,28 +194,28 @@ def test_what_is_refused_is_raised_in_its_turn() -> None:
 
 
 def test_a_call_that_was_given_up_leaves_nothing_behind() -> None:
-    crew = FakeCrew(2)
-    dispatcher = Dispatcher(crew)
+    pool = FakeCrew(2)
+    dispatcher = Dispatcher(pool)
     first = dispatcher.score(jobs(*(f"a{n}" for n in range(12))))
     next(first)
     first.close()
     again = list(dispatcher.score(jobs(*(f"b{n}" for n in range(5)))))
     assert [o.key for o in again] == [f"b{n}" for n in range(5)]
-    assert crew.hired == 2
+    assert pool.hired == 2
 
 
 def test_workers_that_cannot_load_end_the_search_and_are_no_candidates_failure() -> None:
-    crew = FakeCrew(2)
-    crew.load_reply = lambda: WorkerDied("killed")
+    pool = FakeCrew(2)
+    pool.load_reply = lambda: WorkerDied("killed")
     with pytest.raises(MachineError, match="died while loading the sources: killed"):
-        list(Dispatcher(crew).score(jobs("a")))
-    assert crew.runs == []
-    crew = FakeCrew(1)
-    crew.load_reply = lambda: Reply([], InputError("other weights", "copy them"))
+        list(Dispatcher(pool).score(jobs("a")))
+    assert pool.runs == []
+    pool = FakeCrew(1)
+    pool.load_reply = lambda: Reply([], InputError("other weights", "copy them"))
     with pytest.raises(InputError, match="other weights"):
-        list(Dispatcher(crew).score(jobs("a")))
+        list(Dispatcher(pool).score(jobs("a")))
 
 
 def test_no_job_needs_no_worker() -> None:
-    crew = FakeCrew(2)
-    assert list(Dispatcher(crew).score([])) == [] and crew.hired == 0
+    pool = FakeCrew(2)
+    assert list(Dispatcher(pool).score([])) == [] and pool.hired == 0

@@ -1,10 +1,11 @@
-"""F-hat: the outcome of a complete path, predicted from few evaluations, independent of any policy.
+"""The surrogate: predicts the outcome of a complete path from few evaluations, whatever the policy.
 
 One Gaussian process for each task's score over z*, or one Bayesian linear regression, which deep
-paths and thousands of evaluations need. See `agents.gp` for the kernel, `agents.linear` for the
-regression and `agents.features` for what they see. The negative log-likelihoods stored with every
-evaluation are left out: on the tiny zoo scores predicted by way of them were not predicted better
-(experiments/agent_checks/likelihoods.py). A critic can be made to learn them (`agents.critics`).
+paths and thousands of evaluations need. See `surrogate.gp` for the kernel, `surrogate.linear` for
+the regression and `surrogate.features` for what they see. The negative log-likelihoods stored with
+every evaluation are left out: on the tiny zoo scores predicted by way of them were not predicted
+better (experiments/agent_checks/likelihoods.py). A critic can be made to learn them
+(`agents.critics`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from hm3rl.config.schema import OutcomeSettings
 from hm3rl.paths.space import PathSpace
-from hm3rl.surrogate.dataset import Knowledge
+from hm3rl.surrogate.dataset import Dataset
 from hm3rl.surrogate.features import Background, FeatureMap
 from hm3rl.surrogate.gp import PathGP
 from hm3rl.surrogate.linear import PathRegression
@@ -26,7 +27,7 @@ JITTER = 1e-4
 """Relative to the mean variance of the paths sampled together."""
 
 
-class OutcomeModel:
+class PathSurrogate:
     """Predicts vectors f / z* of complete paths.
 
     Args:
@@ -58,9 +59,9 @@ class OutcomeModel:
             return PathRegression(self.objectives)
         return PathGP(self.objectives, self.features.depths)
 
-    def fit(self, knowledge: Knowledge) -> None:
+    def fit(self, dataset: Dataset) -> None:
         """Condition on all successful evaluations; needs at least two."""
-        tokens, vectors = knowledge.tokens, knowledge.vectors
+        tokens, vectors = dataset.tokens, dataset.vectors
         steps = 0
         if self._adapted_at == 0:
             steps = self.settings.fit_steps
@@ -70,11 +71,11 @@ class OutcomeModel:
             self._adapted_at = len(tokens)
         self._condition(tokens, vectors, steps)
 
-    def restore(self, knowledge: Knowledge) -> None:
+    def restore(self, dataset: Dataset) -> None:
         """Condition on stored evaluations with stored hyper-parameters."""
-        if len(knowledge.vectors) > 1:
-            self._adapted_at = len(knowledge.vectors)
-            self._condition(knowledge.tokens, knowledge.vectors, 0)
+        if len(dataset.vectors) > 1:
+            self._adapted_at = len(dataset.vectors)
+            self._condition(dataset.tokens, dataset.vectors, 0)
 
     def _condition(self, tokens: np.ndarray, vectors: np.ndarray, steps: int) -> None:
         features = self.features(tokens)

@@ -9,22 +9,22 @@ from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.variation import random_walk
-from hm3rl.surrogate.dataset import Knowledge, Outcome
+from hm3rl.surrogate.dataset import Dataset, Outcome
 from hm3rl.surrogate.features import FeatureMap
 from hm3rl.surrogate.gp import DEPTHS, NOISE, PathGP
 from hm3rl.surrogate.local_search import climb
-from hm3rl.surrogate.outcome import OutcomeModel
+from hm3rl.surrogate.path_surrogate import PathSurrogate
 from tests.agents.test_policy import make_space
 
 
-def known_paths(problem: SyntheticProblem, n: int, seed: int = 0) -> Knowledge:
+def known_paths(problem: SyntheticProblem, n: int, seed: int = 0) -> Dataset:
     space, rng = problem.space(), np.random.default_rng(seed)
-    knowledge = Knowledge(space, problem.gains.shape[2])
-    while len(knowledge) < n:
+    dataset = Dataset(space, problem.gains.shape[2])
+    while len(dataset) < n:
         row = random_walk(space, rng)
         vector = problem.score_paths([space.decode(row)])[0]
-        knowledge.add(row, Outcome(vector, -vector))
-    return knowledge
+        dataset.add(row, Outcome(vector, -vector))
+    return dataset
 
 
 def test_paths_of_equal_layers_have_equal_features_whatever_the_members_order() -> None:
@@ -53,16 +53,16 @@ def test_transitions_count_switches_repeats_skips_and_jumps_back() -> None:
 
 def test_the_posterior_is_the_textbook_one() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
-    knowledge = known_paths(problem, 30)
+    dataset = known_paths(problem, 30)
     mapping = FeatureMap(problem.space())
-    features, gp = mapping(knowledge.tokens), PathGP(2, mapping.depths)
+    features, gp = mapping(dataset.tokens), PathGP(2, mapping.depths)
     train, test = features.rows(np.arange(20)), features.rows(np.arange(20, 30))
-    gp.fit(train, knowledge.vectors[:20], 0)
+    gp.fit(train, dataset.vectors[:20], 0)
     noise = np.exp(gp.log_parameters[0, NOISE].item()) + 1e-6
     kernel = gp._kernel(train, train)[0].numpy() + noise * np.eye(20)
     cross = gp._kernel(test, train)[0].numpy()
     own = gp._kernel(test, test)[0].numpy()
-    y = knowledge.vectors[:20, 0]
+    y = dataset.vectors[:20, 0]
     scale = y.std(ddof=1)
     mean = cross @ np.linalg.solve(kernel, (y - y.mean()) / scale) * scale + y.mean()
     covariance = (own - cross @ np.linalg.solve(kernel, cross.T)) * scale**2
@@ -76,12 +76,12 @@ def test_the_posterior_is_the_textbook_one() -> None:
 
 def test_fitting_raises_the_likelihood_and_predicts_unseen_paths() -> None:
     problem = SyntheticProblem.draw(8, 4, 3, seed=1)
-    knowledge = known_paths(problem, 160)
+    dataset = known_paths(problem, 160)
     mapping = FeatureMap(problem.space())
-    features, gp = mapping(knowledge.tokens), PathGP(3, mapping.depths)
-    gp.fit(features.rows(np.arange(120)), knowledge.vectors[:120], 30)
+    features, gp = mapping(dataset.tokens), PathGP(3, mapping.depths)
+    gp.fit(features.rows(np.arange(120)), dataset.vectors[:120], 30)
     mean, variance = gp.marginal(features.rows(np.arange(120, 160)))
-    truth = knowledge.vectors[120:]
+    truth = dataset.vectors[120:]
     residual = ((mean - truth) ** 2).mean(axis=0) / truth.var(axis=0)
     assert (residual < 0.05).all()
     assert (variance > 0).all()
@@ -89,7 +89,7 @@ def test_fitting_raises_the_likelihood_and_predicts_unseen_paths() -> None:
 
 def test_samples_have_the_posteriors_moments() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
-    model = OutcomeModel(problem.space(), 2, OutcomeSettings(fit_steps=5))
+    model = PathSurrogate(problem.space(), 2, OutcomeSettings(fit_steps=5))
     model.fit(known_paths(problem, 15))
     tokens = known_paths(problem, 8, seed=9).tokens
     samples = model.samples(tokens, 4000, np.random.default_rng(0))
@@ -100,11 +100,11 @@ def test_samples_have_the_posteriors_moments() -> None:
 
 def test_climbing_a_well_fitted_model_finds_near_optimal_paths() -> None:
     problem = SyntheticProblem.draw(8, 4, 3, seed=2)
-    knowledge = known_paths(problem, 200)
-    model = OutcomeModel(problem.space(), 3, OutcomeSettings(fit_steps=30))
-    model.fit(knowledge)
+    dataset = known_paths(problem, 200)
+    model = PathSurrogate(problem.space(), 3, OutcomeSettings(fit_steps=30))
+    model.fit(dataset)
     goals = sample_dirichlet(6, 3, np.random.default_rng(0))
-    rows = climb(model, knowledge.tokens[:6], goals, Utility(), np.random.default_rng(0))
+    rows = climb(model, dataset.tokens[:6], goals, Utility(), np.random.default_rng(0))
     assert problem.space().legal_rows(rows).all()
     reached = [
         problem.normalised(float(vector @ goal), goal)
@@ -117,21 +117,21 @@ def test_climbing_a_well_fitted_model_finds_near_optimal_paths() -> None:
 
 def test_failed_evaluations_are_remembered_but_never_learnt_from() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
-    knowledge = known_paths(problem, 5)
+    dataset = known_paths(problem, 5)
     row = random_walk(problem.space(), np.random.default_rng(77))
-    knowledge.add(row, Outcome(np.zeros(2), np.zeros(2), ok=False))
-    assert knowledge.knows(row)
-    assert len(knowledge) == 6
-    assert len(knowledge.vectors) == len(knowledge.tokens) == 5
-    assert len(knowledge.fresh(np.stack([row, row]))) == 0
+    dataset.add(row, Outcome(np.zeros(2), np.zeros(2), ok=False))
+    assert dataset.knows(row)
+    assert len(dataset) == 6
+    assert len(dataset.vectors) == len(dataset.tokens) == 5
+    assert len(dataset.fresh(np.stack([row, row]))) == 0
 
 
 def test_degenerate_targets_do_not_break_the_fit() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
-    knowledge = known_paths(problem, 10)
+    dataset = known_paths(problem, 10)
     mapping = FeatureMap(problem.space())
-    features, gp = mapping(knowledge.tokens), PathGP(2, mapping.depths)
-    gp.fit(features, np.column_stack([np.zeros(10), knowledge.vectors[:, 0]]), 20)
+    features, gp = mapping(dataset.tokens), PathGP(2, mapping.depths)
+    gp.fit(features, np.column_stack([np.zeros(10), dataset.vectors[:, 0]]), 20)
     assert torch.isfinite(gp.log_parameters).all()
     assert gp.mean(features)[:, 0] == pytest.approx(0.0, abs=1e-6)
 
@@ -140,9 +140,9 @@ def test_depths_that_matter_become_relevant() -> None:
     rng = np.random.default_rng(0)
     gains = 0.02 * rng.normal(size=(6, 4, 2))
     gains[2] = rng.normal(size=(4, 2))
-    knowledge = known_paths(SyntheticProblem(gains, np.zeros(2)), 80)
-    mapping = FeatureMap(knowledge.space)
+    dataset = known_paths(SyntheticProblem(gains, np.zeros(2)), 80)
+    mapping = FeatureMap(dataset.space)
     gp = PathGP(2, mapping.depths)
-    gp.fit(mapping(knowledge.tokens), knowledge.vectors, 60)
+    gp.fit(mapping(dataset.tokens), dataset.vectors, 60)
     relevance = gp.log_parameters[:, DEPTHS:]
     assert (relevance.argmax(dim=1) == 2).all()

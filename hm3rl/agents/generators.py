@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 
-class Isolation:
+class GeneratorScope:
     """The agent's generator states, and one thread.
 
     Args:
