@@ -36,7 +36,7 @@ def roll_out(
     descriptors = torch.as_tensor(space.descriptors.ravel()[None], dtype=torch.float32)
     table = encoder.tokens(context, descriptors)
     goal = torch.as_tensor(preferences, dtype=torch.float32)
-    heat = np.broadcast_to(np.asarray(temperature, dtype=np.float64), (n,))
+    temperature = np.broadcast_to(np.asarray(temperature, dtype=np.float64), (n,))
     rows = np.full((n, space.horizon), space.pad, dtype=np.int64)
     last = np.full(n, space.pad, dtype=np.int64)
     hidden = encoder.start.expand(n, -1)
@@ -47,7 +47,7 @@ def roll_out(
         heads = policy.heads(states, table, torch.as_tensor(last)[:, None], goal)
         legal = np.stack([space.mask_after(int(token), step) for token in last])
         taken = np.where(running, step, (rows != space.pad).sum(axis=1))
-        decoding = DecodingState(rows, taken, legal, preferences, heat)
+        decoding = DecodingState(rows, taken, legal, preferences, temperature)
         actions = policy.choose(heads.logits[:, 0], decoding, rng)
         rows[running, step] = actions[running]
         last = actions

@@ -1,4 +1,4 @@
-"""Where preferences come from: drawn on the simplex, where the front is thin, or one alone."""
+"""Where preferences come from: drawn on the simplex, where the front is sparse, or one alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Goals:
         draws = self.draw(n, rng)
         return np.where((rng.random(n) < 0.5)[:, None], grid, draws)
 
-    def thin(self, front: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    def sparse(self, front: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
         """Preferences in whose direction the front reaches least far.
 
         Half are drawn uniformly. Each of the others is the worst of a handful, by the distance from
@@ -66,5 +66,5 @@ class Goals:
         shape = (n, THIN_CANDIDATES, self.objectives)
         candidates = self.draw(n * THIN_CANDIDATES, rng).reshape(shape)
         reach = (front / np.maximum(candidates[:, :, None, :], 1e-3)).min(axis=3).max(axis=2)
-        thin = candidates[np.arange(n), reach.argmin(axis=1)]
-        return np.where((rng.random(n) < 0.5)[:, None], plain, thin)
+        sparse = candidates[np.arange(n), reach.argmin(axis=1)]
+        return np.where((rng.random(n) < 0.5)[:, None], plain, sparse)

@@ -101,7 +101,7 @@ class OnlineLoop:
         return losses
 
     def _thin(self, n: int) -> np.ndarray:
-        return self.state.goals.thin(self.state.front, n, self.state.rng)
+        return self.state.goals.sparse(self.state.front, n, self.state.rng)
 
     def _anchor(self) -> Callable[[], None] | None:
         state, settings = self.state, self.settings

@@ -34,14 +34,14 @@ class DecodingState(NamedTuple):
         taken: Actions taken, shape (n,).
         legal: Legal actions, boolean of shape (n, actions).
         preference: Shape (n, K).
-        heat: Temperature of the draw, shape (n,); 0 is greedy.
+        temperature: Temperature of the draw, shape (n,); 0 is greedy.
     """
 
     path: np.ndarray
     taken: np.ndarray
     legal: np.ndarray
     preference: np.ndarray
-    heat: np.ndarray
+    temperature: np.ndarray
 
 
 def _log_probabilities(logits: Tensor, masks: Tensor) -> Tensor:
@@ -269,7 +269,7 @@ class PathPolicy(PreferencePolicy):
             Legal actions, integers of shape (n,).
         """
         logits = action.double().numpy()
-        noise = rng.gumbel(size=logits.shape) * decoding.heat[:, None]
+        noise = rng.gumbel(size=logits.shape) * decoding.temperature[:, None]
         return np.asarray(np.where(decoding.legal, logits + noise, -np.inf).argmax(axis=1))
 
     def critics(self) -> list[nn.Parameter]:

@@ -66,13 +66,13 @@ def propose(
     front, explore = vectors[dataset.front()], explorer(dataset, utility.length_cost)
     parts = []
     if policy is not None:
-        sampled = goals.thin(front, count // 4, rng)
-        heat = rng.choice(TEMPERATURES, size=len(sampled))
-        parts.append((roll_out(policy, dataset.space, sampled, heat, rng), sampled))
+        sampled = goals.sparse(front, count // 4, rng)
+        temperature = rng.choice(TEMPERATURES, size=len(sampled))
+        parts.append((roll_out(policy, dataset.space, sampled, temperature, rng), sampled))
     varied = goals.draw(count // 2, rng)
     parts.append((variations(dataset, varied, explore, rng, mixing=0.25), varied))
     for climbed in (explore, utility):
-        aims = goals.thin(front, max(8, count // 32), rng)
+        aims = goals.sparse(front, max(8, count // 32), rng)
         tops = climb(model, elites(dataset, aims, climbed), aims, climbed, rng)
         around = np.stack([mutate(dataset.space, row, rng) for _ in range(2) for row in tops])
         parts += [(tops, aims), (around, np.tile(aims, (2, 1)))]

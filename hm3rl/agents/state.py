@@ -183,8 +183,8 @@ class AgentState:
         return len(self.dataset) - before
 
     def _sample(self, rng: np.random.Generator) -> np.ndarray:
-        """Preference of a rollout: where the front is thin."""
-        return self.goals.thin(self.front, 1, rng)[0]
+        """Preference of a rollout: where the front is sparse."""
+        return self.goals.sparse(self.front, 1, rng)[0]
 
     def _score_rollout(self, paths: list[LayerPath]) -> list[np.ndarray | None]:
         """Scores for the environment: known paths at no cost, new ones evaluated."""

@@ -87,7 +87,7 @@ class Discretiser:
         Args:
             policy: Lends the frozen embeddings and the critic.
             proto: Shape (n, D).
-            decoding: Where the agent stands; epsilon applies where the heat is above zero.
+            decoding: Where the agent stands; epsilon applies where the temperature is above zero.
             rng: Source of randomness; default: the discretiser's own.
 
         Returns:
@@ -102,7 +102,7 @@ class Discretiser:
                 policy, near[open_], DecodingState(*(x[open_] for x in decoding))
             )
         best = np.where(exists, scores, -np.inf).argmax(axis=1)
-        luck = (rng.random(len(near)) < self.settings.epsilon) & (decoding.heat > 0)
+        luck = (rng.random(len(near)) < self.settings.epsilon) & (decoding.temperature > 0)
         drawn = (rng.random(len(near)) * exists.sum(axis=1)).astype(int)
         return np.asarray(near[np.arange(len(near)), np.where(luck, drawn, best)])
 
@@ -207,7 +207,7 @@ class WolpertingerPolicy(PathPolicy):
         assert self.discretiser is not None
         mean = action.double().numpy()
         spread = self.log_std.detach().exp().double().numpy()
-        noise = rng.standard_normal(mean.shape) * spread * decoding.heat[:, None]
+        noise = rng.standard_normal(mean.shape) * spread * decoding.temperature[:, None]
         return self.discretiser(self, mean + noise, decoding, rng)
 
     def forward(

@@ -63,8 +63,8 @@ class _Passage:
     values: torch.Tensor
 
 
-class _Heard(NamedTuple):
-    """How some stacks of equal `handing` call their layers, for all their rows."""
+class _Captured(NamedTuple):
+    """How some stacks of equal `call_signature` call their layers, for all their rows."""
 
     users: tuple[int, ...]
     calls: dict[Kind, Call]
@@ -191,7 +191,7 @@ class _Loop:
             for some in waiting:
                 stack = self.stacks[some.stack]
                 if depth < len(stack.keys):
-                    groups.setdefault((stack.handing, stack.keys[depth]), []).append(some)
+                    groups.setdefault((stack.call_signature, stack.keys[depth]), []).append(some)
             passages.append([self._passage(depth, group, columns) for group in groups.values()])
         return passages
 
@@ -271,14 +271,14 @@ class _Loop:
     def _step(self, going: torch.Tensor) -> None:
         """Feed the last token of every row, and append the next one to those that go on."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        hidden, heard = self._embed()
+        hidden, captured = self._embed()
         calls: dict[tuple[tuple[int, ...], Kind], Call] = {}
         for depth, passages in enumerate(self.passages):
             for passage in passages:
                 stack, users = passage.stack, passage.users
                 name = (users, stack.kinds[depth])
                 if name not in calls:
-                    calls[name] = self._for_rows(users, heard[stack.handing], name[1])
+                    calls[name] = self._for_rows(users, captured[stack.call_signature], name[1])
                 cache = _Append(passage, self.width)
                 states = calls[name].run(stack.layers[depth], self._of(hidden, users), cache)
                 hidden = self._put(hidden, users, states)
@@ -299,18 +299,19 @@ class _Loop:
         self.positions = self.positions + going
         self.width += 1
 
-    def _embed(self) -> tuple[torch.Tensor, dict[Hashable, _Heard]]:
+    def _embed(self) -> tuple[torch.Tensor, dict[Hashable, _Captured]]:
         """Embed the last token of every row and hear how layers are called.
 
         Returns:
-            Input of the first layers, shape (R, 1, width), and what was heard by `Stack.handing`.
+            Input of the first layers, shape (R, 1, width), and what was captured by
+            `Stack.call_signature`.
         """
         tokens = self.tokens.gather(1, self.counts[:, None] - 1)
         positions = self.positions[:, None]
         cache = Cache(layers=[_Columns(self.width)])
         hidden = tokens.new_empty(0)
-        heard: dict[Hashable, _Heard] = {}
-        for users in self._grouped(lambda stack: stack.handing):
+        captured: dict[Hashable, _Captured] = {}
+        for users in self._grouped(lambda stack: stack.call_signature):
             embedded, calls = listen_to_all(
                 [self.stacks[user] for user in users],
                 cache,
@@ -318,28 +319,28 @@ class _Loop:
                 position_ids=self._of(positions, users),
                 attention_mask=self._of(self.mask, users),
             )
-            heard[self.stacks[users[0]].handing] = _Heard(users, calls)
+            captured[self.stacks[users[0]].call_signature] = _Captured(users, calls)
             if not hidden.numel():
                 hidden = embedded.new_empty((len(tokens), *embedded.shape[1:]))
             hidden = self._put(hidden, users, embedded)
-        firsts = {one.users[0] for one in heard.values()}  # these embedded all others' rows, too
-        for users in self._grouped(lambda stack: (stack.handing, stack.stem)):
+        firsts = {one.users[0] for one in captured.values()}  # these embedded all others' rows, too
+        for users in self._grouped(lambda stack: (stack.call_signature, stack.stem)):
             if users[0] not in firsts:
                 embedded, _ = self.stacks[users[0]].listen(
                     input_ids=self._of(tokens, users), position_ids=self._of(positions, users)
                 )
                 hidden = self._put(hidden, users, embedded)
-        return hidden, heard
+        return hidden, captured
 
-    def _for_rows(self, users: tuple[int, ...], heard: _Heard, kind: Kind) -> Call:
+    def _for_rows(self, users: tuple[int, ...], captured: _Captured, kind: Kind) -> Call:
         """What a kind of layer is called with for the rows of some stacks."""
-        if users == heard.users:
-            return heard.calls[kind]
-        rows, among = self._rows(users), self._rows(heard.users)
+        if users == captured.users:
+            return captured.calls[kind]
+        rows, among = self._rows(users), self._rows(captured.users)
         assert rows is not None
         within = rows if among is None else torch.searchsorted(among, rows)
         count = len(self.tokens) if among is None else len(among)
-        return heard.calls[kind].map(count, lambda values: values[within])
+        return captured.calls[kind].map(count, lambda values: values[within])
 
     def _predict(self, hidden: torch.Tensor) -> Lead:
         """The next token of every row, whether it leads clearly, whether logits are finite."""

@@ -214,7 +214,7 @@ class Walk:
         groups: dict[Hashable, list[_Step]] = {}
         for place, child in steps:
             stack = self.stacks[child.stack]
-            name = (stack.keys[child.depth - 1], stack.handing)
+            name = (stack.keys[child.depth - 1], stack.call_signature)
             groups.setdefault(name, []).append((place, child))
         places: list[_Place] = []
         failed: list[tuple[Node, str]] = []
@@ -246,7 +246,7 @@ class Walk:
         make = (type(layer), *(weight.shape for weight in layer.parameters()))
         padded = not bool(self.batch.attention_mask.all())
         name = (
-            *(stack.handing, stack.kinds[node.depth - 1], make),
+            *(stack.call_signature, stack.kinds[node.depth - 1], make),
             *(len(steps), len(self.batch.rows), columns, padded, steps[0][0].hidden.dtype),
         )
         if name not in self.sharing._same:

@@ -96,11 +96,11 @@ class _Listener(nn.Module):
     def __init__(self, cache: Cache | None) -> None:
         super().__init__()
         self.cache = cache
-        self.heard: tuple[torch.Tensor, Call] | None = None
+        self.captured: tuple[torch.Tensor, Call] | None = None
 
     def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Listen."""
-        self.heard = hidden, Call(args, kwargs, self.cache)
+        self.captured = hidden, Call(args, kwargs, self.cache)
         return hidden
 
 
@@ -122,7 +122,7 @@ class Stack:
         stem: Name of the embedding and of what goes with it.
         keys: Name of the layer at each depth.
         head: Name of final norm and head.
-        handing: Name of the way the decoder calls its layers.
+        call_signature: Name of the way the decoder calls its layers.
     """
 
     def __init__(
@@ -131,13 +131,13 @@ class Stack:
         stem: Hashable,
         keys: Sequence[Hashable],
         head: Hashable,
-        handing: Hashable,
+        call_signature: Hashable,
     ) -> None:
         self.model = model
         self.stem = stem
         self.keys = tuple(keys)
         self.head = head
-        self.handing = handing
+        self.call_signature = call_signature
         self.layers = list(decoder_layers(model))
         if len(self.layers) != len(self.keys):
             raise ValueError(f"{len(self.keys)} names for {len(self.layers)} layers")
@@ -151,7 +151,7 @@ class Stack:
     @classmethod
     def of_candidate(cls, candidate: Candidate, model: PreTrainedModel) -> Stack:
         """Take an assembled candidate apart, with names that hold within one set of members."""
-        path, way = candidate.path, handing(model.config)
+        path, way = candidate.path, call_signature(model.config)
         kinds = layer_kinds(model.config)
         keys: list[Hashable] = [
             # An alignment is determined by everything up to its layer.
@@ -192,10 +192,10 @@ class Stack:
         inner._modules[family.layers] = nn.ModuleList(listeners).eval()
         inner._modules[family.norm] = nn.Identity()
         inner(past_key_values=cache, use_cache=cache is not None, **inputs)
-        heard = [one.heard for one in listeners]
-        assert heard[0] is not None
-        calls = {k: h[1] for k, h in zip(self.kinds, heard, strict=True) if h is not None}
-        return heard[0][0], calls
+        captured = [one.captured for one in listeners]
+        assert captured[0] is not None
+        calls = {k: h[1] for k, h in zip(self.kinds, captured, strict=True) if h is not None}
+        return captured[0][0], calls
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply final norm and head.
@@ -230,7 +230,7 @@ class Stack:
 def listen_to_all(
     stacks: Iterable[Stack], cache: Cache | None = None, **inputs: Any
 ) -> tuple[torch.Tensor, dict[Kind, Call]]:
-    """Find out what the layers of several stacks of equal `handing` are called with.
+    """Find out what the layers of several stacks of equal `call_signature` are called with.
 
     Returns:
         The first stack's embeddings, and the call of each kind of layer that any of them has.
@@ -239,9 +239,9 @@ def listen_to_all(
     calls: dict[Kind, Call] = {}
     for stack in stacks:
         if embedded is None or not calls.keys() >= set(stack.kinds):
-            hidden, heard = stack.listen(cache, **inputs)
+            hidden, captured = stack.listen(cache, **inputs)
             embedded = hidden if embedded is None else embedded
-            calls = heard | calls
+            calls = captured | calls
     assert embedded is not None
     return embedded, calls
 
@@ -267,7 +267,7 @@ _NO_MATTER = (
 )
 
 
-def handing(config: PretrainedConfig) -> str:
+def call_signature(config: PretrainedConfig) -> str:
     """Name the way in which a decoder calls its layers.
 
     Decoders of equal configurations, per-layer lists aside, hand the same positions and masks to

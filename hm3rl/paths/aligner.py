@@ -1,8 +1,8 @@
 """`Aligner`: fits the alignments of a path, one forward pass over the calibration batch at most.
 
-Every seam of a path fits its map when the pass reaches it, on the states that the already aligned
-layers below hand up. What a map depends on makes its key, so paths with a common beginning share
-maps, and a path whose maps are all known costs nothing.
+Every stitch point of a path fits its map when the pass reaches it, on the states that the already
+aligned layers below hand up. What a map depends on makes its key, so paths with a common beginning
+share maps, and a path whose maps are all known costs nothing.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class Aligner:
                 "use the tasks and paths.alignment_items it was found with",
             )
         keys = self._keys(alignment, path, members)
-        known = {depth: self._maps.get(keys[depth]) for depth in path.seams}
-        missing = [depth for depth in path.seams if known[depth] is None]
+        known = {depth: self._maps.get(keys[depth]) for depth in path.stitch_points}
+        missing = [depth for depth in path.stitch_points if known[depth] is None]
         if missing:
             targets = self._native(
                 [path.refs[depth] for depth in missing], members, stitch, kind in FULL_KINDS
@@ -112,7 +112,7 @@ class Aligner:
                 steps[depth] = fit
             self._run(stitch(LayerPath(path.refs[: len(steps)], path.stem), steps))
             known.update((depth, fit.result) for depth, fit in fitting.items())
-        for depth in path.seams:
+        for depth in path.stitch_points:
             found = known[depth]
             assert found is not None
             self._maps[keys[depth]] = found

@@ -40,7 +40,7 @@ def split_alignment(text: str) -> tuple[str, str]:
 
 
 def write_scales(factors: Sequence[float]) -> str:
-    """Write given factors, one for each seam, as `Candidate.alignment`; to three digits."""
+    """Write given factors, one for each stitch point, as `Candidate.alignment`; to three digits."""
     return f"{SCALES}@{','.join(f'{factor:.3g}' for factor in factors)}"
 
 

@@ -59,7 +59,7 @@ def assemble(candidate: Candidate, members: MemberSet) -> PreTrainedModel:
     alignments: Sequence[Alignment | None] = [None] * path.length
     factors = read_scales(candidate.alignment)
     if factors:
-        given = dict(zip(path.seams, factors, strict=True))
+        given = dict(zip(path.stitch_points, factors, strict=True))
         alignments = [
             ScalarMap(f"given {given[depth]:g}", given[depth]) if depth in given else None
             for depth in range(path.length)

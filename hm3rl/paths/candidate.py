@@ -25,8 +25,9 @@ class Candidate:
         recipes: Recipes of exactly the merged members the path or head refers to, by name.
         head: "stem", or the member whose output head is used (an untied head then).
         alignment: "none", or kind and calibration batch of the alignment between stitched layers,
-            as `MemberSet.alignment` writes it, or one given factor for each seam (`write_scales`);
-            a path without seams has none, and neither has one with factors of 1.
+            as `MemberSet.alignment` writes it, or one given factor for each stitch point
+            (`write_scales`); a path without stitch points has none, and neither has one with
+            factors of 1.
     """
 
     path: LayerPath
@@ -37,13 +38,14 @@ class Candidate:
     def __post_init__(self) -> None:
         """Sort the recipes and check that they are the ones referred to."""
         split_alignment(self.alignment)
-        factors, seams = read_scales(self.alignment), len(self.path.seams)
-        if factors and len(factors) != seams:
+        factors, stitch_points = read_scales(self.alignment), len(self.path.stitch_points)
+        if factors and len(factors) != stitch_points:
             raise InputError(
-                f"the path {self.path} has {seams} seams, but {len(factors)} scales are given",
+                f"the path {self.path} has {stitch_points} stitch points, "
+                f"but {len(factors)} scales are given",
                 "give one for each layer that does not follow its original neighbour",
             )
-        if not seams or (factors and set(factors) == {1.0}):
+        if not stitch_points or (factors and set(factors) == {1.0}):
             object.__setattr__(self, "alignment", NO_ALIGNMENT)
         recipes = tuple(sorted(set(self.recipes), key=lambda recipe: recipe.name))
         head = STEM_HEAD if self.head == self.path.stem else self.head

@@ -54,7 +54,7 @@ def check_foldable(candidate: Candidate) -> None:
             "checkpoint",
             "it can be evaluated in process; search with paths.alignment=scalar to export",
         )
-    if candidate.path.seams[0] == 0 and read_scales(candidate.alignment)[:1] != (1.0,):
+    if candidate.path.stitch_points[0] == 0 and read_scales(candidate.alignment)[:1] != (1.0,):
         raise InputError(
             f"the path {candidate.path} is aligned in front of layer 0, because its stem and its "
             "first layer are of different models; folded there the error is too large",

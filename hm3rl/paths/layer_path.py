@@ -102,7 +102,7 @@ class LayerPath:
         return tuple(dict.fromkeys((self.stem, *(ref.member for ref in self.refs))))
 
     @cached_property
-    def seams(self) -> tuple[int, ...]:
+    def stitch_points(self) -> tuple[int, ...]:
         """Depths whose layer does not follow its original neighbour.
 
         A layer's neighbour is the layer before it in the same member; a first layer's is the stem

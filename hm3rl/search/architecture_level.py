@@ -75,7 +75,7 @@ def path_scorer(problem: MergeProblem, phase: str) -> Callable[[list[LayerPath]]
 def known_outcomes(
     problem: MergeProblem, names: Sequence[str]
 ) -> tuple[list[LayerPath], list[Outcome]]:
-    """What is known for nothing: the members' own paths, which were scored before.
+    """What is known at no cost: the members' own paths, which were scored before.
 
     Args:
         problem: The problem.

@@ -170,7 +170,7 @@ class HM3:
         return Pool([names] * len(preferences), preferences, others)
 
     def _agent(self, problem: MergeProblem, pool: Pool) -> MergeAgent | SeparateAgents:
-        """The agent, or one for each preference, told what is known for nothing."""
+        """The agent, or one for each preference, told what is known at no cost."""
         settings, objectives = self.agent_settings, problem.objectives
         agent: MergeAgent | SeparateAgents
         if settings.per_preference:

@@ -131,7 +131,7 @@ class DataFlowEncoding(PathEncoding):
 
     The paper's W_ij scales what layer i hands to layer j. Its entries are many, so here they follow
     from two numbers for each member (the paper, too, has a version with few parameters):
-    log W = (u[member of i] + v[member of j]) / 2 * log `scale_max`, where a path has a seam. What
+    log W = (u[member of i] + v[member of j]) / 2 * log `scale_max`, where a path is stitched. What
     the embedding hands to the first layer is not scaled, so that every path can be exported.
 
     Args:
@@ -178,18 +178,19 @@ class DataFlowEncoding(PathEncoding):
             length = int(np.clip((values > 0).sum(), self.space.min_length, self.space.max_length))
             wanted = (self.layers[i] for i in sorted(order[:length].tolist()))
             path = self.path(stem, self.following(stem, wanted))
-        if self.scale_max == 1 or not path.seams:
+        if self.scale_max == 1 or not path.stitch_points:
             return to_candidate(self.problem, path)
         scales = self._scales(path, np.asarray(vector[count + len(self.layers) :]))
         return Candidate.of(path, self.problem.members.recipes, alignment=write_scales(scales))
 
     def _scales(self, path: LayerPath, entries: np.ndarray) -> list[float]:
-        """The factor at each seam of a path, from u and v one after the other, shape (2M,)."""
+        """The factor at each stitch point, from u and v one after the other, shape (2M,)."""
         out, into = np.split(np.clip(entries, -1.0, 1.0), 2)
         place = {name: m for m, name in enumerate(self.space.members)}
         members = [place[ref.member] for ref in path.refs]
         logs = [
-            0.0 if at == 0 else (out[members[at - 1]] + into[members[at]]) / 2 for at in path.seams
+            0.0 if at == 0 else (out[members[at - 1]] + into[members[at]]) / 2
+            for at in path.stitch_points
         ]
         return [float(self.scale_max**log) for log in logs]
 

@@ -28,11 +28,11 @@ def learner(space: PathSpace, **changes: object) -> tuple:
         )
 
 
-def start(space: PathSpace, n: int, heat: float = 0.0) -> DecodingState:
+def start(space: PathSpace, n: int, temperature: float = 0.0) -> DecodingState:
     """Situations after the stem and one layer."""
     path = np.tile(space.pad_tokens([0, space.layer_action(0, 0)]), (n, 1))
     legal = np.tile(space.mask([0, space.layer_action(0, 0)]), (n, 1))
-    return DecodingState(path, np.full(n, 2), legal, np.full((n, K), 0.5), np.full(n, heat))
+    return DecodingState(path, np.full(n, 2), legal, np.full((n, K), 0.5), np.full(n, temperature))
 
 
 def discretiser_of(policy: WolpertingerPolicy) -> Discretiser:
@@ -95,7 +95,7 @@ def test_epsilon_draws_evenly_among_the_neighbours_and_never_when_greedy() -> No
     n = 600
     proto = np.tile(policy.embeddings.numpy()[[space.layer_action(1, 2)]], (n, 1))
     near, _ = discretiser_of(policy).nearest(policy, proto[:1], start(space, 1).legal)
-    drawn = discretiser_of(policy)(policy, proto, start(space, n, heat=1.0))
+    drawn = discretiser_of(policy)(policy, proto, start(space, n, temperature=1.0))
     counts = [(drawn == action).mean() for action in near[0]]
     np.testing.assert_allclose(counts, 1 / 3, atol=0.07)
     assert len(set(discretiser_of(policy)(policy, proto, start(space, n)))) == 1

@@ -85,5 +85,5 @@ def test_layers_that_are_called_differently_are_told_apart(tmp_path, save_pool):
             Candidate, map(LayerPath.parse, ("a | a[0] + a[1]", "a | a[0] + b[0]"))
         )
     )
-    assert plain.handing == narrowing.handing and plain.stem == narrowing.stem
+    assert plain.call_signature == narrowing.call_signature and plain.stem == narrowing.stem
     assert plain.kinds[0] != narrowing.kinds[0] and plain.keys[0] != narrowing.keys[0]

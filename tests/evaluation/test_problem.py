@@ -92,12 +92,12 @@ def test_asking_for_more_than_is_left_scores_nothing(
     problem: MergeProblem, store: EvaluationStore, listener: Listener
 ) -> None:
     problem.evaluate([ONE, TWO], "online")
-    stored, heard = len(store), len(listener.events)
+    stored, captured = len(store), len(listener.events)
     more = [path(f"{s} | {s}[0] + {t}[1] + c[2]") for s in "ab" for t in "ab"]
     with pytest.raises(BudgetExhausted) as caught:
         problem.evaluate([ONE, *more], "online")
     assert (caught.value.asked, caught.value.remaining) == (4, 3)
-    assert (problem.charged, len(store), len(listener.events)) == (2, stored, heard)
+    assert (problem.charged, len(store), len(listener.events)) == (2, stored, captured)
     problem.evaluate([ONE, *more[:3]], "online")
     assert problem.remaining == 0
     problem.evaluate([ONE, *more[:3]], "online")

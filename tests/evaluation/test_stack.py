@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hm3rl.evaluation.requests import Request
-from hm3rl.evaluation.stack import Kept, Stack, handing, listen_to_all
+from hm3rl.evaluation.stack import Kept, Stack, call_signature, listen_to_all
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.assembly import assemble
@@ -69,7 +69,7 @@ def test_names_say_what_is_shared(tiny_pool: ModelPool) -> None:
     assert one.stem == other.stem and one.keys[:2] == other.keys[:2]
     assert one.keys[2] != other.keys[2]
     assert one.stem != stack_of("b | a[0:3]", members).stem
-    assert one.handing == stack_of("b | a[0:3]", members).handing
+    assert one.call_signature == stack_of("b | a[0:3]", members).call_signature
     alone = Stack.of_model(members.model("a"))
     assert alone.stem != Stack.of_model(members.model("a")).stem
     borrowed = Candidate.of(one.model and LayerPath.parse("a | a[0:3]"), head="b")
@@ -78,12 +78,12 @@ def test_names_say_what_is_shared(tiny_pool: ModelPool) -> None:
 
 
 def test_decoders_that_call_their_layers_differently_are_told_apart(tiny_config) -> None:
-    assert handing(tiny_config()) == handing(tiny_config(num_hidden_layers=5))
+    assert call_signature(tiny_config()) == call_signature(tiny_config(num_hidden_layers=5))
     other = tiny_config(eos_token_id=[2, 9], initializer_range=0.1, architectures=["Other"])
-    assert handing(tiny_config()) == handing(other)
-    assert handing(tiny_config()) != handing(tiny_config(max_position_embeddings=64))
+    assert call_signature(tiny_config()) == call_signature(other)
+    assert call_signature(tiny_config()) != call_signature(tiny_config(max_position_embeddings=64))
     theta = {"rope_theta": 5e5, "rope_type": "default"}
-    assert handing(tiny_config()) != handing(tiny_config(rope_parameters=theta))
+    assert call_signature(tiny_config()) != call_signature(tiny_config(rope_parameters=theta))
 
 
 @pytest.mark.parametrize("family_pool", ["gemma3", "qwen2"], indirect=True)
@@ -92,6 +92,6 @@ def test_every_kind_of_layer_is_heard(family_pool: ModelPool) -> None:
     members = MemberSet(family_pool)
     full, sliding = stack_of("a | a[0] + a[2]", members), stack_of("a | a[1] + a[3]", members)
     assert set(full.kinds).isdisjoint(sliding.kinds)
-    assert full.stem == sliding.stem and full.handing == sliding.handing
+    assert full.stem == sliding.stem and full.call_signature == sliding.call_signature
     _, calls = listen_to_all([full, sliding], input_ids=torch.ones(1, 9, dtype=torch.long))
     assert calls.keys() == {*full.kinds, *sliding.kinds}

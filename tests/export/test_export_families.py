@@ -116,7 +116,7 @@ def test_given_scales_act_as_written_and_are_exported(family_pool, tmp_path):
         return  # no path of these can be exported but whole ones
     members = MemberSet(family_pool)
     path = LayerPath.parse(REPEAT)
-    factors = [1.3 if number % 2 else 0.8 for number in range(len(path.seams))]
+    factors = [1.3 if number % 2 else 0.8 for number in range(len(path.stitch_points))]
     candidate = Candidate(path, alignment=write_scales(factors))
     tokens = torch.randint(3, 32, (2, 20), generator=torch.Generator().manual_seed(5))
     wanted = assemble(candidate, members)(tokens).logits

@@ -15,7 +15,7 @@ from hm3rl.paths.members import MemberSet
 from hm3rl.paths.statistics import Calibration, Moments
 
 PATH = LayerPath.parse("a | b[0:2] + a[1] + b[2]")
-SEAMS = (0, 2, 3)
+STITCH_POINTS = (0, 2, 3)
 KINDS = ("scalar", "diagonal", "full", "full_paper", "mlp")
 RECIPE = MergeRecipe.of("ties", {"a": 0.5, "b": 0.5}, density=0.6)
 GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -69,16 +69,16 @@ FIRST_NORMS = ("input_layernorm", "ln_1")
 
 
 def test_seams_are_where_layers_are_no_original_neighbours():
-    assert PATH.seams == SEAMS
-    assert LayerPath.parse("a | a[0:3]").seams == ()
-    assert LayerPath.parse("a | a[1:3] + a[2]").seams == (0, 2)
+    assert PATH.stitch_points == STITCH_POINTS
+    assert LayerPath.parse("a | a[0:3]").stitch_points == ()
+    assert LayerPath.parse("a | a[1:3] + a[2]").stitch_points == (0, 2)
 
 
 @pytest.mark.parametrize("kind", ["scalar", "diagonal"])
 def test_every_familys_layers_are_given_what_they_are_used_to(family_members, kind):
     model = assemble(aligned(family_members, kind), family_members)
     calibration = family_members.calibration
-    for depth in SEAMS:
+    for depth in STITCH_POINTS:
         member, layer = PATH.refs[depth]
         home = assemble(Candidate.whole(member, 4), family_members)
         native = Moments.of(layer_inputs(home, calibration, layer))
@@ -93,7 +93,7 @@ def test_every_familys_layers_are_given_what_they_are_used_to(family_members, ki
 @pytest.mark.parametrize("kind", ["full", "full_paper"])
 def test_full_gives_native_covariances(members, kind):
     model = assemble(aligned(members, kind), members)
-    for depth in SEAMS[1:]:
+    for depth in STITCH_POINTS[1:]:
         member, layer = PATH.refs[depth]
         home = assemble(Candidate.whole(member, 3), members)
         native = Moments.of(layer_inputs(home, members.calibration, layer), full=True)
@@ -126,7 +126,7 @@ def test_views_say_what_they_are(members):
     model = assemble(aligned(members, "diagonal"), members)
     views = decoder_layers(model)
     assert [view.source for view in views] == list(PATH.refs)
-    assert [view.alignment is not None for view in views] == [d in SEAMS for d in range(4)]
+    assert [view.alignment is not None for view in views] == [d in STITCH_POINTS for d in range(4)]
     names = set(members.model("a").state_dict())
     assert {n.replace("layers.3.", "layers.0.") for n in model.state_dict()} <= names
     plain = decoder_layers(assemble(Candidate(PATH), members))

@@ -89,18 +89,20 @@ def test_alignment_is_part_of_the_key_and_of_the_plain_data():
 
 
 def test_given_scales_are_written_in_the_candidate_one_for_each_seam():
-    seams = path("a | a[0] + b[1] + a[2]")
-    candidate = Candidate(seams, alignment=write_scales([0.95, 1.23456]))
+    stitch_points = path("a | a[0] + b[1] + a[2]")
+    candidate = Candidate(stitch_points, alignment=write_scales([0.95, 1.23456]))
     assert candidate.alignment == "scales@0.95,1.23"
     assert read_scales(candidate.alignment) == (0.95, 1.23)
     assert Candidate.from_dict(candidate.to_dict()) == candidate
-    assert candidate.key(HASHES) != Candidate(seams, alignment="scales@0.95,1.24").key(HASHES)
-    assert Candidate(seams, alignment="scales@1,1") == Candidate(seams)
-    with pytest.raises(InputError, match="has 2 seams, but 3 scales are given"):
-        Candidate(seams, alignment="scales@1,2,3")
+    assert candidate.key(HASHES) != Candidate(stitch_points, alignment="scales@0.95,1.24").key(
+        HASHES
+    )
+    assert Candidate(stitch_points, alignment="scales@1,1") == Candidate(stitch_points)
+    with pytest.raises(InputError, match="has 2 stitch points, but 3 scales are given"):
+        Candidate(stitch_points, alignment="scales@1,2,3")
     for wrong in ("scales@0,1", "scales@a,b", "scales@-1,1", "scales@inf,1"):
         with pytest.raises(InputError, match="no positive factors"):
-            Candidate(seams, alignment=wrong)
+            Candidate(stitch_points, alignment=wrong)
 
 
 def test_a_path_without_seams_has_no_alignment():

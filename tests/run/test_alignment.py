@@ -58,7 +58,7 @@ def test_a_search_aligns_every_path_with_seams(searched):
     alignment = run.problem.limits.alignment
     assert alignment == f"scalar@{run.problem.members.calibration.key}"
     candidates = [run.candidate(row["key"]) for row in run.front_rows()]
-    assert all(c.alignment == (alignment if c.path.seams else "none") for c in candidates)
+    assert all(c.alignment == (alignment if c.path.stitch_points else "none") for c in candidates)
     scored = run.problem.evaluator.store.get(
         [run.problem.key(c) for c in candidates], run.problem.evaluator.condition("search")
     )

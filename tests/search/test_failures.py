@@ -26,7 +26,7 @@ def some_recipes(recipe) -> bool:
 
 
 def some_paths(candidate) -> bool:
-    return len(candidate.path.seams) % 2 == 1
+    return len(candidate.path.stitch_points) % 2 == 1
 
 
 def real(vectors: np.ndarray) -> bool:
@@ -164,7 +164,7 @@ def test_an_agents_outcomes_say_that_they_failed_and_hold_no_numbers():
     space = path_space(problem, list(problem.pool.expert_names), describe=False)
     rows = [space.decode(space.pad_tokens([0, *tokens, space.stop])) for tokens in _paths(space)]
     outcomes = path_scorer(problem, "online")(rows)
-    expected = [len(path.seams) % 2 == 0 for path in rows]
+    expected = [len(path.stitch_points) % 2 == 0 for path in rows]
     assert [outcome.ok for outcome in outcomes] == expected and not all(expected)
     assert all(outcome.vector.shape == ((3,) if outcome.ok else (0,)) for outcome in outcomes)
 

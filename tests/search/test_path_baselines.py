@@ -70,7 +70,7 @@ def test_decisions_depend_on_the_seed_alone(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_that_fail_are_paid_for_and_do_not_stop_the_search(name: str):
     def fails(candidate) -> bool:
-        return len(candidate.path.seams) % 2 == 1
+        return len(candidate.path.stitch_points) % 2 == 1
 
     problem = path_problem(fails=fails)
     searcher(name).search(problem, 40)

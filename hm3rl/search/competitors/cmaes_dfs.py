@@ -10,7 +10,7 @@ What differs, and why:
 - The scaling matrix W, by which W_ij scales what layer i hands to layer j, has two numbers for
   each member instead of one for each pair of layers (`DataFlowEncoding`), and is evolved with
   `search.data_flow.scale_max` above 1. By default it is not: a few hundred evaluations can adapt
-  few dimensions. With `paths.alignment=scalar` each seam gets fitted scales instead,
+  few dimensions. With `paths.alignment=scalar` each stitch point gets fitted scales instead,
   s = sqrt(E|target|^2 / E|source|^2), the closed form of what W is there for. Both are folded into
   the weights at export.
 - The paper maximises one metric; here preferences take turns (`cma_bridge`), each strategy starting

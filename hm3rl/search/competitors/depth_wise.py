@@ -221,7 +221,7 @@ class Brackets:
                 self.problem.evaluate([candidate], PHASE)
 
     def _learn(self, point: Blocks) -> None:
-        """Take over what is known for nothing."""
+        """Take over what is known at no cost."""
         candidate = self._candidate(point)
         if self.problem.seen(candidate) and self.problem.known([candidate])[0].ok:
             self._asked[point] = None
