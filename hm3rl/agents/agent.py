@@ -338,7 +338,7 @@ class MergeAgent:
             self._evaluate = None
         return len(self.knowledge) - before
 
-    def _score_rollout(self, paths: list[LayerPath]) -> np.ndarray:
+    def _score_rollout(self, paths: list[LayerPath]) -> list[np.ndarray | None]:
         """Scores for the environment: known paths at no cost, new ones evaluated."""
         assert self._evaluate is not None
         tokens = np.stack([self.space.encode(path) for path in paths])
@@ -349,6 +349,4 @@ class MergeAgent:
         fresh = self.knowledge.fresh(tokens)
         self.acquire(fresh, goals[[first[row.tobytes()] for row in fresh]], self._evaluate)
         outcomes = [self.knowledge.outcome(row) for row in tokens]
-        # A failure is no score: PPO is shown an average outcome, from which it learns nothing.
-        average = self.knowledge.vectors.mean(axis=0)
-        return np.stack([out.vector if out.ok else average for out in outcomes])
+        return [outcome.vector if outcome.ok else None for outcome in outcomes]

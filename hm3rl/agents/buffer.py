@@ -1,4 +1,8 @@
-"""The rollout buffer: advantages for each objective, scalarised by the observed preferences."""
+"""Rollout buffers: episodes without a score left out, advantages for each objective.
+
+A failed evaluation is no reward, so PPO does not learn from its episode: the environment says so in
+`info["failed"]`, a callback tells the buffer, and the buffer does not hand out the episode's steps.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,63 @@ from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer
-from stable_baselines3.common.buffers import DictRolloutBuffer
+from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 
 
-class VectorAdvantages(DictRolloutBuffer):
+class ScoredEpisodes(RolloutBuffer):
+    """Remembers which episodes of a rollout ended without a score."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self._unscored: list[tuple[int, int]] = []
+
+    def leave_out(self, env: int) -> None:
+        """Leave out the episode of one environment that ends with the step that comes next."""
+        self._unscored.append((self.pos, env))
+
+    def left_out(self) -> np.ndarray:
+        """Steps of episodes without a score, boolean of shape (steps, n_envs)."""
+        steps = np.zeros((self.buffer_size, self.n_envs), dtype=bool)
+        for last, env in self._unscored:
+            begun = np.flatnonzero(self.episode_starts[: last + 1, env])
+            steps[(begun[-1] if len(begun) else 0) : last + 1, env] = True
+        return steps
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is anything to learn from."""
+        return not self.left_out().all()
+
+
+class LeaveOutUnscored(BaseCallback):
+    """Tells a rollout's buffer which episodes ended without a score."""
+
+    def _on_step(self) -> bool:
+        for env, info in enumerate(self.locals["infos"]):
+            if info.get("failed"):
+                self.locals["rollout_buffer"].leave_out(env)
+        return True
+
+
+class ScoredRolloutBuffer(ScoredEpisodes, MaskableRolloutBuffer):
+    """sb3-contrib's buffer for observations that are arrays, without episodes that have no score.
+
+    A minibatch should be a whole rollout: parts may come out smaller, or empty.
+    """
+
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
+        """Yield minibatches of steps that may be learnt from."""
+        self._kept = (~self.left_out()).T.ravel()
+        yield from super().get(batch_size)
+
+    def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
+        return super()._get_samples(batch_inds[self._kept[batch_inds]], env)
+
+
+class VectorAdvantages(ScoredEpisodes, DictRolloutBuffer):
     """Generalised advantage estimation (Schulman et al., 2016) for vector rewards.
 
     A_vec is estimated for each objective with its own value; the policy sees w.A_vec, with w the
@@ -20,8 +76,9 @@ class VectorAdvantages(DictRolloutBuffer):
     With one column (scalar rewards and V_u) it is the ordinary buffer. `values` and `returns` are
     handed out flat, (B*K), as the stock `train()` flattens the critic's output.
 
-    Steps of episodes that have ended and wait for others (STOP stands in the observed path) are
-    not handed out, and a reward paid while waiting belongs to the step that ended the episode.
+    Steps of episodes that have no score, or that have ended and wait for others (STOP stands in the
+    observed path), are not handed out, and a reward paid while waiting belongs to the step that
+    ended the episode.
 
     Args:
         *args: As Stable-Baselines3's buffer.
@@ -110,7 +167,7 @@ class VectorAdvantages(DictRolloutBuffer):
             self.advantages = advantage[..., 0]
         else:
             self.advantages = (advantage * self.observations["preference"]).sum(axis=-1)
-        self._active = ~idle
+        self._active = ~idle & ~self.left_out()
 
     def _episode_rewards(self, idle: np.ndarray) -> np.ndarray:
         """Rewards moved to the step that ended the episode, or spread over its steps."""

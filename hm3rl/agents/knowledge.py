@@ -17,14 +17,20 @@ class Outcome:
     """What evaluating one path told.
 
     Attributes:
-        vector: Task scores divided by z*, shape (K,).
-        nll: Negative log-likelihood of the references by task, shape (K,).
-        ok: False if the evaluation failed; then the numbers mean nothing.
+        vector: Task scores divided by z*, shape (K,); empty if the evaluation failed.
+        nll: Negative log-likelihood of the references by task, shape (K,); empty if it failed.
+        ok: False if the evaluation failed. Then the path counts as known, so that nobody asks for
+            it again, but neither F-hat nor the replay nor PPO learns from it.
     """
 
     vector: np.ndarray
     nll: np.ndarray
     ok: bool = True
+
+    @classmethod
+    def failure(cls) -> Outcome:
+        """The outcome of a path that could not be scored."""
+        return cls(np.empty(0), np.empty(0), ok=False)
 
 
 EvaluatePaths = Callable[[list[LayerPath]], list[Outcome]]

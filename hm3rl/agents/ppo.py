@@ -20,7 +20,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from hm3rl.agents.buffer import ProtoRolloutBuffer, VectorRolloutBuffer
+from hm3rl.agents.buffer import (
+    LeaveOutUnscored,
+    ProtoRolloutBuffer,
+    ScoredEpisodes,
+    VectorRolloutBuffer,
+)
 from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.policy import PathPolicy, Situation
 from hm3rl.agents.wolpertinger import Discretiser, WolpertingerPolicy, action_box
@@ -44,8 +49,10 @@ class AnchoredPPO(OnPolicyAlgorithm):
     anchor: Callable[[], None] | None = None
 
     def train(self) -> None:
-        """Update from the rollout buffer, then hold on to the anchor."""
-        super().train()
+        """Update from the rollout buffer, unless nothing in it was scored; then hold the anchor."""
+        assert isinstance(self.rollout_buffer, ScoredEpisodes)
+        if self.rollout_buffer.scored:
+            super().train()
         if self.anchor is not None:
             self.anchor()
 
@@ -54,7 +61,11 @@ class AnchoredPPO(OnPolicyAlgorithm):
 
     def learn_rollout(self) -> None:
         """Collect one batch of complete episodes and learn from it."""
-        self.learn(self.n_steps * self.n_envs, reset_num_timesteps=self.num_timesteps == 0)
+        self.learn(
+            self.n_steps * self.n_envs,
+            callback=LeaveOutUnscored(),
+            reset_num_timesteps=self.num_timesteps == 0,
+        )
 
     def fresh_optimiser(self) -> None:
         """Forget the moments of earlier training (a new phase begins)."""

@@ -34,7 +34,7 @@ ROUNDS = 3
 """Most steps of an episode, in walks through all depths."""
 
 ScoreSome = Callable[[list[LayerPath]], Sequence[np.ndarray | None]]
-"""Scores paths, f / z* each; None for those that the budget did not cover."""
+"""Scores paths, f / z* each; None for those that failed or that the budget did not cover."""
 
 
 class Cursor:
@@ -121,7 +121,8 @@ class CursorVecEnv(VecEnv):
     `Discrete(M + 2)`; `action_masks()` says what is legal.
 
     ## Reward
-    0, and u_lambda(f / z*) at the end; 0 for a path beyond the budget or the limits.
+    0, and u_lambda(f / z*) at the end; 0 for a path beyond the limits. A path that has no score has
+    no reward: `info["failed"]` is True, and its episode is to be left out of what is learnt from.
 
     Args:
         space: Legal paths.
@@ -177,7 +178,9 @@ class CursorVecEnv(VecEnv):
         paths = {i: path for i in ended if (path := self._cursors[i].path) is not None}
         scores = self.score(list(paths.values())) if paths else []
         for (i, path), vector in zip(paths.items(), scores, strict=True):
-            if vector is not None:
+            if vector is None:
+                infos[i]["failed"] = True
+            else:
                 rewards[i] = float(self.utility(vector, path.length, self._preferences[i]))
         for i in ended:
             infos[i]["terminal_observation"] = last[i]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -15,8 +15,9 @@ from hm3rl.objectives.scalarisation import Scalarisation
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 
-ScorePaths = Callable[[list[LayerPath]], np.ndarray]
-"""Scores complete paths: n paths -> array of shape (n, K), task scores divided by z*."""
+ScorePaths = Callable[[list[LayerPath]], "np.ndarray | Iterable[np.ndarray | None]"]
+"""Scores complete paths: n paths -> array of shape (n, K), task scores divided by z*, or as many
+vectors of shape (K,), None for a path that could not be scored."""
 
 PreferenceSampler = Callable[[np.random.Generator], np.ndarray]
 """Draws one preference of shape (K,)."""
@@ -77,7 +78,9 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
     ## Reward
     0 until STOP, then u_lambda(f / z*) - beta_1 * T (HM3 equation (9)); the vector f / z* is in
     `info["vector_reward"]`. An illegal action ends the episode with a zero vector,
-    `info["illegal"]` is True, and nothing is scored.
+    `info["illegal"]` is True, and nothing is scored. A path that could not be scored has no reward:
+    `info["failed"]` is True, the zeros beside it mean nothing, and who learns from rewards should
+    leave the episode out (the agent's PPO does, see `hm3rl.agents.buffer`).
 
     ## Starting State
     The empty path and a preference drawn by the sampler, or `options={"preference": ...}`.
@@ -150,7 +153,11 @@ class MergePathEnv(gym.Env[Observation, np.int64]):
         if chosen != self.space.stop:
             return self._observation(), 0.0, False, False, {"vector_reward": zero}
         path = self.space.decode(self._tokens)
-        vector = np.asarray(self.score_paths([path]), dtype=np.float64)[0]
+        (scored,) = self.score_paths([path])
+        if scored is None:
+            failed = {"vector_reward": zero, "path": path, "failed": True}
+            return self._observation(), 0.0, True, False, failed
+        vector = np.asarray(scored, dtype=np.float64)
         reward = float(self.utility(vector, path.length, self._preference))
         info = {"vector_reward": vector, "path": path}
         return self._observation(), reward, True, False, info

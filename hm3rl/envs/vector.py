@@ -19,7 +19,8 @@ class MergePathVecEnv(VecEnv):
     A batch lasts exactly `space.horizon` steps. An episode that ended earlier idles: its mask
     leaves STOP alone, which does nothing, and the rollout buffer drops those steps (it knows them
     by the STOP in the observed path). Then all paths are scored together, in the order of the
-    environments, and every environment is reset. An illegal action makes its episode worth zero.
+    environments, and every environment is reset. An illegal action makes its episode worth zero;
+    a path that could not be scored is marked by `info["failed"]`, see `MergePathEnv`.
 
     Args:
         env: Defines space, scores, scalarisation and preferences.
@@ -88,8 +89,11 @@ class MergePathVecEnv(VecEnv):
         env = self.env
         legal = np.flatnonzero(~self._illegal)
         paths = [env.space.decode(self._tokens[i]) for i in legal]
-        vectors = np.asarray(env.score_paths(paths)) if paths else np.zeros((0, env.reward_dim))
+        vectors = env.score_paths(paths) if paths else []
         for i, path, vector in zip(legal.tolist(), paths, vectors, strict=True):
+            if vector is None:
+                infos[i].update(path=path, failed=True)
+                continue
             rewards[i] = float(env.utility(vector, path.length, self._preferences[i]))
             infos[i].update(vector_reward=np.asarray(vector, dtype=np.float64), path=path)
         last = self._observations()

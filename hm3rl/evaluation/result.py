@@ -146,8 +146,14 @@ class Evaluation:
 
     @property
     def vector(self) -> np.ndarray:
-        """Scores as an array, shape (K,); zeros if failed, which is the reward of a failure."""
-        return np.array(self.scores) if self.ok else np.zeros(len(self.tasks))
+        """Scores as an array, shape (K,).
+
+        Raises:
+            ValueError: The evaluation failed; a failure is never a score.
+        """
+        if not self.ok:
+            raise ValueError(f"the evaluation of {self.key} failed and has no scores")
+        return np.array(self.scores)
 
     @property
     def total_seconds(self) -> float:

@@ -150,7 +150,8 @@ class Map:
         scores: list[np.ndarray] = []
         while len(asked):
             candidates = [encoding.decode(vector) for vector in asked]
-            evaluations = problem.known(candidates[: len(ledger.score(candidates))])
+            evaluations = problem.known(candidates[: len(ledger.score(candidates).ok)])
+            # The quadratic forms are fitted to what got scores.
             for vector, evaluation in zip(asked, evaluations, strict=False):
                 if evaluation.ok:
                     vectors.append(vector)

@@ -130,9 +130,7 @@ def absorb_merges(
 
 
 def to_outcome(problem: MergeProblem, evaluation: Evaluation) -> Outcome:
-    """An evaluation as the agent sees it: scores over z*, likelihoods, whether it worked."""
-    return Outcome(
-        vector=np.asarray(evaluation.vector) / problem.z_star,
-        nll=np.asarray(evaluation.nll),
-        ok=evaluation.ok,
-    )
+    """An evaluation as the agent sees it: scores over z* and likelihoods, or a failure."""
+    if not evaluation.ok:
+        return Outcome.failure()
+    return Outcome(evaluation.vector / problem.z_star, np.asarray(evaluation.nll))

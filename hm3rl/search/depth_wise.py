@@ -12,6 +12,8 @@ What differs, and why:
   improvement, ParEGO's random preferences, local search around the best, random interleaving.
 - The forest learns from all candidates, each at its highest fidelity; SMAC takes the highest
   fidelity with enough candidates, of which there would be none for most of a small budget.
+- A candidate that failed is paid for, dropped from its bracket, not proposed again, and left out of
+  what the forest learns from, whatever it scored on fewer items; SMAC makes up a cost for it.
 - Halving keeps what adds most to the front's hypervolume on the same items, not the best cost.
 - Random points have about one layer a depth; bits drawn evenly, as in the paper's code, have M / 2.
   A path that is too long is not proposed, instead of scored zero. Where nothing is selected the
@@ -146,14 +148,17 @@ class Brackets:
         current = list(points)
         for rung in halving.rungs:
             for point, evaluation in zip(current, rung.evaluations, strict=True):
-                self._vectors[point] = evaluation.vector / self.problem.z_star
+                if evaluation.ok:
+                    self._vectors[point] = evaluation.vector / self.problem.z_star
+                else:
+                    self._vectors.pop(point, None)
             current = [current[i] for i in rung.kept]
 
     def _propose(self, count: int) -> list[Blocks]:
         """New points, at most `count`, each the best for a preference of its own or at random."""
         vectors = np.array(list(self._vectors.values()))
         preferences = sample_faces(count, len(self.problem.objectives), self.rng)
-        if len(vectors) < self.settings.warm_up:
+        if len(vectors) < max(self.settings.warm_up, 1):
             chosen = self._fresh(count, [])
         else:
             pool = self._fresh(self.settings.proposals, self._best(vectors, preferences))

@@ -8,6 +8,8 @@ vector means (`Encoding`) and what it may cost (`Ledger`):
 - A generation without anything new is replaced by random vectors; when they bring nothing new
   either, the space is exhausted and the search ends.
 - Nothing depends on time: pymoo's own termination is switched off, the budget ends the search.
+- A candidate that failed has no objectives: pymoo is told that it is infeasible. So whatever got
+  scores wins against it, and no fitness is made up for it.
 """
 
 from __future__ import annotations
@@ -60,7 +62,13 @@ def evolve(
     """
     width = fitness(np.zeros((1, len(ledger.problem.objectives))), np.zeros(1, int)).shape[1]
     algorithm.setup(
-        Problem(n_var=len(encoding.lower), n_obj=width, xl=encoding.lower, xu=encoding.upper),
+        Problem(
+            n_var=len(encoding.lower),
+            n_obj=width,
+            n_ieq_constr=1,  # met by what got scores
+            xl=encoding.lower,
+            xu=encoding.upper,
+        ),
         termination=NoTermination(),
         seed=int(rng.integers(2**31)),
     )
@@ -75,11 +83,16 @@ def evolve(
             asked.set(PLACE, rng.permutation(algorithm.pop_size)[: len(asked)])
             candidates = [encoding.decode(vector) for vector in vectors]
         scores = ledger.score(candidates)
-        if len(scores) < len(candidates):
+        if len(scores.ok) < len(candidates):
             return
         places = asked.get(PLACE)
-        known = all(place is not None for place in places)
-        asked.set("F", fitness(scores, places.astype(int) if known else np.arange(len(asked))))
+        if any(place is None for place in places):
+            places = np.arange(len(asked))
+        objectives = np.full((len(asked), width), np.nan)
+        if scores.ok.any():
+            objectives[scores.ok] = fitness(scores.vectors, places[scores.ok].astype(int))
+        asked.set("F", objectives)
+        asked.set("G", np.where(scores.ok, 0.0, 1.0)[:, None])
         algorithm.tell(infills=asked)
 
 

@@ -211,9 +211,16 @@ def experts_on_test(problem: MergeProblem) -> np.ndarray:
     """Best score of the experts on each task, test split, shape (K,); the search never sees it.
 
     Raises:
-        InputError: It is zero for a task.
+        InputError: It is zero for a task, or an expert cannot be scored.
     """
     tested = problem.rescore(experts(problem), split="test", secondary=True)
+    for name, evaluation in zip(problem.pool.expert_names, tested, strict=True):
+        if not evaluation.ok:
+            reason = (evaluation.error or "").strip().splitlines()[-1:]
+            raise InputError(
+                f"the source {name!r} cannot be scored on the test items: {' '.join(reason)}",
+                "check that it generates text with plain transformers",
+            )
     best: np.ndarray = np.array([evaluation.vector for evaluation in tested]).max(axis=0)
     for task, value in zip(problem.objectives, best, strict=True):
         if value <= 0:
@@ -275,9 +282,9 @@ def front_table(
     for row in front:
         cells: list[Any] = [row.name]
         for evaluation in (row.search, row.test):
-            cells += [f"{value:.4f}" for value in evaluation.vector]
-            errors = evaluation.standard_errors if evaluation.ok else [np.nan] * len(problem.z_star)
-            cells += [f"{value:.4f}" for value in errors]
+            for numbers in (evaluation.scores, evaluation.standard_errors):
+                shown = numbers if evaluation.ok else [np.nan] * len(problem.objectives)
+                cells += [f"{value:.4f}" for value in shown]
         own = _secondary([row.test])
         cells += [f"{own.get(name, np.nan):.4f}" for name in secondary]
         path = row.candidate.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,23 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.paths.candidate import Candidate
 from hm3rl.search.encoding import Encoding
 from hm3rl.search.parameter_level import ATTEMPTS
+
+
+class Scores(NamedTuple):
+    """What scoring candidates told. A candidate that failed has no vector, and nobody gets one.
+
+    Attributes:
+        ok: Which of the n candidates got scores, boolean of shape (n,).
+        vectors: Scores f / z* of these, in their order, shape (ok.sum(), K).
+    """
+
+    ok: np.ndarray
+    vectors: np.ndarray
+
+    def each(self) -> list[np.ndarray | None]:
+        """Scores of each of the n candidates, None where it failed."""
+        rows = iter(self.vectors)
+        return [next(rows) if ok else None for ok in self.ok]
 
 
 class Ledger:
@@ -57,16 +75,16 @@ class Ledger:
                 found.setdefault(self.problem.key(candidate), vector)
         return np.array(list(found.values())).reshape(len(found), vectors.shape[1])
 
-    def score(self, candidates: Sequence[Candidate]) -> np.ndarray:
+    def score(self, candidates: Sequence[Candidate]) -> Scores:
         """Score candidates in order, as many as the budget allows.
 
         Args:
             candidates: Repeats, and what this run has scored before, cost nothing.
 
         Returns:
-            Scores f / z*, shape (n, K); n is smaller than the number of candidates if the budget
-            ends before the n+1st. A candidate that failed has zeros, so that optimisers turn away
-            from it; it enters neither archive nor front.
+            Scores of the first n candidates, all of them unless the budget ends before the n+1st.
+            Those that failed are paid for and enter neither archive nor front; what an optimiser
+            does with them it says itself.
         """
         new: set[str] = set()
         count = 0
@@ -77,7 +95,9 @@ class Ledger:
                     break
                 new.add(key)
             count += 1
-        if not count:
-            return np.zeros((0, len(self.problem.objectives)))
-        evaluations = self.problem.evaluate(candidates[:count], self.phase)
-        return np.stack([np.asarray(e.vector) for e in evaluations]) / self.problem.z_star
+        evaluations = self.problem.evaluate(candidates[:count], self.phase) if count else []
+        vectors = [evaluation.vector for evaluation in evaluations if evaluation.ok]
+        return Scores(
+            np.array([evaluation.ok for evaluation in evaluations], dtype=bool),
+            np.reshape(vectors, (len(vectors), len(self.problem.objectives))) / self.problem.z_star,
+        )

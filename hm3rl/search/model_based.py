@@ -87,10 +87,9 @@ def search_by_model(
             part = asked[start : start + BATCH]
             before = len(recipes)
             candidates = [encoding.decode(vector) for vector in part]
-            rows = ledger.score(candidates)
-            evaluations = problem.known(candidates[: len(rows)])
-            for vector, row, evaluation in zip(part, rows, evaluations, strict=False):
-                if evaluation.ok:
+            # The Gaussian processes never hear of candidates that failed.
+            for vector, row in zip(part, ledger.score(candidates).each(), strict=False):
+                if row is not None:
                     recipes.append(encoding.recipe(vector))
                     vectors.append(vector)
                     scores.append(row)

@@ -3,8 +3,8 @@
 HM3 makes one DARE-TIES merge per preference (section 3, equation (5)). Here recipes are searched.
 This is `search.parameter.sampler=elites`: a share of the evaluations is drawn at random, then
 recipes on the front are varied, each time the best one under a random preference, so that all of
-the front is improved. The default, `gp`, stands in `model_based`; `level_sampler` chooses. `hm3`
-and its ablation `parameter_only` use the same one.
+the front is improved; recipes that failed are no parents. The default, `gp`, stands in
+`model_based`; `level_sampler` chooses. `hm3` and its ablation `parameter_only` use the same one.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ What differs besides, and why:
 - Its members are the fine-tuned models and merges of them with fixed settings (TIES, DARE,
   DARE-TIES). `search.levels=paths` does that, with one equal-weight merge for each operator and the
   middles of the ranges; `both` offers the merged members that HM3's parameter level finds.
+- A path that cannot be scored has no reward; its episode is left out of what PPO learns from.
 - One step size for actor and critic (the paper: 3e-4 and 1e-3); advantages are normalised, not
   returns; both are Stable-Baselines3's.
 """
@@ -26,12 +27,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.buffer import LeaveOutUnscored, ScoredRolloutBuffer
 from hm3rl.agents.isolation import Isolation
+from hm3rl.agents.ppo import PreferencePPO
 from hm3rl.agents.separate import SeparateAgents
 from hm3rl.envs.cursor import CursorVecEnv
 from hm3rl.envs.space import PathSpace
@@ -163,7 +165,7 @@ class Walkers:
                 self._agents[which] = self._agent(self._draws[which])
                 self._stale[which] = 0
 
-    def _agent(self, draw: Callable[[], np.ndarray]) -> MaskablePPO:
+    def _agent(self, draw: Callable[[], np.ndarray]) -> PreferencePPO:
         settings = self.settings
         episodes = CursorVecEnv(
             self.space, self._score, Utility(), self.objectives, draw, settings.episodes
@@ -171,7 +173,7 @@ class Walkers:
         # An episode takes a step for the stem and one for each depth, more only if it goes back.
         steps = self.space.depth + 1
         with self.isolation.scope():
-            agent = MaskablePPO(
+            agent = PreferencePPO(
                 "MlpPolicy",
                 episodes,
                 learning_rate=settings.learning_rate,
@@ -182,6 +184,7 @@ class Walkers:
                 gae_lambda=1.0,
                 clip_range=settings.clip_range,
                 ent_coef=settings.entropy,
+                rollout_buffer_class=ScoredRolloutBuffer,
                 policy_kwargs={"net_arch": [settings.hidden, settings.hidden]},
                 seed=int(self.rng.integers(2**31)),
                 device="cpu",
@@ -189,18 +192,18 @@ class Walkers:
         agent.set_logger(Logger(folder=None, output_formats=[]))
         return agent
 
-    def _rollout(self, agent: MaskablePPO) -> None:
+    def _rollout(self, agent: PreferencePPO) -> None:
         with self.isolation.scope():
             agent.learn(
                 agent.n_steps * agent.n_envs,
-                callback=StopWhenSpent(self.ledger),
+                callback=[StopWhenSpent(self.ledger), LeaveOutUnscored()],
                 reset_num_timesteps=agent.num_timesteps == 0,
             )
 
     def _score(self, paths: list[LayerPath]) -> list[np.ndarray | None]:
         with self.isolation.outside():
             candidates = [to_candidate(self.ledger.problem, path) for path in paths]
-            scores = self.ledger.score(candidates)
+            scores = self.ledger.score(candidates).each()
         return [*scores, *[None] * (len(paths) - len(scores))]
 
 

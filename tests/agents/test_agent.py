@@ -138,6 +138,16 @@ def test_what_is_absorbed_is_free_and_never_asked_for() -> None:
     assert str(own[0]) not in budget.seen
 
 
+@pytest.mark.parametrize("head", ["categorical", "wolpertinger"])
+def test_ppo_learns_nothing_from_rollouts_that_failed(head: str) -> None:
+    agent = MergeAgent(PROBLEM.space(), quick(head=head, rollouts=4), NAMES, 0)
+    before = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    charged = agent.roll_out_real(lambda paths: [Outcome.failure() for _ in paths])
+    assert charged == len(agent.knowledge.failed) > 0 and len(agent.replay) == 0
+    after = agent.policy.state_dict()
+    assert all(bool((before[name] == after[name]).all()) for name in before)
+
+
 def test_failures_are_charged_passed_over_and_remembered(tmp_path: Path) -> None:
     agent, budget = MergeAgent(PROBLEM.space(), quick(rollouts=4), NAMES, 0), Budget(fail=True)
     agent.offline(budget, 12, lambda values: None)

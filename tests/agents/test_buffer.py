@@ -113,3 +113,29 @@ def test_spread_pays_equal_parts_of_the_same_return() -> None:
     np.testing.assert_allclose(paid[:3, 0, 0], 1 / 3, rtol=1e-6)
     assert not paid[3:, 0].any()
     np.testing.assert_allclose(paid[:, 1, 0], 1 / 6, rtol=1e-6)
+
+
+def test_episodes_without_a_score_are_left_out() -> None:
+    rollout, buffer = Rollout(starts=[0, 4]), make_buffer()
+    for step in range(STEPS):
+        if step in (3, 5):  # the first episode of one environment, the second of another
+            buffer.leave_out(step // 4)
+        actions, log_prob = np.full((ENVS, 1), step), torch.zeros(ENVS)
+        buffer.add(
+            rollout.observation(),
+            actions,
+            rollout.rewards[step],
+            rollout.starts[step],
+            rollout.values[step],
+            log_prob,
+            action_masks=np.ones((ENVS, 6)),
+        )
+    buffer.compute_returns_and_advantage(rollout.last, np.ones(ENVS))
+    expected = np.zeros((STEPS, ENVS), dtype=bool)
+    expected[:4, 0] = expected[4:, 1] = True
+    assert np.array_equal(buffer.left_out(), expected) and buffer.scored
+    (batch,) = buffer.get()
+    kept = np.repeat(np.arange(STEPS)[:, None], ENVS, axis=1)[~expected]
+    assert sorted(batch.actions.flatten().tolist()) == sorted(kept.tolist())
+    buffer.reset()
+    assert buffer.scored and not buffer.left_out().any()

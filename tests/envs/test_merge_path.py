@@ -92,3 +92,15 @@ def test_preferences_come_from_the_seed() -> None:
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert first.sum() == pytest.approx(1.0)
+
+
+def test_a_path_without_a_score_has_no_reward_and_says_so() -> None:
+    env, _ = make_env(length_cost=0.01)
+    env.score_paths = lambda paths: [None for _ in paths]
+    env.reset(seed=0)
+    a = env.space.layer_action(0, 0)
+    for action in (0, a, a):
+        _, _, terminated, _, info = env.step(np.int64(action))
+        assert not terminated and "failed" not in info
+    _, reward, terminated, truncated, info = env.step(np.int64(env.space.stop))
+    assert (reward, terminated, truncated, info["failed"]) == (0.0, True, False, True)

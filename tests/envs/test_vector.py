@@ -90,3 +90,16 @@ def test_vectors_pass_with_the_length_cost_taken_off_every_objective() -> None:
     assert rewards.shape == (2, 2)
     np.testing.assert_allclose(rewards[0], [0.5 - 0.4, 0.5 - 0.4], rtol=1e-6)
     assert infos[0]["preference"] @ rewards[0] == pytest.approx(0.1, abs=1e-6)
+
+
+def test_only_the_episode_whose_path_failed_is_marked() -> None:
+    vector, scores = make_vector()
+    vector.env.score_paths = lambda paths: [None, *scores(paths[1:])]
+    vector.reset()
+    space = vector.env.space
+    a, b, stop = space.layer_action(0, 0), space.layer_action(1, 1), space.stop
+    steps = walk(vector, [[0, a, a, stop], [1, b, b, stop]], space.horizon)
+    assert not any("failed" in info for step in steps[:-1] for info in step[3])
+    _, rewards, _, infos = steps[-1]
+    assert infos[0]["failed"] and "failed" not in infos[1]
+    assert rewards[0] == 0.0 and rewards[1] > 0.0

@@ -108,7 +108,7 @@ def test_a_crash_is_a_recorded_failure(
     a, b, c = evaluator.evaluate([A, B, C])
     assert a.ok and c.ok and not b.ok
     assert "IndexError: layer fell off" in str(b.error) and "Traceback" in str(b.error)
-    assert b.vector.tolist() == [0.0, 0.0] and b.scores == ()
+    assert b.scores == ()
     assert evaluator.totals.failures == 1
     monkeypatch.undo()
     assert not evaluator.evaluate([B], secondary=True)[0].ok  # it stays what it was

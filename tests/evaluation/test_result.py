@@ -22,9 +22,10 @@ def test_means_and_standard_errors_come_from_the_items() -> None:
     assert evaluation.ok
 
 
-def test_a_failure_has_no_scores_but_a_reward_of_zero() -> None:
+def test_a_failure_has_no_scores_and_no_vector() -> None:
     failure = Evaluation.failure("k", "search", ("a", "b"), "Traceback ...", {"other": 0.1})
     assert not failure.ok
     assert failure.scores == ()
-    assert failure.vector.tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="failed and has no scores"):
+        _ = failure.vector
     assert failure.error == "Traceback ..."

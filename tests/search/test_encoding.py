@@ -64,9 +64,24 @@ def test_a_ledger_scores_what_it_can_pay_for_and_repeats_for_nothing():
     a, b, c, d = (encoding.decode(vector) for vector in vectors)
     ledger = Ledger(problem, 3, "test")
     first = ledger.score([a, b, a])
-    assert first.shape == (3, 3) and (first[0] == first[2]).all() and ledger.left == 1
+    assert first.ok.all() and first.vectors.shape == (3, 3) and ledger.left == 1
+    assert (first.vectors[0] == first.vectors[2]).all()
     assert not ledger.is_new(a) and ledger.is_new(c)
     again = ledger.score([b, c, a, d])
-    assert (again[0] == first[1]).all() and (again[2] == first[0]).all() and len(again) == 3
+    assert (again.vectors[[0, 2]] == first.vectors[[1, 0]]).all() and len(again.ok) == 3
     assert ledger.left == 0 and problem.charged == 3
-    assert ledger.score([d]).shape == (0, 3)
+    nothing = ledger.score([d])
+    assert nothing.ok.shape == (0,) and nothing.vectors.shape == (0, 3)
+
+
+def test_a_ledger_says_which_candidates_failed_and_has_no_numbers_for_them():
+    encoding = RecipeEncoding(("e0", "e1", "e2"), ParameterSettings(), 4)
+    vectors = encoding.sample(4, np.random.default_rng(0))
+    keys = [encoding.recipe(vector).key for vector in vectors]
+    problem = formula_problem(budget=4, fails=lambda recipe: recipe.key in (keys[0], keys[2]))
+    scores = Ledger(problem, 4, "test").score([encoding.decode(vector) for vector in vectors])
+    assert scores.ok.tolist() == [False, True, False, True] and scores.vectors.shape == (2, 3)
+    assert [row is None for row in scores.each()] == [True, False, True, False]
+    assert problem.charged == 4 == problem.failed + 2
+    every = Ledger(formula_problem(budget=4, fails=lambda recipe: True), 4, "test")
+    assert every.score([encoding.decode(v) for v in vectors]).vectors.shape == (0, 3)
