@@ -72,7 +72,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             meta = json.loads(archive.read("hm3rl/meta.json"))
             with np.load(io.BytesIO(archive.read("hm3rl/arrays.npz"))) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        if not isinstance(meta, dict) or "format" not in meta:
+            raise ValueError("no format is stated")
+    # ValueError: no JSON, or arrays that would have to be unpickled.
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no saved agent ({error})", "give a run's agent.zip") from error
     if meta["format"] != FORMAT:
         raise InputError(
@@ -112,8 +115,13 @@ def stored_sizes(path: Path) -> tuple[PathShape, AgentSettings, int]:
         InputError: The file is no saved agent.
     """
     meta, arrays = _read(path)
-    shape = PathShape.of(_space(meta, arrays))
-    return shape, _settings(meta, path), len(meta["objectives"])
+    try:
+        shape = PathShape.of(_space(meta, arrays))
+        return shape, _settings(meta, path), len(meta["objectives"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is a damaged agent ({error})", "give the agent.zip of another run"
+        ) from None
 
 
 def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
@@ -133,10 +141,9 @@ def load_state(cls: type[MergeAgent], path: Path) -> MergeAgent:
         arrays["tokens"], arrays["vectors"], arrays["nll"], arrays["preferences"], strict=True
     ):
         agent._learn(row[None], [Outcome(vector, nll)], goal[None])
-    nothing = np.full(len(agent.objectives), np.nan)
     # Agents saved before failures were kept have none; they are asked for again, no more.
     for row in arrays.get("failed", np.zeros((0, space.horizon), dtype=np.int64)):
-        agent.knowledge.add(row, Outcome(nothing, nothing, ok=False))
+        agent.knowledge.add(row, Outcome.failure())
     agent.model.scores.log_parameters = torch.as_tensor(arrays["gp"])
     agent.model.restore(agent.knowledge)
     return agent

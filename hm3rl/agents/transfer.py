@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def agent_file(source: str) -> Path:
     """The saved agent that `agent.init_from` names: a run's folder or the file itself.
 
+    It is looked into, so that a file that holds no agent is refused before anything is scored.
+
     Raises:
         InputError: There is none.
     """
@@ -27,6 +29,7 @@ def agent_file(source: str) -> Path:
             f"agent.init_from={source}: there is no {file}",
             "name the folder of a finished run of search=hm3, or its agent.zip",
         )
+    stored_sizes(file)
     return file
 
 

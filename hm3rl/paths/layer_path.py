@@ -16,7 +16,10 @@ from typing import NamedTuple
 from hm3rl.errors import InputError
 
 _MEMBER = r"[A-Za-z0-9_][A-Za-z0-9_.\-@]*"
-_TERM = re.compile(rf"\s*({_MEMBER})\[(\d+)(?::(\d+))?\]\s*")
+MOST_LAYERS = 10_000
+"""Layers of the longest path that a text may spell: far beyond any model, and small in memory."""
+
+_TERM = re.compile(rf"\s*({_MEMBER})\[(\d{{1,18}})(?::(\d{{1,18}}))?\]\s*")
 
 
 class LayerRef(NamedTuple):
@@ -80,6 +83,11 @@ class LayerPath:
             stop = first + 1 if end is None else int(end)
             if stop <= first:
                 raise InputError(f"{term.strip()!r} in the path {text!r} is empty", remedy)
+            if len(refs) + stop - first > MOST_LAYERS:
+                raise InputError(
+                    f"{term.strip()!r} makes a path of more than {MOST_LAYERS} layers",
+                    "name the layers that the member has",
+                )
             refs += [LayerRef(member, layer) for layer in range(first, stop)]
         return cls(tuple(refs), stem.strip())
 

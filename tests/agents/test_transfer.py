@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.transfer import start_from
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.errors import InputError
+from hm3rl.search.build import check_settings
+from hm3rl.search.compose import compose_settings
 from tests.agents.test_agent import NAMES, PROBLEM, Budget, quick
 
 
@@ -45,6 +49,31 @@ def test_a_folder_without_an_agent_is_refused(tmp_path: Path) -> None:
     agent = MergeAgent(PROBLEM.space(), quick(), NAMES, 0)
     with pytest.raises(InputError, match=r"no .*agent.zip"):
         start_from(agent, str(tmp_path))
+
+
+def test_a_file_that_holds_no_agent_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    file = tmp_path / "agent.zip"
+    settings = compose_settings([f"agent.init_from={file}"])
+    contents = [
+        {},
+        {"hm3rl/meta.json": "no JSON"},
+        {"hm3rl/meta.json": "[]", "hm3rl/arrays.npz": "no arrays"},
+        {"hm3rl/meta.json": '{"format": 1}', "hm3rl/arrays.npz": _no_arrays()},
+    ]
+    file.write_text("a text\n")
+    for content in [None, *contents]:
+        if content is not None:
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, data in content.items():
+                    archive.writestr(name, data)
+        with pytest.raises(InputError, match=r"agent\.zip is (no saved|a damaged) agent"):
+            check_settings(settings)
+
+
+def _no_arrays() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, nothing=np.zeros(1))
+    return buffer.getvalue()
 
 
 def test_the_agents_own_preference_is_saved(tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ def test_whole_runs_through_a_member():
         ("math | math[-1]", "cannot read"),
         ("math | math[0:4] code[4]", "cannot read"),
         (" | math[0]", "cannot name a member"),
+        ("math | math[0:1000000000]", "more than 10000 layers"),
+        ("math | math[0:999999999]", "more than 10000 layers"),
+        ("math | " + " + ".join(["math[0:5001]"] * 2), "more than 10000 layers"),
+        ("math | math[" + "9" * 5000 + "]", "cannot read"),
     ],
 )
 def test_bad_text_is_refused_with_a_reason(text, message):
