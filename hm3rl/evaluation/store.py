@@ -101,6 +101,7 @@ class EvaluationStore:
 
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
+        self._closed = False
         in_memory = str(path) == ":memory:"
         there = not in_memory and check_file(self.path)
         if read_only and not there:
@@ -156,6 +157,7 @@ class EvaluationStore:
 
     def close(self) -> None:
         """Close the file; what was claimed and not computed is free for others."""
+        self._closed = True
         self._claims.close()
         self._db.close()
 
@@ -251,6 +253,8 @@ class EvaluationStore:
 
     def release(self, keys: Iterable[str], condition: Condition) -> None:
         """Give claims up without a result; those of other processes stay."""
+        if self._closed:  # all of them are void since then
+            return
         with self._transaction():
             self._claims.drop(keys, condition)
 

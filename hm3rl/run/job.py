@@ -205,6 +205,10 @@ def run_search(
             raise
         finally:
             problem.evaluator.close()
+            if status != "finished":
+                # What it claimed is free then, also for another search of this process, where the
+                # error's traceback would keep the store open.
+                problem.evaluator.store.close()
             logger.finish(status)
         result = SearchResult(folder, problem, searcher, front, summary)
         if afterwards is not None:

@@ -128,3 +128,12 @@ def test_a_store_in_memory_has_nobody_to_share_with() -> None:
         assert store.claim(["a"], HERE) == ["a"]
         assert store.claim(["a"], HERE) == ["a"]
     assert not list(Path().glob(":memory:*"))
+
+
+def test_a_closed_store_has_no_claims_and_may_be_told_to_release_them(tmp_path: Path) -> None:
+    one = EvaluationStore(tmp_path / "s")
+    assert one.claim(["k"], HERE) == ["k"]
+    one.close()
+    one.release(["k"], HERE)  # as a round does that an error has left half done
+    with EvaluationStore(tmp_path / "s") as two:
+        assert two.claim(["k"], HERE) == ["k"]
