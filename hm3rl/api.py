@@ -28,6 +28,7 @@ from hm3rl.config.compose import compose_settings, resume_settings, sweep_words,
 from hm3rl.config.schema import RunSettings, config_folder, register
 from hm3rl.config.words import quoted, search_path
 from hm3rl.errors import InputError
+from hm3rl.evaluation.causes import DeviceError
 from hm3rl.evaluation.costs import build_costs
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.result import Evaluation
@@ -386,5 +387,11 @@ def sweep_job(config: DictConfig) -> float:
     """One job of a sweep; returns the search split's hypervolume, for sweepers that optimise."""
     chosen = to_settings(config)
     chosen.output = HydraConfig.get().runtime.output_dir
-    result = search_with(chosen)
+    try:
+        result = search_with(chosen)
+    except DeviceError as error:
+        # Hydra would go on with the next job, and this process can compute nothing more.
+        notes = "".join(f"\n  -> {note}" for note in getattr(error, "__notes__", ()))
+        print(f"failed: {error}{notes}\nthe sweep ends here", file=sys.stderr)
+        raise SystemExit(1) from error
     return float(result.summary["hypervolume"]["search"])

@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 from hm3rl import __version__, api
 from hm3rl.cli import app
 from hm3rl.errors import InputError
+from hm3rl.evaluation.causes import DeviceError
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import Condition, EvaluationStore
 from hm3rl.events import EvaluationEvent
@@ -508,6 +509,22 @@ def test_a_sweep_hands_its_words_to_every_job(tmp_path: Path, monkeypatch):
     tasks = ["translation", "math", "code", "arc"]
     assert [job[:3] for job in jobs] == [(0, tasks, "a=b, ü"), (1, tasks, "a=b, ü")]
     assert [Path(job[3]) for job in jobs] == [tmp_path / folder / "0", tmp_path / folder / "1"]
+
+
+def test_a_sweep_ends_where_the_device_failed(tmp_path: Path, monkeypatch, capsys):
+    jobs = []
+
+    def searched(settings):
+        jobs.append(settings.seed)
+        error = DeviceError("the machine failed to score: CUDA error: unspecified launch failure")
+        error.add_note("go on with: hm3rl search resume=there")
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "search_with", searched)
+    _, finished = api.sweep(["seed=0,1"])
+    assert not finished and jobs == [0]
+    assert "go on with: hm3rl search resume=there" in capsys.readouterr().err
 
 
 @pytest.mark.slow
