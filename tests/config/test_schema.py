@@ -14,5 +14,5 @@ def test_a_wheel_finds_the_configs_inside_the_package(tmp_path, monkeypatch):
     package = tmp_path / "hm3rl"
     (package / "configs").mkdir(parents=True)
     (package / "configs" / "config.yaml").touch()
-    monkeypatch.setattr(hm3rl.config.schema, "__file__", str(package / "settings.py"))
+    monkeypatch.setattr(hm3rl.config.schema, "__file__", str(package / "config" / "schema.py"))
     assert config_folder() == package / "configs"
