@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -67,7 +68,10 @@ def read_test(expression: str, expected: str) -> ProgramTest:
         sides = (body.left, body.comparators[0])
         for side, other in (sides, sides[::-1]):
             if isinstance(body.ops[0], ast.Eq) and (literal := _literal(other)) is not None:
-                return ProgramTest(ast.unparse(side), "plain", literal[0])
+                # As it is written: turning a long expression back into text would recurse. The
+                # brackets let it go over several lines, as it may inside the test's own.
+                text = f"({ast.get_source_segment(expression, side)})"
+                return ProgramTest(text, "plain", literal[0])
     compares = any(
         not isinstance(operator, ast.Is | ast.IsNot)  # these ask no object
         for node in ast.walk(body)
@@ -88,6 +92,7 @@ def _literal(node: ast.expr) -> tuple[object] | None:
 _KINDS: dict[str, Callable[[Any], Hashable]] = {
     "int": lambda text: int(text, 16),
     "float": float.fromhex,
+    "ratio": lambda parts: Fraction(*(int(part, 16) for part in parts)),
     "complex": lambda parts: complex(*map(float.fromhex, parts)),
     "bytes": bytes.fromhex,
     "tuple": lambda items: tuple(map(_key, items)),
@@ -100,7 +105,7 @@ _UNHASHABLE = ("set", "dict")
 
 def _key(sent: object) -> Hashable:
     """Read a value that can be in a set or a key."""
-    if sent is None or isinstance(sent, bool | str):
+    if sent is None or isinstance(sent, bool | str | int | float):
         return sent
     kind, content = _tagged(sent)
     return _KINDS[kind](content)
@@ -126,7 +131,7 @@ def _same(sent: object, literal: object) -> bool:
     """
     if isinstance(sent, list):
         return isinstance(literal, list) and _all_same(sent, literal)
-    if sent is None or isinstance(sent, bool | str):
+    if sent is None or isinstance(sent, bool | str | int | float):
         return bool(sent == literal)
     kind, content = _tagged(sent)
     if kind == "tuple":

@@ -15,11 +15,15 @@ nothing if the program failed.
 from __future__ import annotations
 
 import _imp
+import collections.abc
 import contextlib
+import decimal
+import fractions
 import functools
 import gc
 import importlib.util
 import json
+import math
 import os
 import resource
 import select
@@ -32,7 +36,12 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-ANSWER_LIMIT = 1 << 20
+ANSWER_LIMIT = 16 << 20
+"""Bytes of all that a program answers: a right answer may be a list of a million numbers."""
+
+EXACT = 1 << 53
+"""Numbers below this are their own JSON everywhere."""
+
 READY = b"!"
 """What a child sends when it is locked up, before the program runs."""
 
@@ -188,8 +197,9 @@ def compiled(expression: str) -> types.CodeType | None:
 def plain(value: object) -> object:
     """Encode a plain value in JSON; those of a subclass as what they hold.
 
-    None, bool, str and list are their own encoding; all others are an object of one pair, their
-    kind and what they hold. Nothing depends on a program's leaving this function alone: whatever it
+    None, bool, str, list and ordinary numbers are their own encoding; all others are an object of
+    one pair, their kind and what they hold. What Python counts as equal to a value of another type
+    (a fraction to a number, the keys of a dictionary to a set) is sent as such a value. Nothing depends on a program's leaving this function alone: whatever it
     sends is read as a plain value, outside.
 
     Raises:
@@ -200,18 +210,24 @@ def plain(value: object) -> object:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
-        return {"int": format(int(value), "x")}
+        number = int(value)
+        return number if -EXACT < number < EXACT else {"int": format(number, "x")}
     if isinstance(value, float):
-        return {"float": float(value).hex()}
+        real = float(value)
+        return real if math.isfinite(real) else {"float": real.hex()}
+    if isinstance(value, (fractions.Fraction, decimal.Decimal)):
+        if not math.isfinite(value):
+            return {"float": float(value).hex()}
+        return {"ratio": [format(part, "x") for part in value.as_integer_ratio()]}
     if isinstance(value, complex):
         return {"complex": [value.real.hex(), value.imag.hex()]}
-    if isinstance(value, bytes):
+    if isinstance(value, (bytes, bytearray)):
         return {"bytes": value.hex()}
     if isinstance(value, list):
         return [plain(one) for one in value]
     if isinstance(value, tuple):
         return {"tuple": [plain(one) for one in value]}
-    if isinstance(value, (set, frozenset)):
+    if isinstance(value, (set, frozenset, collections.abc.KeysView, collections.abc.ItemsView)):
         return {"set": [plain(one) for one in value]}
     if isinstance(value, dict):
         return {"dict": [[plain(key), plain(one)] for key, one in value.items()]}

@@ -24,7 +24,7 @@ from hm3rl.tasks.program_tests import read_test
 )
 def test_equality_with_a_literal_is_compared_outside(expression: str, asked: str, literal: Any):
     test = read_test(expression, "True")
-    assert (test.expression, test.form, test.expected) == (asked, "plain", literal)
+    assert (test.expression, test.form, test.expected) == (f"({asked})", "plain", literal)
     assert not test.fakeable
 
 
@@ -49,6 +49,14 @@ def test_all_others_run_as_they_stand(expression: str, expected: str, fakeable: 
     assert test.fakeable == fakeable
 
 
+@pytest.mark.parametrize("terms", [900, 2000, 20_000])
+def test_a_long_expression_is_read_or_refused(terms: int) -> None:
+    try:
+        assert read_test(f"f({'+'.join('1' * terms)}) == 3", "True").expected == 3
+    except InputError as error:
+        assert "is no Python expression" in error.what
+
+
 @pytest.mark.parametrize("expression", ["f(1) = 2", "assert f(1)", "f(1", "", " f(1)", "f(\0)"])
 def test_what_is_no_expression_is_refused(expression: str) -> None:
     with pytest.raises(InputError, match="is no Python expression") as caught:
@@ -59,7 +67,7 @@ def test_what_is_no_expression_is_refused(expression: str) -> None:
 @pytest.mark.parametrize(
     "sent",
     [
-        None, True, 2, "2", [], [None], [2], ["2"], [[2]], [{}], [{"int": "3"}], [{"int": 2}],
+        None, True, 2, "2", [], [None], [3], ["2"], [[2]], [{}], [{"int": "3"}], [{"int": 2}],
         [{"int": "2"}, {"int": "2"}], [{"int": "2", "float": "2"}], [{"eval": "2"}], [{"int": "x"}],
         [{"tuple": [{"int": "2"}]}], [{"set": [{"int": "2"}]}], [{"dict": [1]}], [{"float": "1e"}],
         [{"bytes": "zz"}], [{"complex": ["1"]}],
@@ -67,7 +75,7 @@ def test_what_is_no_expression_is_refused(expression: str) -> None:
 )  # fmt: skip
 def test_nothing_but_the_value_itself_passes(sent: object) -> None:
     test = read_test("f(1) == 2", "True")
-    assert test.passes([{"int": "2"}]) and not test.passes(sent)
+    assert test.passes([2]) and test.passes([{"int": "2"}]) and not test.passes(sent)
 
 
 def test_sets_and_dictionaries_have_no_more_than_the_literal() -> None:

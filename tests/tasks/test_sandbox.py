@@ -419,6 +419,24 @@ def test_values_are_compared_as_python_would(pool: SandboxPool) -> None:
     assert pool.run([program] * 12, [((test, "True"),) for test in wrong]) == [0.0] * 12
 
 
+@pytest.mark.parametrize(
+    ("value", "literal"),
+    [
+        ("Fraction(1, 2)", "0.5"), ("Decimal(3)", "3"), ("Decimal('inf')", "1e999"),
+        ("bytearray(b'a')", "b'a'"), ("{1: 2}.keys()", "{1}"), ("{1: 2}.items()", "{(1, 2)}"),
+        ("list(range(100_000))", repr(list(range(100_000)))),
+        ("[k / 7 for k in range(50_000)]", repr([k / 7 for k in range(50_000)])),
+        ("2 ** 60", str(2**60)), ("-0.0", "0"), ("float('inf')", "1e999"),
+    ],
+)  # fmt: skip
+def test_what_python_calls_equal_passes_whatever_its_type_and_size(
+    pool: SandboxPool, value: str, literal: str
+) -> None:
+    program = f"from fractions import Fraction\nfrom decimal import Decimal\nf = lambda: {value}"
+    assert read_test(f"f() == {literal}", "True").form == "plain"
+    assert pool.run([program], [((f"f() == {literal}", "True"), ("1 + 1", "2"))]) == [1.0]
+
+
 def test_a_value_that_is_no_plain_one_equals_nothing(pool: SandboxPool) -> None:
     values = ("object()", "lambda: 2", "[object()]", "type('E', (), {'__eq__': lambda *_: True})()")
     for value in values:
