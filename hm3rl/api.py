@@ -163,10 +163,12 @@ def _finish_folder(chosen: RunSettings, result: SearchResult, logged: bool) -> N
         write_report([run.folder.path])
     if chosen.export.prefer:
         choice = pick(run, chosen.export.prefer)
-        target = run.folder.models / "picked"
+        target, fresh = run.folder.models / "picked", run.folder.models / "picked.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        export(run, choice.candidate, fresh, evaluation=choice.evaluation)
         # Of the life before, if the run was resumed; it may not be this search's choice.
         shutil.rmtree(target, ignore_errors=True)
-        export(run, choice.candidate, target, evaluation=choice.evaluation)
+        fresh.rename(target)
         if chosen.logging.weights and logged:
             from hm3rl.reporting.wandb_logger import log_weights
 

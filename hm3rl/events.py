@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+EARLIER = "earlier"
+"""Phase under which evaluations are logged that only an earlier life of a resumed run asked for."""
+
 
 @dataclass(frozen=True)
 class EvaluationEvent:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from hm3rl.errors import InputError
+from hm3rl.events import EARLIER
 
 PACKAGES = (
     "hm3rl",
@@ -221,14 +222,15 @@ class RunFolder:
         self.earlier.unlink(missing_ok=True)
 
     def used(self) -> float:
-        """Evaluations that the run has used, in whichever of its lives it used most."""
-        found = [float(line.get("charged", 0)) for line in _whole_lines(self.earlier)]
-        found += [float(line.get("charged", 0)) for line in _whole_lines(self.archive)]
+        """Evaluations that the run has used: those of its last life, and what only others asked."""
+        lines = [*_whole_lines(self.earlier), *_whole_lines(self.archive)]
+        found = [float(line.get("charged", 0)) for line in lines]
         if self.evaluations.is_file():  # which alone has the rows of lower fidelities
             with self.evaluations.open(encoding="utf-8", newline="") as stream:
                 cells = [row.get("charged") for row in csv.DictReader(stream)]
             found += [float(cell) for cell in cells if cell and _NUMBER.fullmatch(cell)]
-        return max(found, default=0.0)
+        others = {line["key"] for line in lines if line.get("phase") == EARLIER}
+        return max(found, default=0.0) + len(others)
 
     @contextmanager
     def _reading(self, file: Path) -> Iterator[None]:

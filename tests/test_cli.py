@@ -429,11 +429,20 @@ def test_pictures_and_the_picked_model_are_written_under_the_runs_lock(
 
         return check
 
-    for name in ("write_pictures", "write_leaderboard", "write_report", "export"):
+    def export(run: object, candidate: object, to: Path, **_: object) -> None:
+        locked("export")()
+        assert (to.parent / "picked" / "old").is_file()  # what stands there stays meanwhile
+        to.mkdir()
+
+    for name in ("write_pictures", "write_leaderboard", "write_report"):
         monkeypatch.setattr(api, name, locked(name))
+    monkeypatch.setattr(api, "export", export)
+    (run / "models" / "picked").mkdir(parents=True)
+    (run / "models" / "picked" / "old").touch()
     monkeypatch.setattr(api, "has_plotly", lambda: True)
     api.search(*FEW_ITEMS, "search=random", "budget=8", "+export.prefer.math=1", f"output={run}")
     assert asked == ["write_pictures", "write_leaderboard", "write_report", "export"]
+    assert not list((run / "models" / "picked").iterdir())
 
 
 @pytest.mark.slow

@@ -7,32 +7,32 @@ of the candidate: it is tried again, and if it stays, the run stops and can be r
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 
 from hm3rl.errors import HM3Error, MachineError
 from hm3rl.evaluation.memory import is_out_of_memory, too_little_memory
 
 Cause = Literal["candidate", "machine", "device"]
 
-COMPUTING = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
+MACHINE = (
+    BrokenExecutor,
+    EOFError,
+    ImportError,
+    MemoryError,
+    OSError,
+    SafetensorError,
+    sqlite3.Error,
 )
-"""What computing with a candidate raises: invalid logits (`InvalidLogitsError`), layers that do not
-fit, a score outside [0, 1]. All other types are the machine's."""
-
-AROUND_IT = (BrokenExecutor,)
-"""Types among those that are the machine's all the same."""
+"""Types that no computation raises: files, processes, memory. All others are the candidate's:
+invalid logits (`InvalidLogitsError`), layers that do not fit, an answer that a metric cannot parse,
+whatever type says so."""
 
 MACHINE_TEXTS = (
     "can't start new thread",
@@ -79,9 +79,7 @@ def cause_of(error: BaseException) -> Cause:
         return "device"
     if isinstance(error, RuntimeError) and any(part in text for part in MACHINE_TEXTS):
         return "machine"
-    if isinstance(error, COMPUTING) and not isinstance(error, AROUND_IT):
-        return "candidate"
-    return "machine"
+    return "machine" if isinstance(error, MACHINE) else "candidate"
 
 
 def by_candidate(error: BaseException) -> bool:

@@ -25,7 +25,7 @@ from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.fidelity import Fidelity, Measure
 from hm3rl.evaluation.result import FULL, Evaluation
 from hm3rl.evaluation.round import Scored
-from hm3rl.events import EvaluationEvent, NullLogger, RunLogger
+from hm3rl.events import EARLIER, EvaluationEvent, NullLogger, RunLogger
 from hm3rl.models.pool import ModelPool
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.candidate import Candidate
@@ -36,9 +36,6 @@ from hm3rl.tasks.base import Split
 
 SOURCES = "sources"
 """Phase under which the sources' own scores are logged."""
-
-EARLIER = "earlier"
-"""Phase under which evaluations are logged that only an earlier life of a resumed run asked for."""
 
 PROXY_COST = 0.5
 """What a proxy costs by default, in evaluations."""

@@ -74,6 +74,7 @@ class ModelPool:
         architecture: str = "same",
         vocabulary: str = "refuse",
         tokenizer: str = "",
+        writable: bool = False,
     ) -> ModelPool:
         """Read and check all sources; the cheap checks of all of them come before any weights.
 
@@ -87,6 +88,7 @@ class ModelPool:
                 of the base's hidden size are welcome, to be stitched in process (see `mergeable`).
             vocabulary: "refuse" or "map", see `models/vocabulary.py`.
             tokenizer: Source whose vocabulary all share; empty: the base.
+            writable: Whether a checkpoint shall come of it, which not every type of model allows.
 
         Returns:
             The pool.
@@ -108,6 +110,7 @@ class ModelPool:
             mixed=architecture == "mixed",
             vocabulary=vocabulary,
             tokenizer=tokenizer,
+            writable=writable,
         )
         return cls.of_sources(read, {BASE: base, **experts}, dtype, device)
 

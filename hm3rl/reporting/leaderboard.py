@@ -110,6 +110,12 @@ def _shown(
     return cost_or_score(task, value, minimised), cost_or_error(task, error, minimised)
 
 
+def evaluations_used(summary: Mapping[str, Any]) -> str:
+    """Evaluations behind a run's front, those of earlier lives under other budgets apart."""
+    earlier = summary.get("earlier", 0)
+    return f"{summary['charged']:g}" + (f" (+{earlier} of earlier lives)" if earlier else "")
+
+
 def write_leaderboard(
     folder: RunFolder,
     rows: Sequence[Mapping[str, str]],
@@ -130,8 +136,8 @@ def write_leaderboard(
     lines = [
         f"# {summary['name']}: {summary['searcher']}, seed {summary['seed']}",
         "",
-        f"{summary['charged']} evaluations. Hypervolume of f / z* with reference 0, z* the best "
-        "expert on each task:",
+        f"{evaluations_used(summary)} evaluations. Hypervolume of f / z* with reference 0, z* the "
+        "best expert on each task:",
         f"search split {volumes['search']:.4f}, test split {volumes['test']:.4f}; "
         f"the experts alone {volumes['sources_search']:.4f} (search).",
         "The front was chosen on the search split; `·` marks models that another one dominates on "

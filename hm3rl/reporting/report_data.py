@@ -10,7 +10,7 @@ from typing import Any
 from hm3rl.errors import InputError
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.files import RunFolder
-from hm3rl.reporting.leaderboard import definition
+from hm3rl.reporting.leaderboard import definition, evaluations_used
 
 ERROR_CHARACTERS = 4000
 """Of a failure's traceback, the last ones are shown."""
@@ -92,6 +92,7 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "searcher": summary["searcher"],
         "seed": summary["seed"],
         "charged": summary["charged"],
+        "used": evaluations_used(summary),
         "failed": summary["failed"],
         "objectives": objectives,
         "hypervolume": {k: volumes[k] for k in ("search", "test", "sources_search")},

@@ -16,7 +16,7 @@ from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store_files import Section
 from hm3rl.files import RunFolder
 from hm3rl.objectives.utility import Utility
-from hm3rl.reporting.leaderboard import front_table
+from hm3rl.reporting.leaderboard import evaluations_used, front_table
 from hm3rl.reporting.report import PAGE
 from hm3rl.run.finished import FinishedRun
 from hm3rl.run.job import SearchResult
@@ -40,17 +40,11 @@ def print_search(console: Console, result: SearchResult) -> None:
     console.print(
         f"\nhypervolume (f / z*, reference 0): {volumes['search']:.3f} search, "
         f"{volumes['test']:.3f} test; experts {volumes['sources_search']:.3f}\n"
-        f"{summary['charged']} evaluations in {spent['search']:.0f} s (models "
+        f"{evaluations_used(summary)} evaluations in {spent['search']:.0f} s (models "
         f"{spent['model']:.0f} s, programs {spent['programs']:.0f} s, agent "
         f"{spent['agent']:.0f} s); {summary['failed']} failed",
         markup=False,
     )
-    if summary["earlier"]:
-        console.print(
-            f"the front counts {summary['earlier']} more, which this run had asked for with "
-            "another budget",
-            markup=False,
-        )
     console.print()
     path = run.folder.path
     console.print(f"pictures: {path}/pareto.png, {path}/hypervolume.png", markup=False)
@@ -87,7 +81,7 @@ def print_sweep(console: Console, folder: Path) -> None:
             path.name,
             summary["searcher"],
             str(summary["seed"]),
-            str(summary["charged"]),
+            evaluations_used(summary),
             f"{volumes['search']:.3f}",
             f"{volumes['test']:.3f}",
             f"{summary['seconds']['search']:.0f}",

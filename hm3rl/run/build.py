@@ -251,9 +251,9 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
 
     Args:
         settings: The run.
-        began: Whether it began before, maybe under an older version or on another machine: a key
-            of a task that nothing reads is then passed over, since it was scored without, and so
-            is a number of processes that this machine would not be asked for.
+        began: Whether it began before, maybe under an older version or on another machine. A key
+            of a task that nothing reads is then passed over, since it was scored without; so is
+            what only its start needed: cores, a cluster, another run's agent.
 
     Raises:
         InputError: Names the key and the way out.
@@ -301,7 +301,7 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
             "evaluation.backend=ray, but Ray is not installed",
             "pip install 'hm3rl[ray]', or use evaluation/backend=in_process",
         )
-    if settings.evaluation.backend == "ray" and settings.evaluation.ray_address:
+    if settings.evaluation.backend == "ray" and settings.evaluation.ray_address and not began:
         # Imported here: a second that a run without Ray need not pay.
         from hm3rl.evaluation.backends.ray_pool import check_address
 
@@ -341,7 +341,7 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
             f"search.parameter_share={p} and search.offline_share={o} leave no share for a phase",
             "give positive shares whose sum is below 1",
         )
-    if settings.agent.init_from:
+    if settings.agent.init_from and not began:
         stored_sizes(agent_file(settings.agent.init_from))
     _check_preferences(settings)
     phases = SEARCHERS[settings.search.name](settings).phases
@@ -376,8 +376,13 @@ def _check_preferences(settings: RunSettings) -> None:
         )
 
 
-def load_pool(settings: RunSettings) -> ModelPool:
-    """Load and check the source models of a configuration."""
+def load_pool(settings: RunSettings, writable: bool = False) -> ModelPool:
+    """Load and check the source models of a configuration.
+
+    Args:
+        settings: The run.
+        writable: Whether a model will be exported: a type that cannot be is refused.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return ModelPool.load(
@@ -388,6 +393,7 @@ def load_pool(settings: RunSettings) -> ModelPool:
         architecture=settings.pool.architecture,
         vocabulary=settings.pool.vocabulary,
         tokenizer=settings.pool.tokenizer,
+        writable=writable,
     )
 
 
@@ -462,7 +468,7 @@ def build_problem(
         The problem; `prepare()` has not been called yet.
     """
     check_settings(settings, began)
-    pool = load_pool(settings)
+    pool = load_pool(settings, writable=bool(settings.export.prefer) and not began)
     if not stitches(settings):
         pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())

@@ -137,7 +137,7 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
             configuration cannot work.
     """
     check_settings(settings)
-    pool = load_pool(settings)
+    pool = load_pool(settings, writable=bool(settings.export.prefer))
     if not stitches(settings):
         pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())

@@ -199,8 +199,9 @@ def plain(value: object) -> object:
 
     None, bool, str, list and ordinary numbers are their own encoding; all others are an object of
     one pair, their kind and what they hold. What Python counts as equal to a value of another type
-    (a fraction to a number, the keys of a dictionary to a set) is sent as such a value. Nothing depends on a program's leaving this function alone: whatever it
-    sends is read as a plain value, outside.
+    (a fraction to a number, the keys of a dictionary to a set) is sent as such a value. Nothing
+    depends on a program's leaving this function alone: whatever it sends is read as a plain value,
+    outside.
 
     Raises:
         TypeError: It is none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sqlite3
 from concurrent.futures.process import BrokenProcessPool
 
@@ -24,6 +25,9 @@ from hm3rl.evaluation.scoring import InvalidLogitsError
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         RuntimeError("Expected all tensors to be on the same device, cuda:0 and cpu!"),
         ZeroDivisionError(),
+        SyntaxError("an answer that does not parse"),
+        re.error("an answer that is no pattern"),
+        type("OwnError", (Exception,), {})("a metric's own"),
     ],
 )
 def test_what_computing_raises_is_the_candidates(error: Exception) -> None:

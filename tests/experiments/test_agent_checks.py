@@ -7,7 +7,7 @@ from experiments.agent_checks.likelihoods import explained, via_likelihoods
 from experiments.agent_checks.zero_shot import table
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.surrogate.features import FeatureMap
-from tests.surrogate.test_outcome import known_paths
+from tests.surrogate.test_path_surrogate import known_paths
 
 
 def test_the_zero_shot_table_compares_with_the_dedicated_search() -> None:

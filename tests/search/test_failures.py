@@ -8,9 +8,9 @@ import torch
 
 from hm3rl.config.competitors import DepthWiseSettings, RMMSettings
 from hm3rl.config.schema import ParameterSettings, SearchSettings
-from hm3rl.search import depth_wise
 from hm3rl.search.architecture_level import path_scorer, path_space
 from hm3rl.search.blocks import BlockSpace
+from hm3rl.search.competitors import depth_wise
 from hm3rl.search.competitors.rmm import Walkers
 from hm3rl.search.encoding import RecipeEncoding
 from hm3rl.search.ledger import Ledger
@@ -37,10 +37,11 @@ def real(vectors: np.ndarray) -> bool:
 @pytest.mark.parametrize("name", ["nsga2", "nsga3", "de"])
 def test_evolution_makes_up_no_fitness_and_anything_scored_wins(name: str, monkeypatch):
     pytest.importorskip("pymoo")
-    from hm3rl.search import differential_evolution, evolution, nsga
+    from hm3rl.search import evolution
+    from hm3rl.search.competitors import de, nsga2
 
     made = []
-    for module in (nsga, differential_evolution):
+    for module in (nsga2, de):
 
         def watched(ledger, encoding, algorithm, rng, *fitness):
             made.append(algorithm)
@@ -102,12 +103,12 @@ def test_gaussian_processes_never_hear_of_failures(monkeypatch):
     assert heard and all(map(real, heard)) and len(heard[-1]) <= len(recipes)
 
 
-@pytest.mark.parametrize(("name", "module"), [("mm_mo", "mm_mo"), ("map", "amortised")])
+@pytest.mark.parametrize(("name", "module"), [("mm_mo", "mm_mo"), ("map", "map")])
 def test_other_surrogates_do_not_either(name: str, module: str, monkeypatch):
     pytest.importorskip("botorch" if name == "mm_mo" else "pymoo")
     import importlib
 
-    found = importlib.import_module(f"hm3rl.search.{module}")
+    found = importlib.import_module(f"hm3rl.search.competitors.{module}")
     kind = "Surrogate" if name == "mm_mo" else "QuadraticSurrogate"
     known, heard = getattr(found, kind), []
     monkeypatch.setattr(found, kind, lambda x, y, *rest: heard.append(y) or known(x, y, *rest))

@@ -12,7 +12,7 @@ from hm3rl.surrogate.features import FeatureMap
 from hm3rl.surrogate.linear import NOISE, PathRegression
 from hm3rl.surrogate.local_search import climb
 from hm3rl.surrogate.path_surrogate import PathSurrogate
-from tests.surrogate.test_outcome import known_paths
+from tests.surrogate.test_path_surrogate import known_paths
 
 
 def test_the_posterior_is_the_textbook_one() -> None:

@@ -238,7 +238,7 @@ function markStrip(chosen) {
 function drawRuns() {
   const columns = ["run", "evaluations", "failed", "HV search", "HV test", "experts alone", "front", "seconds"];
   const rows = runs.map((one) => [
-    label(one), one.charged, one.failed, fixed(one.hypervolume.search), fixed(one.hypervolume.test), fixed(one.hypervolume.sources_search),
+    label(one), one.used, one.failed, fixed(one.hypervolume.search), fixed(one.hypervolume.test), fixed(one.hypervolume.sources_search),
     one.front.length, one.seconds.search.toFixed(0),
   ]);
   const head = make("thead", {}, make("tr", {}, ...columns.map((t) => make("th", { textContent: t }))));
@@ -249,7 +249,7 @@ function drawRuns() {
     (runs[0].utilities.length ? ` Minimised objectives are shown as utilities: ${runs[0].utilities.join(", ")}.` : "");
   byId("title").textContent = runs.length === 1 ? `${runs[0].name}: ${runs[0].searcher}, seed ${runs[0].seed}` : `${runs.length} runs compared`;
   byId("subtitle").textContent = runs.length === 1
-    ? `${runs[0].charged} evaluations, hypervolume ${fixed(runs[0].hypervolume.search)} on the search split and ${fixed(runs[0].hypervolume.test)} on the test split`
+    ? `${runs[0].used} evaluations, hypervolume ${fixed(runs[0].hypervolume.search)} on the search split and ${fixed(runs[0].hypervolume.test)} on the test split`
     : `objectives: ${tasks.join(", ")}`;
 }
 
