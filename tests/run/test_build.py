@@ -80,11 +80,12 @@ def test_a_ray_address_nobody_listens_on_is_refused_in_seconds(form: str):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         address = form.format(taken.getsockname()[1])
+        words = ["evaluation/backend=ray", f"evaluation.ray_address='{address}'"]
+        settings = compose_settings(words)
+        check_settings(settings, began=True)  # what was stored is read without the cluster
         begun = time.monotonic()
         with pytest.raises(InputError, match="nobody listens there") as caught:
-            check_settings(
-                compose_settings(["evaluation/backend=ray", f"evaluation.ray_address='{address}'"])
-            )
+            check_settings(settings)
         assert "ray start --head" in caught.value.remedy
         assert time.monotonic() - begun < 30  # most of it for importing Ray
 
