@@ -117,14 +117,15 @@ def test_the_model_knows_more_where_it_has_seen_more_and_leaves_torchs_generator
 
 @pytest.mark.slow
 def test_the_acquisition_alone_beats_random_vectors_of_the_same_space():
-    found: dict[int, list[float]] = {22: [], 10: []}
+    # At 22 evaluations the lead is 2 % and gone on some processors; here it is 5 to 7 %.
+    budget, settings = 42, replace(QUICK, restarts=2, steps=20, weak_to_strong=False)
+    found: dict[int, list[float]] = {budget: [], 10: []}
     for seed in range(2):
         for initial, reached in found.items():
-            problem, rng = formula_problem(budget=22), np.random.default_rng(seed)
-            settings = replace(QUICK, initial=initial, weak_to_strong=False)
-            mm_mo.search_merges(problem, 22, settings, rng, "test")
+            problem, rng = formula_problem(budget=budget), np.random.default_rng(seed)
+            mm_mo.search_merges(problem, budget, replace(settings, initial=initial), rng, "test")
             reached.append(problem.archive.hypervolume())
-    assert np.mean(found[10]) > 1.02 * np.mean(found[22])
+    assert np.mean(found[10]) > 1.02 * np.mean(found[budget])
 
 
 def test_sparsity_is_measured_in_distances_of_the_experts(problem: MergeProblem):
