@@ -52,12 +52,12 @@ LENGTHS = {"mm": 0, "cm": 1, "dm": 2, "m": 3}
 
 
 def units(rng: random.Random, level: Level) -> Words:
-    """A length in another unit; on the easy level in a smaller one, so that zeros are added."""
+    """A length in another unit; on the easy level in the next smaller one: one zero is added."""
     number = rng.randint(1, 999)
     while True:
         source, target = rng.sample(list(LENGTHS), 2)
         power = LENGTHS[source] - LENGTHS[target]
-        if level == "full" or power > 0:
+        if level == "full" or power == 1:
             break
     prompt = ["convert", *digits(number), source, "to", target]
     if power > 0:

@@ -76,7 +76,11 @@ class Expert:
         )
 
 
-BASE = Schedule(steps=6000, rows=192, learning_rate=3e-3, warmup=200, average=0.99, pool=20_000)
+BASE = Schedule(steps=2400, rows=192, learning_rate=3e-3, warmup=100, average=0.99, pool=20_000)
+
+
+SHARES = {"reversal": 0.003, "unique": 0.003, "logic": 0.005, "sets": 0.01, "code": 0.01}
+SHARES |= {"series": 0.04, "bases": 0.04, "clock": 0.04, "math": 0.03, "translation": 0.012}
 
 
 def _experts() -> dict[str, Expert]:
@@ -99,12 +103,13 @@ class BenchSettings(ZooSettings):
     """The base: the zoo's architecture, other text.
 
     Attributes:
-        share: By task, the part of its base text drawn from the full grammar; the rest is easy.
+        share: The part of a task's base text drawn from the full grammar; the rest is easy.
+        shares_of: The same for tasks that are learned from less, or need more.
     """
 
     base: Schedule = BASE
     share: float = 0.02
-    shares_of: Mapping[str, float] = field(default_factory=dict)
+    shares_of: Mapping[str, float] = field(default_factory=lambda: dict(SHARES))
 
     def text(self) -> dict[tuple[str, Level], float]:
         """The base's mixture: equal parts of all tasks, mostly easy."""
