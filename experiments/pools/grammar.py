@@ -46,8 +46,8 @@ class GrammarTask(SyntheticTask):
         compose: Compose,
         vocabulary: Sequence[str],
         max_new_tokens: int,
-        n_search: int = 150,
-        n_test: int = 300,
+        n_search: int,
+        n_test: int,
     ) -> None:
         super().__init__(n_search, n_test)
         self.name = name

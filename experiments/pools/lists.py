@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 from itertools import groupby
 
 from experiments.pools.grammar import DIGITS, THINGS, GrammarTask, joined, things
@@ -120,16 +121,17 @@ def picking(rng: random.Random, level: Level) -> Words:
     return ["pick", *joined(asked, "and"), "of", *listed], [listed[place] for place in places]
 
 
-def list_tasks() -> tuple[GrammarTask, ...]:
-    """Return the tasks of this file."""
+def list_tasks(n_search: int, n_test: int) -> tuple[GrammarTask, ...]:
+    """Return the tasks of this file, with so many items of each split."""
+    task = partial(GrammarTask, n_search=n_search, n_test=n_test)
     marks = [mark for pair in PAIRS.items() for mark in pair]
     return (
-        GrammarTask("counting", counting, ["count", *THINGS, *DIGITS], 7),
-        GrammarTask("edits", edits, ["copy", "without", "twice", "instead", "swap", *THINGS], 8),
-        GrammarTask("by_key", by_key, ["rank", "up", "down", *THINGS, *DIGITS], 6),
-        GrammarTask("brackets", brackets, ["close", *marks], 8),
-        GrammarTask("sets", sets, ["common", "only", "either", "and", *THINGS], 8),
-        GrammarTask("unique", unique, ["unique", *THINGS], 6),
-        GrammarTask("runs", runs, ["runs", *"abcdef", *DIGITS], 11),
-        GrammarTask("picking", picking, ["pick", "last", "and", "of", *THINGS, *DIGITS], 3),
+        task("counting", counting, ["count", *THINGS, *DIGITS], 7),
+        task("edits", edits, ["copy", "without", "twice", "instead", "swap", *THINGS], 8),
+        task("by_key", by_key, ["rank", "up", "down", *THINGS, *DIGITS], 6),
+        task("brackets", brackets, ["close", *marks], 8),
+        task("sets", sets, ["common", "only", "either", "and", *THINGS], 8),
+        task("unique", unique, ["unique", *THINGS], 6),
+        task("runs", runs, ["runs", *"abcdef", *DIGITS], 11),
+        task("picking", picking, ["pick", "last", "and", "of", *THINGS, *DIGITS], 3),
     )

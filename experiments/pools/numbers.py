@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from experiments.pools.grammar import DIGITS, GrammarTask, digits, joined
 from hm3rl.tasks.synthetic_text import Level
@@ -100,8 +101,10 @@ def series(rng: random.Random, level: Level) -> Words:
     return ["next", *shown], digits(numbers[4])
 
 
-ROMAN = ((1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"))
-ROMAN += ((40, "XL"), (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I"))
+ROMAN = (
+    *((1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L")),
+    *((40, "XL"), (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")),
+)
 
 
 def roman(rng: random.Random, level: Level) -> Words:
@@ -199,22 +202,23 @@ def tenses(rng: random.Random, level: Level) -> Words:
     return prompt, [person, verb, "+s", thing] if third else [person, verb, thing]
 
 
-def number_tasks() -> tuple[GrammarTask, ...]:
-    """Return the tasks of this file."""
+def number_tasks(n_search: int, n_test: int) -> tuple[GrammarTask, ...]:
+    """Return the tasks of this file, with so many items of each split."""
+    task = partial(GrammarTask, n_search=n_search, n_test=n_test)
     sentence = ["say", *VERBS, *VERBS.values(), *IRREGULAR, *IRREGULAR.values(), *PERSONS, *OBJECTS]
     sentence += ["now", "past", "plain", "not", "ask", "did", "does", "do", "?", "+s"]
     walks = ["walk", "north", "south", "east", "west", "home", *DIGITS]
     formulas = ["logic", *"xyz", "yes", "no", ",", "and", "or", "nor", "differs"]
     return (
-        GrammarTask("largest", largest, ["largest", ",", *DIGITS], 4),
-        GrammarTask("dates", dates, ["date", *MONTHS, "plus", "minus", "days", *DIGITS], 4),
-        GrammarTask("units", units, ["convert", *LENGTHS, "to", ".", *DIGITS], 8),
-        GrammarTask("bases", bases, ["base", *DIGITS], 7),
-        GrammarTask("series", series, ["next", ",", *DIGITS], 4),
-        GrammarTask("roman", roman, ["roman", *"IVXLCDM", *DIGITS], 16),
-        GrammarTask("logic", logic, formulas, 4),
-        GrammarTask("clock", clock, ["clock", ":", "plus", *DIGITS], 6),
-        GrammarTask("shifting", shifting, ["shift", *LETTERS, *DIGITS], 6),
-        GrammarTask("walking", walking, walks, 5),
-        GrammarTask("tenses", tenses, sentence, 6),
+        task("largest", largest, ["largest", ",", *DIGITS], 4),
+        task("dates", dates, ["date", *MONTHS, "plus", "minus", "days", *DIGITS], 4),
+        task("units", units, ["convert", *LENGTHS, "to", ".", *DIGITS], 8),
+        task("bases", bases, ["base", *DIGITS], 7),
+        task("series", series, ["next", ",", *DIGITS], 4),
+        task("roman", roman, ["roman", *"IVXLCDM", *DIGITS], 16),
+        task("logic", logic, formulas, 4),
+        task("clock", clock, ["clock", ":", "plus", *DIGITS], 6),
+        task("shifting", shifting, ["shift", *LETTERS, *DIGITS], 6),
+        task("walking", walking, walks, 5),
+        task("tenses", tenses, sentence, 6),
     )

@@ -41,7 +41,10 @@ def bench_tasks(n_search: int = 150, n_test: int = 300) -> dict[str, SyntheticTa
     """
     kinds = (TranslationTask, MathTask, CodeTask, SortingTask, ReversalTask)
     old = [kind(n_search=n_search, n_test=n_test) for kind in kinds]
-    return {task.name: task for task in (*old, *list_tasks(), *number_tasks())}
+    return {
+        task.name: task
+        for task in (*old, *list_tasks(n_search, n_test), *number_tasks(n_search, n_test))
+    }
 
 
 @dataclass(frozen=True)
