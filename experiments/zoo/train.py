@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from experiments.zoo.corpus import IGNORED, Mixture, encode
 from experiments.zoo.publish import publish
@@ -89,16 +89,17 @@ def train_one(
     tokenizer = build_tokenizer(tuple(zoo_tasks().values()))
     schedule, shares = settings.schedule(name), settings.shares(name)
     mixture = Mixture(tasks, shares, tokenizer, schedule.pool, seed)
-    state, meter = work / f"{name}.pt", exact_match_meter(tasks)
+    state, meter = work / f"{name}.pt", exact_match_meter(tasks, tokenizer)
     trained, log = train(start, mixture, schedule, state, meter)
     publish(trained, tokenizer, log, model_card(name, settings, log), target / name)
     print(f"{name}: {log[-1]}", flush=True)
     return trained
 
 
-def exact_match_meter(tasks: Mapping[str, SyntheticTask]) -> Measure:
+def exact_match_meter(
+    tasks: Mapping[str, SyntheticTask], tokenizer: PreTrainedTokenizerFast
+) -> Measure:
     """Return a function that gives a model's teacher-forced exact match on the search items."""
-    tokenizer = build_tokenizer(tuple(zoo_tasks().values()))
     encoded = {name: encode(task.items("search"), tokenizer) for name, task in tasks.items()}
 
     @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Pools of tiny experts that nobody tuned on; see README.md."""
