@@ -24,9 +24,10 @@ from hm3rl.merging.threads import alone
 DEFAULT_LIMIT = 2**30
 """Bytes of kept statistics; beyond it they are computed again at each use."""
 
-CPU_PIECE, DEVICE_PIECE = 1 << 19, 1 << 26
+CPU_PIECE, DEVICE_PIECE = 1 << 16, 1 << 26
 """Entries of task vectors in work at once, over all experts: few enough that they stay in a
-processor's cache, but enough to hide the call of an operation, or the launch of a kernel."""
+core's cache and that merges from files to files keep their memory bound, or, on an accelerator,
+enough to hide the launch of a kernel."""
 
 
 class Sources(Protocol):

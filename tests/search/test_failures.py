@@ -10,7 +10,6 @@ from hm3rl.config.competitors import DepthWiseSettings, RMMSettings
 from hm3rl.config.schema import ParameterSettings, SearchSettings
 from hm3rl.search.architecture_level import path_scorer, path_space
 from hm3rl.search.blocks import BlockSpace
-from hm3rl.search.competitors import depth_wise
 from hm3rl.search.competitors.rmm import Walkers
 from hm3rl.search.encoding import RecipeEncoding
 from hm3rl.search.ledger import Ledger
@@ -119,6 +118,8 @@ def test_other_surrogates_do_not_either(name: str, module: str, monkeypatch):
 
 def test_a_forest_learns_from_what_got_scores_and_brackets_drop_the_rest(monkeypatch):
     pytest.importorskip("sklearn")
+    from hm3rl.search.competitors import depth_wise
+
     heard, known = [], depth_wise.Forest
     monkeypatch.setattr(depth_wise, "Forest", lambda x, y, s: heard.append(y) or known(x, y, s))
     problem = path_problem(budget=30, limits=ANY, fails=some_paths)
