@@ -25,7 +25,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from hm3rl.config.compose import compose_settings, resume_settings, sweep_words, to_settings
-from hm3rl.config.schema import RunSettings, config_folder, register
+from hm3rl.config.parts import store_groups
+from hm3rl.config.schema import RunSettings, config_folder
 from hm3rl.config.words import quoted, search_path
 from hm3rl.errors import InputError
 from hm3rl.evaluation.causes import DeviceError
@@ -369,7 +370,7 @@ def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> tup
     words, chosen, named = sweep_words([*overrides, *_search_path(config_dir)])
     check_settings(chosen)
     folder = named or f"sweeps/{chosen.name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    register()
+    store_groups()
     decorated: Any = hydra.main(
         version_base="1.3", config_path=str(config_folder()), config_name="config"
     )(sweep_job)

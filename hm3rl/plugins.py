@@ -1,4 +1,4 @@
-"""Modules of the user's own that add tasks, operators or searchers when they are imported.
+"""Modules of the user's own that register parts when they are imported (`hm3rl.registry`).
 
 Named in the configuration (`plugins=[mine.py]`), so that a run folder says which it needs and
 every process that rebuilds the run (a sweep's job, a worker) loads the same ones.
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from hm3rl import registry
 from hm3rl.errors import InputError
 
 
@@ -37,6 +38,15 @@ def load_plugins(names: Iterable[str]) -> list[ModuleType]:
 
 
 def _load(name: str) -> ModuleType:
+    before = registry.snapshot()
+    try:
+        return _loaded(name)
+    except BaseException:
+        registry.restore(before)  # a plugin that failed half-way has registered nothing
+        raise
+
+
+def _loaded(name: str) -> ModuleType:
     try:
         return _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.common.plan import understood
 from hm3rl import api
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.events import NullLogger
@@ -20,17 +21,22 @@ FEW_ITEMS = [
     "agent.pretrain_steps=30",
     "agent.distil_steps=30",
     "agent.replay_steps=2",
-    "agent.screening.proposals=120",
-    "agent.imagined=8",
-    "agent.outcome.fit_steps=8",
+    "agent.acquisition.proposals=120",
+    "agent.model_generated=8",
+    "surrogate.fit_steps=8",
     "search.parameter.members=2",
-    *(f"search.mm_mo.{key}" for key in ("samples=4", "restarts=1", "steps=2")),
 ]
+QUICK_MM_MO = ("search.samples=4", "search.restarts=1", "search.steps=2")
+
+
+def few_items(*overrides: str) -> tuple[str, ...]:
+    """Overrides with those that make a search small, as far as its searcher has them."""
+    return understood((*FEW_ITEMS, *QUICK_MM_MO, *overrides))
 
 
 @pytest.fixture
 def problem(tmp_path: Path) -> MergeProblem:
-    settings = api.settings(*FEW_ITEMS, "budget=30")
+    settings = api.settings(*few_items("budget=30"))
     prepared = build_problem(settings, tmp_path / "evaluations.sqlite", NullLogger())
     prepared.prepare()
     return prepared
@@ -45,7 +51,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SearchRe
     def run(*overrides: str) -> SearchResult:
         if overrides not in done:
             output = root / f"{len(list(root.iterdir()))}"
-            done[overrides] = api.search(*FEW_ITEMS, *overrides, f"output={output}")
+            done[overrides] = api.search(*few_items(*overrides, f"output={output}"))
         return done[overrides]
 
     return run

@@ -13,7 +13,7 @@ STUDY = Study(
     variants={
         "hm3": method("hm3", SEEDS),
         "no_offline": method("no_offline", SEEDS),
-        "no_screening": Variant(("agent.screening.enabled=false",), SEEDS),
+        "no_screening": Variant(("agent.acquisition.enabled=false",), SEEDS),
         "stem_fixed": Variant(("paths.stem=translation",), SEEDS),
         "one_merged_member": Variant(("search.parameter.members=1",), SEEDS),
         "likelihood_critic": Variant(("agent.likelihood_weight=0.5",), SEEDS),

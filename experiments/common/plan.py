@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hm3rl.config.explain import dotted_keys
+from hm3rl.config.parts import options_of
+
 ZOO_TASKS = ("translation", "math", "code")
 SHRUNK_ITEMS = 24
 SHRUNK_BUDGETS = {30: 12, 100: 14, 300: 18, 1000: 22}
@@ -20,12 +23,26 @@ SHRUNK_WORDS = (
     "agent.pretrain_steps=30",
     "agent.distil_steps=30",
     "agent.replay_steps=2",
-    "agent.screening.proposals=120",
-    "agent.imagined=8",
-    "agent.outcome.fit_steps=8",
+    "agent.acquisition.proposals=120",
+    "agent.model_generated=8",
+    "surrogate.fit_steps=8",
     "search.parameter.members=2",
 )
 """What shortens a search besides few items: little training, few members."""
+
+
+def understood(words: Sequence[str]) -> tuple[str, ...]:
+    """Words without the options `search.KEY=VALUE` that their searcher does not have.
+
+    Args:
+        words: Overrides; `search=NAME` among them says which searcher, by default HM3.
+    """
+    named = [word.partition("=")[2] for word in words if word.startswith("search=")]
+    name = (named or ["hm3"])[-1].removesuffix("_paths")
+    known = set(dotted_keys(type(options_of("searcher", name)), "search."))
+    return tuple(
+        word for word in words if not word.startswith("search.") or word.partition("=")[0] in known
+    )
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ class Variant:
         )
         return replace(
             self,
-            words=(*self.words, *items, *SHRUNK_WORDS),
+            words=understood((*self.words, *items, *SHRUNK_WORDS)),
             seeds={SHRUNK_BUDGETS[b]: min(count, seeds) for b, count in self.seeds.items()},
             prefixes=tuple(SHRUNK_BUDGETS[budget] for budget in self.prefixes),
         )

@@ -7,7 +7,7 @@ from experiments.common.plan import Study, Variant
 from experiments.common.report import write_methods_only
 
 TCHEBYCHEFF = ("agent.scalarisation=tchebycheff", "agent.critic=scalar")
-UTILITY = ("agent.screening.acquisition=utility",)
+UTILITY = ("agent.acquisition.function=utility",)
 SEEDS = {100: 5}
 
 STUDY = Study(

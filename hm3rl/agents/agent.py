@@ -7,13 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hm3rl.agents.checkpoint import load_state, save_state
+from hm3rl.agents.base import Agent
+from hm3rl.agents.checkpoint import load_state, save_state, stored_sizes
 from hm3rl.agents.decoding import roll_out
+from hm3rl.agents.model_generated import refit
 from hm3rl.agents.offline import run_offline
 from hm3rl.agents.online import OnlineLoop
-from hm3rl.agents.refine import refine_for
+from hm3rl.agents.proposals import screened
+from hm3rl.agents.refine import chosen_for, refine_for
 from hm3rl.agents.state import AgentState
-from hm3rl.config.schema import AgentSettings
+from hm3rl.agents.transfer import agent_file
+from hm3rl.config.agents import HM3AgentSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.errors import InputError
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics, Outcome
@@ -21,7 +27,7 @@ from hm3rl.surrogate.features import Background
 from hm3rl.surrogate.local_search import climb
 
 
-class MergeAgent:
+class MergeAgent(Agent):
     """Preference-conditioned actor-critic with a surrogate (HM3, adapted: method.md).
 
     Attributes:
@@ -33,58 +39,78 @@ class MergeAgent:
 
     def __init__(self, state: AgentState) -> None:
         self.state = state
+        self.space = state.space
+        self.objectives = state.objectives
 
     @classmethod
     def fresh(
         cls,
         space: PathSpace,
-        settings: AgentSettings,
         objectives: Sequence[str],
-        seed: int,
+        settings: RunSettings,
         only: np.ndarray | None = None,
     ) -> MergeAgent:
-        """An agent that has learned nothing; see `AgentState`."""
-        return cls(AgentState(space, settings, objectives, seed, only))
+        """An agent that has learned nothing; see `Agent` and `AgentState`."""
+        agent, surrogate = settings.agent, settings.surrogate
+        assert isinstance(agent, HM3AgentSettings)  # registered with it
+        return cls(AgentState(space, agent, surrogate, objectives, settings.seed, only))
+
+    @classmethod
+    def check(cls, settings: RunSettings, began: bool) -> None:
+        """Refuse networks to start from that are none."""
+        agent = settings.agent
+        assert isinstance(agent, HM3AgentSettings)
+        if agent.per_preference and agent.init_from:
+            raise InputError(
+                "agent.init_from with agent.per_preference, which initialises networks anew",
+                "drop one of them",
+            )
+        if agent.init_from and not began:
+            stored_sizes(agent_file(agent.init_from))
 
     @property
-    def space(self) -> PathSpace:
-        """The paths there are."""
-        return self.state.space
-
-    @property
-    def seconds(self) -> float:
+    def seconds(self) -> float:  # type: ignore[override]
         """Seconds spent in here so far, evaluations excepted."""
         return self.state.seconds
 
     def absorb(self, paths: Sequence[LayerPath], outcomes: Sequence[Outcome]) -> None:
-        """Take over what is known at no cost, such as the members' own points.
+        """Take over what is known at no cost; see `Agent.absorb`."""
+        self.observe(paths, outcomes)
 
-        Args:
-            paths: Paths of this space; others are passed over.
-            outcomes: Their outcomes.
-        """
+    def observe(self, paths: Sequence[LayerPath], outcomes: Sequence[Outcome]) -> None:
+        """Hear what paths scored; paths of other spaces are passed over."""
         state = self.state
         for path, outcome in zip(paths, outcomes, strict=True):
             if state.space.offers(path):
                 goal = state.goals.draw(1, state.rng)
                 state.observe(state.space.encode(path)[None], [outcome], goal)
 
-    def absorb_merges(
+    def learn_merges(
         self, context: np.ndarray, descriptors: np.ndarray, outcomes: Sequence[Outcome]
     ) -> None:
         """Let the surrogate know of whole merged models that were scored but are not offered.
 
-        Call it before learning begins.
-
-        Args:
-            context: Recipe features, shape (n, R), as in the path space.
-            descriptors: Layer descriptors, shape (n, L, D).
-            outcomes: Their outcomes; failures are passed over.
+        Call it before learning begins; failures are passed over.
         """
         ok = [i for i, outcome in enumerate(outcomes) if outcome.ok]
         if ok:
             vectors = np.stack([outcomes[i].vector for i in ok])
             self.state.set_background(Background(context[ok], descriptors[ok], vectors))
+
+    def propose(self, count: int, preference: np.ndarray | None = None) -> list[LayerPath]:
+        """What the acquisition chooses among the policy's samples and variations of the best."""
+        state = self.state
+        with state.working():
+            refit(state)
+            if not state.surrogate.ready:
+                goals = state.goals.draw(count, state.rng)
+                rows = roll_out(state.policy, state.space, goals, 1.0, state.rng)
+                rows = state.dataset.fresh(rows)
+            elif preference is None:
+                rows = screened(state, count, state.policy).tokens
+            else:
+                rows = chosen_for(state, count, preference)
+            return [state.space.decode(row) for row in rows]
 
     def offline(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
         """Evaluate behaviour paths, then pre-train all networks; see `run_offline`."""
@@ -142,6 +168,6 @@ class MergeAgent:
         save_state(self.state, path)
 
     @classmethod
-    def load(cls, path: Path) -> MergeAgent:
-        """Read an agent that `save` wrote."""
+    def load(cls, path: Path, settings: RunSettings | None = None) -> MergeAgent:
+        """Read an agent that `save` wrote; its options are in the file."""
         return cls(load_state(path))

@@ -19,7 +19,7 @@ from torch.nn.functional import huber_loss
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.preference_policy import Heads
 from hm3rl.agents.replay import Replay, TrajectoryBatch
-from hm3rl.config.schema import AgentSettings
+from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.objectives.utility import Utility
 
 FOLLOW = 0.05
@@ -45,7 +45,7 @@ class CriticTrainer:
     def __init__(
         self,
         policy: PathPolicy,
-        settings: AgentSettings,
+        settings: HM3AgentSettings,
         utility: Utility,
         objectives: Sequence[str] = (),
     ) -> None:

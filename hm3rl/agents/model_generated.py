@@ -20,12 +20,12 @@ def refit(state: AgentState) -> None:
     if not state.fittable:
         return
     state.surrogate.fit(state.dataset)
-    state.replay.forget_imagined()
-    if state.settings.imagined == 0:
+    state.replay.forget_model_generated()
+    if state.settings.model_generated == 0:
         return
-    goals = state.goals.spread(state.settings.imagined, 4, state.rng)
+    goals = state.goals.spread(state.settings.model_generated, 4, state.rng)
     rows = best_paths(state, goals)
-    state.replay.add(rows, state.cautious(rows), goals, imagined=True)
+    state.replay.add(rows, state.cautious(rows), goals, model_generated=True)
 
 
 def best_paths(state: AgentState, preferences: np.ndarray) -> np.ndarray:

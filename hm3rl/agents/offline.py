@@ -45,8 +45,8 @@ def run_offline(state: AgentState, evaluate: EvaluatePaths, budget: int, log: Lo
 
 def _behave(state: AgentState, count: int, evaluate: EvaluatePaths) -> int:
     """Evaluate a batch of behaviour paths; from the first fit on, a share is screened."""
-    screening = state.settings.screening
-    share = round(count * screening.offline_share) if screening.enabled else 0
+    acquisition = state.settings.acquisition
+    share = round(count * acquisition.offline_share) if acquisition.enabled else 0
     charged = 0
     if share and state.fittable:
         state.surrogate.fit(state.dataset)

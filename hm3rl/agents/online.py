@@ -56,7 +56,7 @@ class OnlineLoop:
                 if charged == 0:
                     break
             spent += charged
-            self._owed += charged * settings.screening.explore_share
+            self._owed += charged * settings.acquisition.explore_share
             # PPO's own updates are held by the anchor, whichever was chosen.
             regress = kind != "rollouts" or settings.anchor == "replay"
             losses = self._regress(settings.replay_steps) if regress else {}
@@ -67,14 +67,14 @@ class OnlineLoop:
     def _rollout_turn(self, left: int) -> bool:
         if left < self.settings.rollouts:
             return False
-        screening = self.settings.screening
-        return not (screening.enabled and self.state.surrogate.ready) or (
+        acquisition = self.settings.acquisition
+        return not (acquisition.enabled and self.state.surrogate.ready) or (
             self._owed >= self.settings.rollouts
         )
 
     def _screened(self, count: int, evaluate: EvaluatePaths) -> int:
         state = self.state
-        if self.settings.screening.enabled and state.surrogate.ready:
+        if self.settings.acquisition.enabled and state.surrogate.ready:
             return state.evaluate(*screened(state, count, state.policy), evaluate)
         goals = self._thin(4 * count)
         rows = roll_out(state.policy, state.space, goals, 1.0, state.rng)

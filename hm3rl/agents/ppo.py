@@ -29,7 +29,7 @@ from hm3rl.agents.buffer import (
 from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.policy import DecodingState, PathPolicy
 from hm3rl.agents.wolpertinger import Discretiser, WolpertingerPolicy, action_box
-from hm3rl.config.schema import AgentSettings
+from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.envs.merge_path import MergePathEnv, Observation, ScorePaths
 from hm3rl.envs.proto import ProtoActionWrapper
 from hm3rl.envs.vector import MergePathVecEnv, VectorReward
@@ -88,7 +88,7 @@ class ProtoPPO(AnchoredPPO, PPO):
 def build_ppo(
     space: PathSpace,
     objectives: int,
-    settings: AgentSettings,
+    settings: HM3AgentSettings,
     score_paths: ScorePaths,
     sampler: Callable[[np.random.Generator], np.ndarray],
     seed: int,

@@ -118,22 +118,22 @@ def screened(state: AgentState, count: int, policy: PathPolicy | None) -> Propos
     Returns:
         Distinct paths that are not known; none if every proposal is.
     """
-    screening, dataset = state.settings.screening, state.dataset
+    acquisition, dataset = state.settings.acquisition, state.dataset
     found = propose(
         policy,
         state.surrogate,
         dataset,
         state.goals,
         state.utility,
-        screening.proposals,
+        acquisition.proposals,
         state.rng,
     )
     if len(found.tokens) == 0:
         return found
     goals = state.goals.draw(PREFERENCES, state.rng)
     keep = shortlist(state.surrogate, found.tokens, goals)
-    samples = state.surrogate.samples(found.tokens[keep], screening.samples, state.rng)
-    if screening.acquisition == "hypervolume":
+    samples = state.surrogate.samples(found.tokens[keep], acquisition.samples, state.rng)
+    if acquisition.function == "hypervolume":
         chosen = choose_by_hypervolume(samples, state.front, count)
     else:
         lengths = state.space.lengths(found.tokens[keep])[:, None]

@@ -31,24 +31,39 @@ def refine_for(
         preference: Shape (K,), on the simplex.
     """
     spent = 0
-    goals = np.tile(np.asarray(preference, dtype=np.float64), (PROPOSALS, 1))
-    few = goals[:8]
     while spent < budget:
         refit(state)
-        starts = elites(state.dataset, few, state.utility)
-        rows = np.concatenate(
-            [
-                roll_out(state.policy, state.space, goals, 1.0, state.rng),
-                variations(state.dataset, goals, state.utility, state.rng, mixing=0.1),
-                climb(state.surrogate, starts, few, state.utility, state.rng),
-            ]
-        )
-        fresh = state.dataset.fresh(rows)
-        if len(fresh) == 0:
+        rows = chosen_for(state, min(state.settings.batch, budget - spent), preference)
+        if len(rows) == 0:
             return
-        samples = state.surrogate.samples(fresh, state.settings.screening.samples, state.rng)
-        count = min(state.settings.batch, budget - spent)
-        lengths = state.space.lengths(fresh)[:, None]
-        utilities = state.utility(samples[:, :, None, :], lengths, goals[:1])
-        chosen = choose_by_utility(utilities, state.best_known(goals[:1]), count)
-        spent += state.evaluate(fresh[chosen], goals[: len(chosen)], evaluate)
+        spent += state.evaluate(rows, np.tile(preference, (len(rows), 1)), evaluate)
+
+
+def chosen_for(state: AgentState, count: int, preference: np.ndarray) -> np.ndarray:
+    """New paths with the best expected improvement of u for one preference.
+
+    Args:
+        state: Its surrogate is fitted.
+        count: Most paths.
+        preference: Shape (K,), on the simplex.
+
+    Returns:
+        Rows, shape (n, horizon); none if no new path is found.
+    """
+    goals = np.tile(np.asarray(preference, dtype=np.float64), (PROPOSALS, 1))
+    few = goals[:8]
+    starts = elites(state.dataset, few, state.utility)
+    rows = np.concatenate(
+        [
+            roll_out(state.policy, state.space, goals, 1.0, state.rng),
+            variations(state.dataset, goals, state.utility, state.rng, mixing=0.1),
+            climb(state.surrogate, starts, few, state.utility, state.rng),
+        ]
+    )
+    fresh = state.dataset.fresh(rows)
+    if len(fresh) == 0:
+        return fresh
+    samples = state.surrogate.samples(fresh, state.settings.acquisition.samples, state.rng)
+    lengths = state.space.lengths(fresh)[:, None]
+    utilities = state.utility(samples[:, :, None, :], lengths, goals[:1])
+    return fresh[choose_by_utility(utilities, state.best_known(goals[:1]), count)]

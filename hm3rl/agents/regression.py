@@ -19,7 +19,7 @@ from hm3rl.agents.goals import Goals
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.preference_policy import Heads
 from hm3rl.agents.replay import Replay, TrajectoryBatch
-from hm3rl.config.schema import AgentSettings
+from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.objectives.utility import Utility
 
 BATCH = 48
@@ -52,7 +52,7 @@ class Regression:
     def __init__(
         self,
         policy: PathPolicy,
-        settings: AgentSettings,
+        settings: HM3AgentSettings,
         goals: Goals,
         utility: Utility,
         rng: np.random.Generator,
@@ -264,7 +264,7 @@ class Regression:
 
     def _critic_batches(self, replay: Replay, rows: np.ndarray) -> list[TrajectoryBatch]:
         """Evaluated trajectories on the preferences that acted, and on hindsight ones."""
-        evaluated = rows[~replay.imagined[rows]]
+        evaluated = rows[~replay.model_generated[rows]]
         if len(evaluated) == 0:
             return []
         index = self.rng.choice(evaluated, size=BATCH)

@@ -1,4 +1,4 @@
-"""Trajectories for regression: evaluated paths with their vector returns, and imagined ones."""
+"""Trajectories for regression: evaluated paths with their vectors, and model-generated ones."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Replay:
         self.vectors = np.zeros((0, objectives))
         self.preferences = np.zeros((0, objectives))
         self.logs = np.zeros((0, objectives))
-        self.imagined = np.zeros(0, dtype=bool)
+        self.model_generated = np.zeros(0, dtype=bool)
         self._masks = np.zeros((0, space.horizon, space.num_actions), dtype=bool)
         self.context = torch.as_tensor(space.context.ravel()[None], dtype=torch.float32)
         self.descriptors = torch.as_tensor(space.descriptors.ravel()[None], dtype=torch.float32)
@@ -87,7 +87,7 @@ class Replay:
         vectors: np.ndarray,
         preferences: np.ndarray,
         nll: np.ndarray | None = None,
-        imagined: bool = False,
+        model_generated: bool = False,
     ) -> None:
         """Append trajectories.
 
@@ -96,7 +96,7 @@ class Replay:
             vectors: Outcomes f / z*, shape (n, K).
             preferences: Preferences under which they were made, shape (n, K).
             nll: Negative log-likelihoods, shape (n, K), NaN where unknown; None: all unknown.
-            imagined: Whether the outcomes are the surrogate's predictions rather than evaluations.
+            model_generated: Whether outcomes are the surrogate's predictions, not evaluations.
         """
         if len(tokens) == 0:
             return
@@ -105,7 +105,9 @@ class Replay:
         self.preferences = np.concatenate([self.preferences, preferences])
         logs = np.full(vectors.shape, np.nan) if nll is None else np.log(np.maximum(nll, SMALLEST))
         self.logs = np.concatenate([self.logs, logs])
-        self.imagined = np.concatenate([self.imagined, np.full(len(tokens), imagined)])
+        self.model_generated = np.concatenate(
+            [self.model_generated, np.full(len(tokens), model_generated)]
+        )
         self._masks = np.concatenate([self._masks, np.stack([self._mask(row) for row in tokens])])
 
     @property
@@ -117,13 +119,13 @@ class Replay:
         before = [self.space.pad, *(int(t) for t in row[:-1])]
         return np.stack([self.space.mask_after(last, step) for step, last in enumerate(before)])
 
-    def forget_imagined(self) -> None:
-        """Drop imagined trajectories (their predictions are out of date)."""
-        keep = ~self.imagined
+    def forget_model_generated(self) -> None:
+        """Drop model-generated trajectories (their predictions are out of date)."""
+        keep = ~self.model_generated
         self.tokens, self.vectors = self.tokens[keep], self.vectors[keep]
         self.logs = self.logs[keep]
         self.preferences, self._masks = self.preferences[keep], self._masks[keep]
-        self.imagined = self.imagined[keep]
+        self.model_generated = self.model_generated[keep]
 
     def _likelihoods(self, index: np.ndarray) -> np.ndarray:
         """Standardised logarithms of trajectories by position, shape (B, K)."""

@@ -16,8 +16,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from hm3rl import registry
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.config.schema import AgentSettings
+from hm3rl.agents.base import Agent
+from hm3rl.config.agents import HM3AgentSettings
+from hm3rl.config.schema import RunSettings
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics, Outcome
@@ -50,7 +53,7 @@ class SharedEvaluations:
         return [self.known[path] for path in paths]
 
 
-class SeparateAgents:
+class SeparateAgents(Agent):
     """N agents, one for each preference, behind the face of one.
 
     A preference that is asked for is answered by the agent whose own is nearest.
@@ -63,35 +66,41 @@ class SeparateAgents:
     def __init__(self, preferences: np.ndarray, agents: Sequence[MergeAgent]) -> None:
         self.preferences = np.asarray(preferences, dtype=np.float64)
         self.agents = list(agents)
-        self._known: dict[LayerPath, Outcome] = {}
+        self.space = self.agents[0].space
+        self.objectives = self.agents[0].objectives
+        self._outcomes: dict[LayerPath, Outcome] = {}
 
     @classmethod
     def build(
         cls,
         spaces: Sequence[PathSpace],
-        settings: AgentSettings,
         objectives: Sequence[str],
-        seed: int,
+        settings: RunSettings,
         preferences: np.ndarray,
     ) -> SeparateAgents:
         """Fresh agents.
 
         Args:
             spaces: The paths there are for each preference, N of them.
-            settings: Of every agent; relabelling and drawing preferences mean nothing here.
             objectives: Names of the objectives.
-            seed: Seed of the first agent; each has its own.
+            settings: The run; relabelling and drawing preferences mean nothing here, and the seed
+                is the first agent's; each has its own.
             preferences: Shape (N, K).
         """
-        own = replace(settings, per_preference=False, hindsight=False)
+        assert isinstance(settings.agent, HM3AgentSettings)  # the one that has per_preference
+        own = replace(settings.agent, per_preference=False, hindsight=False)
+        runs = [
+            replace(settings, agent=own, seed=settings.seed + number)
+            for number in range(len(spaces))
+        ]
         agents = [
-            MergeAgent.fresh(space, own, objectives, seed + number, preference)
+            MergeAgent.fresh(space, objectives, runs[number], preference)
             for number, (space, preference) in enumerate(zip(spaces, preferences, strict=True))
         ]
         return cls(preferences, agents)
 
     @property
-    def seconds(self) -> float:
+    def seconds(self) -> float:  # type: ignore[override]
         """Seconds spent in all agents, evaluations excepted."""
         return sum(agent.seconds for agent in self.agents)
 
@@ -101,16 +110,27 @@ class SeparateAgents:
 
     def absorb(self, paths: Sequence[LayerPath], outcomes: Sequence[Outcome]) -> None:
         """Tell every agent what is known at no cost; see `MergeAgent.absorb`."""
-        self._known.update(zip(paths, outcomes, strict=True))
+        self._outcomes.update(zip(paths, outcomes, strict=True))
         for agent in self.agents:
             agent.absorb(paths, outcomes)
 
-    def absorb_merges(
+    def observe(self, paths: Sequence[LayerPath], outcomes: Sequence[Outcome]) -> None:
+        """Tell every agent."""
+        self.absorb(paths, outcomes)
+
+    def propose(self, count: int, preference: np.ndarray | None = None) -> list[LayerPath]:
+        """What the nearest agent proposes; for no preference, what all propose in turn."""
+        if preference is not None:
+            return self._nearest(preference).propose(count)
+        share = -(-count // len(self.agents))
+        return [path for agent in self.agents for path in agent.propose(share)][:count]
+
+    def learn_merges(
         self, context: np.ndarray, descriptors: np.ndarray, outcomes: Sequence[Outcome]
     ) -> None:
-        """Tell every agent of whole merged models; see `MergeAgent.absorb_merges`."""
+        """Tell every agent of whole merged models; see `MergeAgent.learn_merges`."""
         for agent in self.agents:
-            agent.absorb_merges(context, descriptors, outcomes)
+            agent.learn_merges(context, descriptors, outcomes)
 
     def offline(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
         """Pre-train every agent on an equal share of the budget."""
@@ -128,7 +148,7 @@ class SeparateAgents:
         log: LogMetrics,
     ) -> None:
         """Run a phase of each agent in turn on what is left, divided by the agents left."""
-        shared = SharedEvaluations(evaluate, self._known)
+        shared = SharedEvaluations(evaluate, self._outcomes)
         for number, agent in enumerate(self.agents):
             share = (budget - shared.charged) // (len(self.agents) - number)
             phase(agent)(shared, share, log)
@@ -162,17 +182,30 @@ class SeparateAgents:
                 file.unlink()
 
 
-def load_agent(path: Path) -> MergeAgent | SeparateAgents:
-    """Read what `MergeAgent.save` or `SeparateAgents.save` wrote.
+def load_agent(path: Path, settings: RunSettings) -> Agent:
+    """Read what the agent of a run wrote.
+
+    Args:
+        path: The file.
+        settings: Of the run.
 
     Raises:
-        InputError: The file is neither.
+        InputError: The file is no saved agent.
     """
+    separate = _read_separate(path)
+    if separate is not None:
+        return separate
+    loaded: Agent = registry.find("agent", settings.agent.name).load().load(path, settings)
+    return loaded
+
+
+def _read_separate(path: Path) -> SeparateAgents | None:
+    """Agents of their own for each preference, or None if the file holds something else."""
     if not zipfile.is_zipfile(path):
-        return MergeAgent.load(path)  # which says what is wrong with it
+        return None
     with zipfile.ZipFile(path) as archive:
         if LIST not in archive.namelist():
-            return MergeAgent.load(path)
+            return None
         preferences = np.load(io.BytesIO(archive.read(LIST)))
         with TemporaryDirectory() as folder:
             agents = []

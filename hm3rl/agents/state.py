@@ -20,8 +20,8 @@ from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
 from hm3rl.agents.wolpertinger import WolpertingerPolicy
-from hm3rl.config.schema import AgentSettings
-from hm3rl.config.validate import check_options
+from hm3rl.config.agents import HM3AgentSettings, SurrogateSettings
+from hm3rl.config.values import check_values
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
@@ -53,6 +53,7 @@ class AgentState:
     Args:
         space: The paths there are.
         settings: All options.
+        surrogate: Those of the surrogate.
         objectives: Names of the objectives.
         seed: Seed of everything random in here.
         only: The one preference served, shape (K,); None: every preference.
@@ -61,12 +62,14 @@ class AgentState:
     def __init__(
         self,
         space: PathSpace,
-        settings: AgentSettings,
+        settings: HM3AgentSettings,
+        surrogate: SurrogateSettings,
         objectives: Sequence[str],
         seed: int,
         only: np.ndarray | None = None,
     ) -> None:
-        check_options(settings)
+        check_values(settings, "agent.")
+        check_values(surrogate, "surrogate.")
         self.space = space
         self.settings = settings
         self.objectives = tuple(objectives)
@@ -76,7 +79,7 @@ class AgentState:
         self.rng = np.random.default_rng(seed)
         self.dataset = Dataset(space, len(self.objectives))
         self.replay = Replay(space, len(self.objectives))
-        self.surrogate = PathSurrogate(space, len(self.objectives), settings.outcome)
+        self.surrogate = PathSurrogate(space, len(self.objectives), surrogate)
         self.seconds = 0.0
         self.generators = GeneratorScope(seed)
         self._timing = False
@@ -140,7 +143,7 @@ class AgentState:
 
     def set_background(self, background: Background) -> None:
         """Give the surrogate whole models that are no members; forgets what it was fitted to."""
-        settings, k = self.settings.outcome, len(self.objectives)
+        settings, k = self.surrogate.settings, len(self.objectives)
         self.surrogate = PathSurrogate(self.space, k, settings, background)
         self._show_model()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hm3rl.agents.checkpoint import stored_sizes
 from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.state import AgentState
-from hm3rl.config.schema import AgentSettings
+from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.errors import InputError
 
 
@@ -30,7 +30,9 @@ def agent_file(source: str) -> Path:
     return file
 
 
-def network_sizes(shape: PathShape, settings: AgentSettings, objectives: int) -> dict[str, object]:
+def network_sizes(
+    shape: PathShape, settings: HM3AgentSettings, objectives: int
+) -> dict[str, object]:
     """All that two runs must share for one's networks to fit the other."""
     return {
         "members": shape.members,

@@ -20,7 +20,7 @@ from torch.distributions import Normal, kl_divergence
 
 from hm3rl.agents.policy import DecodingState, PathPolicy
 from hm3rl.agents.replay import share_to_go
-from hm3rl.config.schema import AgentSettings
+from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.envs.proto import BOUND
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.space import PathSpace
@@ -51,7 +51,7 @@ class Discretiser:
     """
 
     def __init__(
-        self, space: PathSpace, settings: AgentSettings, utility: Utility, seed: int
+        self, space: PathSpace, settings: HM3AgentSettings, utility: Utility, seed: int
     ) -> None:
         self.space = space
         self.settings = settings

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from hm3rl.config.explain import explain, unknown_key
-from hm3rl.config.schema import RunSettings, config_folder, register
+from hm3rl.config.explain import explain
+from hm3rl.config.migrate import migrated
+from hm3rl.config.parts import GROUPS, store_groups, typed
+from hm3rl.config.schema import RunSettings, config_folder
 from hm3rl.config.words import (
     emptied,
     empties,
     first_job,
     parse,
     refuse_ignored,
-    with_new_tasks,
+    with_task_keys,
 )
 from hm3rl.errors import InputError
 from hm3rl.files import RunFolder, check_name
@@ -30,35 +32,36 @@ from hm3rl.plugins import absolute, load_plugins
 
 
 def to_settings(config: DictConfig) -> RunSettings:
-    """Turn a composed configuration into dataclasses, and load its plugins.
+    """Turn a composed configuration into dataclasses; its plugins are loaded first.
 
     Raises:
-        InputError: A mandatory value is missing, a value does not fit its type, `+key=` added a key
-            that nothing reads, or a plugin cannot be imported.
+        InputError: A mandatory value is missing, a value does not fit its type, a key is unknown,
+            a part is, or a plugin cannot be imported.
     """
-    _refuse_extra(config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return from_plain({str(key): value for key, value in plain.items() if key != "hydra"})
+
+
+def from_plain(plain: dict[str, Any]) -> RunSettings:
+    """Settings from plain containers, as `to_dict` gives them; their plugins are loaded first.
+
+    Raises:
+        InputError: See `to_settings`.
+    """
+    plugins = absolute(plain.get("plugins") or [])
+    load_plugins(plugins)
     try:
-        settings = cast(RunSettings, OmegaConf.to_object(config))
-    except OmegaConfBaseException as error:
+        settings = typed(plain)
+    except MissingMandatoryValue as error:
         raise InputError(
             f"the configuration is not complete: {str(error).splitlines()[0]}",
             "set the key on the command line: key=value",
         ) from None
-    settings.plugins = absolute(settings.plugins)
-    load_plugins(settings.plugins)
+    except OmegaConfBaseException as error:
+        raise explain(error) from None
+    settings.plugins = plugins
     return settings
-
-
-def _refuse_extra(config: DictConfig, above: str = "") -> None:
-    """Refuse keys that `+key=` added beside those of the dataclasses: nothing would read them."""
-    known = OmegaConf.get_type(config)
-    names = [entry.name for entry in fields(known)] if is_dataclass(known) else None
-    for key in map(str, config):
-        if names is not None and key not in names and not (key == "hydra" and not above):
-            raise unknown_key(f"{above}{key}", names)
-        value = None if OmegaConf.is_missing(config, key) else config._get_node(key)
-        if isinstance(value, DictConfig) and not value._is_none():
-            _refuse_extra(value, f"{above}{key}.")
 
 
 def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> RunSettings:
@@ -77,9 +80,10 @@ def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Ru
     if any(word.startswith(("resume=", "+resume=")) for word in overrides):
         raise InputError("resume= goes with a plain `hm3rl search`", "drop it here")
     words = parse(overrides)
+    load_named(words)
     refuse_ignored(words, sweep=False)
     composed = partial(_compose, folder=folder)
-    lines = emptied(with_new_tasks(words, partial(_tasks, folder)), composed)
+    lines = emptied(with_task_keys(words, partial(_tasks, folder)), composed)
     settings = to_settings(composed(lines))
     check_name("name", settings.name)  # not where runs are opened: older ones may have any
     return settings
@@ -99,6 +103,7 @@ def sweep_words(overrides: Sequence[str]) -> tuple[list[str], RunSettings, str |
         InputError: What `compose_settings` raises, or a sweep over no value.
     """
     words = parse(overrides)
+    load_named(words)
     refuse_ignored(words, sweep=True)
     for word in words:
         if empties(word):
@@ -108,7 +113,7 @@ def sweep_words(overrides: Sequence[str]) -> tuple[list[str], RunSettings, str |
             )
     settings = compose_settings(first_job(words))
     named = [str(word.value()) for word in words if word.key_or_group == "hydra.sweep.dir"]
-    return with_new_tasks(words, partial(_tasks, None)), settings, named[-1] if named else None
+    return with_task_keys(words, partial(_tasks, None)), settings, named[-1] if named else None
 
 
 def _tasks(folder: Path | None, words: Sequence[str]) -> list[str]:
@@ -116,13 +121,49 @@ def _tasks(folder: Path | None, words: Sequence[str]) -> list[str]:
     return [str(name) for name in _compose(first_job(parse(words)), folder).tasks]
 
 
+def load_named(words: Sequence[Override]) -> None:
+    """Load the plugins that a command line names, so that their parts can be chosen on it.
+
+    Raises:
+        InputError: One cannot be imported.
+    """
+    for word in words:
+        if word.key_or_group == "plugins" and not (word.is_delete() or word.is_sweep_override()):
+            named = word.value()
+            if isinstance(named, list):
+                load_plugins(absolute(map(str, named)))
+
+
 def _compose(words: Sequence[str], folder: Path | None) -> DictConfig:
     """Compose without any check of what comes out.
+
+    A file may name the plugins from whose parts it, or the command line, chooses. They are read
+    from a first composition then, with what ships in place of every part.
 
     Raises:
         InputError: Hydra cannot.
     """
-    register()
+    try:
+        return _composed_once(words, folder)
+    except InputError:
+        others = [one.input_line or "" for one in parse(words) if not _is_of_a_part(one)]
+        shipped = [f"{group}={getattr(RunSettings(), group).name}" for group in GROUPS]
+        try:
+            first = _composed_once([*others, *shipped], folder)
+        except InputError:
+            first = None  # it is not for want of a plugin
+        if first is None or not first.plugins or not load_plugins(absolute(first.plugins)):
+            raise
+    return _composed_once(words, folder)
+
+
+def _is_of_a_part(word: Override) -> bool:
+    """Whether a word chooses a part or sets one of its options."""
+    return word.key_or_group.partition(".")[0] in (*GROUPS, "tasks")
+
+
+def _composed_once(words: Sequence[str], folder: Path | None) -> DictConfig:
+    store_groups()
     where = config_folder() if folder is None else folder.resolve()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(where)):
@@ -157,14 +198,15 @@ def settings_of_run(folder: RunFolder) -> RunSettings:
             "restore it, or start the search anew with its own words and "
             f"evaluation.store={folder.store}: nothing stored is computed again",
         ) from None
+    plain = OmegaConf.to_container(loaded, resolve=True)
+    assert isinstance(plain, dict)
     try:
-        merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunSettings), loaded))
-    except OmegaConfBaseException as e:
+        return from_plain(migrated({str(key): value for key, value in plain.items()}))
+    except InputError as e:
         raise InputError(
-            f"cannot read {folder.config}: {next(iter(str(e).splitlines()), type(e).__name__)}",
+            f"cannot read {folder.config}: {e.what}",
             "restore the file; if another version of hm3rl wrote the run, use that one",
         ) from None
-    return to_settings(merged)
 
 
 def resume_settings(overrides: Sequence[str]) -> tuple[RunSettings, RunFolder] | None:

@@ -13,6 +13,8 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError
 
+from hm3rl import registry
+from hm3rl.config.parts import GROUPS, options_of
 from hm3rl.config.schema import RunSettings, config_folder
 from hm3rl.config.values import shown
 from hm3rl.errors import InputError
@@ -24,7 +26,13 @@ def config_groups() -> list[str]:
     """Names of the groups of config files, such as `pool` and `evaluation/backend`."""
     root = config_folder()
     folders = {above for file in root.rglob("*.yaml") for above in file.relative_to(root).parents}
-    return sorted(folder.as_posix() for folder in folders - {Path()})
+    return sorted({*(folder.as_posix() for folder in folders - {Path()}), *GROUPS})
+
+
+def choices_of(group: str) -> list[str]:
+    """Names of the choices of a group: its files, and the parts there are."""
+    files = {file.stem for file in (config_folder() / group).glob("*.yaml")}
+    return sorted({*files, *(registry.names(GROUPS[group]) if group in GROUPS else ())})
 
 
 def explain(error: Exception, where: str = "the configuration does not compose") -> InputError:
@@ -82,13 +90,19 @@ def unknown_key(key: str, level: Sequence[str] = (), where: str = "") -> InputEr
     """
     above, dot, last = key.rpartition(".")
     every = list(dotted_keys(RunSettings))
+    every += [
+        f"{group}.{name}"
+        for group, kind in GROUPS.items()
+        for part in registry.names(kind)
+        for name in dotted_keys(type(options_of(kind, part)))
+    ]
     # What stands before = is a key or a group of config files, such as experiment.
     groups = [] if above else config_groups()
     if "/" in key:
         level, every = (), []
     near = [f"{above}{dot}{name}" for name in get_close_matches(last, [*level, *groups], n=1)]
     # A key that stands elsewhere: dtype for pool.dtype.
-    near += [name for name in every if name.rpartition(".")[2] == last]
+    near += [name for name in every if name.rpartition(".")[2] == last and name != key]
     if not level:
         near += get_close_matches(key, every, n=1)
     if near:
@@ -97,9 +111,21 @@ def unknown_key(key: str, level: Sequence[str] = (), where: str = "") -> InputEr
         hint = f"keys of {above or 'a run'}: {', '.join(level)}"
     else:
         hint = KEYS
+    if owners := _parts_with(key):
+        hint += f"; {last} is an option of {', '.join(owners)}"
     if above == "tasks":
         hint += f"; a task is added with +{key}.kind=KIND"
     return InputError(f"unknown key {shown(key)}{where}", hint)
+
+
+def _parts_with(key: str) -> list[str]:
+    """The choices of a group that have a key: `search=de` for `search.population`."""
+    group = key.partition(".")[0]
+    return [
+        f"{group}={name}"
+        for name in (registry.names(GROUPS[group]) if group in GROUPS else ())
+        if key in dotted_keys(type(options_of(GROUPS[group], name)), f"{group}.")
+    ]
 
 
 def dotted_keys(settings: type[Any], above: str = "") -> Iterator[str]:

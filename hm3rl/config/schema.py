@@ -1,28 +1,23 @@
 """The configuration of a run as dataclasses, registered with Hydra, and where the config files lie.
 
-Every key a user may set is a field here, so a typo fails when the configuration is composed, with
-the name of the key; a number's range stands beside it (`hm3rl.config.values`). Defaults in
-`configs/` repeat nothing that stands here unless it differs.
+Every key a user may set is a field here or, for a searcher, agent, surrogate or task, of its own
+options (`config/searchers.py`, `agents.py`, `tasks.py`, or a plugin's), so a typo fails with the
+name of the key before any work; ranges and choices stand beside it (`hm3rl.config.values`).
+Defaults in `configs/` repeat nothing that stands here unless it differs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from hm3rl.config.competitors import (
-    CmaEsSettings,
-    DataFlowSettings,
-    DepthWiseSettings,
-    EvolutionSettings,
-    MapSettings,
-    MmMoSettings,
-    RMMSettings,
-)
-from hm3rl.config.values import file_name, number
+from hm3rl.config.agents import AgentSettings, GPSettings, HM3AgentSettings, SurrogateSettings
+from hm3rl.config.searchers import HM3Settings, SearcherSettings
+from hm3rl.config.tasks import TaskSettings
+from hm3rl.config.values import choice, file_name, number
 from hm3rl.errors import InputError
 
 
@@ -45,41 +40,12 @@ class PoolSettings:
 
     base: str = MISSING
     experts: dict[str, str] = field(default_factory=dict)
-    dtype: str = "float32"
+    dtype: str = choice("float32", "bfloat16", "float16")
     device: str = "cpu"
-    architecture: str = "same"
-    vocabulary: str = "refuse"
+    architecture: str = choice("same", "mixed")
+    vocabulary: str = choice("refuse", "map")
     tokenizer: str = ""
     merged_mb: int = number(4096, least=1)
-
-
-@dataclass
-class TaskSettings:
-    """One task, that is one objective.
-
-    Attributes:
-        kind: `translation`, `math`, `code`, `sorting` or `reversal` (the tiny zoo's own), `jsonl`,
-            `lm_eval`, or `path_length`: no task, but an objective to be minimised.
-        path: File with one JSON object a line (prompt, reference, optionally tests), for `jsonl`.
-        lm_eval: Name of a task of the lm-evaluation-harness, or path of a YAML task, for `lm_eval`.
-        metric: `exact_match` (if empty), `chrf` or `pass_at_1`, for `jsonl`; a metric of the task,
-            or `metric,filter`, for `lm_eval` (if empty, its first).
-        max_new_tokens: Longest answer, in tokens; 0 takes the task's own.
-        chat_template: Whether prompts go through the tokenizer's chat template, for `jsonl`.
-        search_items: Items of the search split that are used; 0 takes the task's own number.
-        test_items: Items of the test split that are used; 0 takes the task's own number.
-        worst: For `path_length`, layers at which a path is worth nothing; 0: twice the sources'.
-    """
-
-    kind: str = MISSING
-    path: str = ""
-    lm_eval: str = ""
-    metric: str = ""
-    max_new_tokens: int = number(0, least=0)
-    chat_template: bool = False
-    search_items: int = number(0, least=0)
-    test_items: int = number(0, least=0)
-    worst: float = number(0.0, least=0)
 
 
 @dataclass
@@ -99,9 +65,9 @@ class PathSettings:
 
     min_length: int = number(0, least=0, most=10_000)
     max_length: int = number(0, least=0, most=10_000)
-    actions: str = "same_depth"
+    actions: str = choice("same_depth", "any")
     stem: str = "free"
-    alignment: str = "none"
+    alignment: str = choice("none", "scalar", "diagonal", "full", "full_paper", "mlp")
     alignment_items: int = number(64, least=1)
 
 
@@ -140,232 +106,17 @@ class EvaluationSettings:
     batch_size: int = number(256, least=1)
     together: int = number(64, least=1)
     activation_mb: int = number(256, least=1)
-    join: str = "exact"
-    backend: str = "in_process"
+    join: str = choice("exact", "never", "always")
+    backend: str = choice("in_process", "ray")
     workers: int = number(2, least=1)
     ray_address: str = ""
     store: str = ""
-    fidelity: str = "full"
+    fidelity: str = choice("full", "proxy")
     proxy_cost: float = number(0.5, least=0)
     program_workers: int = number(1, least=1)
     program_seconds: float = number(1.0, least=0.01, most=86_400)
     program_memory_mb: int = number(512, least=64, most=1 << 20)
-    isolation: str = "auto"
-
-
-@dataclass
-class ParameterSettings:
-    """The parameter level: what is searched there.
-
-    Attributes:
-        operators: Merge operators to choose from.
-        scale_min: Smallest scale of the merged task vector.
-        scale_max: Largest scale of the merged task vector.
-        weights: `free` (each weight uniform in [0, 1], as MAP's scaling coefficients; scale 1, and
-            TIES does not divide by the weights that agree), or `simplex` (weights sum to 1, the
-            scale is searched between the two above).
-        density_min: Smallest share of a task vector that is kept (TIES, DARE).
-        density_max: Largest share of a task vector that is kept.
-        warm_up: Share of the level's budget drawn at random before elites are varied, or at most
-            before the Gaussian processes are asked.
-        members: How many of the best merged models join the pool for the architecture level.
-        source: `search`, or `preference`: one merge Theta(lambda) for each of
-            `agent.preferences` preferences (HM3 (5)), by the first operator, with the preference
-            (snapped to a lattice) as weights and the middles of both ranges.
-        sampler: What spends the level's budget with `source=search`: `gp` (batches of the largest
-            expected hypervolume improvement under Gaussian processes), `elites` (random recipes,
-            then variations of the best), or `mm_mo` (Bayesian optimisation of DARE-TIES merges,
-            with the settings of `search.mm_mo`; operators, ranges and warm-up above do not apply).
-    """
-
-    operators: list[str] = field(default_factory=lambda: ["task_arithmetic"])
-    scale_min: float = number(0.6)
-    scale_max: float = number(3.0)
-    weights: str = "free"
-    density_min: float = number(0.2, least=0.001, most=1)
-    density_max: float = number(0.9, least=0.001, most=1)
-    warm_up: float = number(0.5, least=0, most=1)
-    members: int = number(16, least=1)
-    source: str = "search"
-    sampler: str = "gp"
-
-
-@dataclass
-class SearchSettings:
-    """The searcher.
-
-    Attributes:
-        name: `hm3`, its ablations `parameter_only`, `architecture_only` and `no_offline`, or a
-            competitor: `random`, `grid`, `nsga2`, `nsga3`, `de`, `cmaes`, `map`, `mm_mo`,
-            `cmaes_dfs`, `rmm`, `depth_wise`.
-        space: What the vectors of nsga2 and nsga3 stand for: `parameters` (merge recipes)
-            or `paths`.
-        levels: What competitors over paths stitch: `both` (HM3's parameter level comes first, with
-            its share, and the best merged models join the experts) or `paths` (sources alone).
-        parameter_share: Share of the budget for the parameter level (HM3, levels=both); null: 0.2,
-            more where that is little for so many experts (`level_sampler.level_share`).
-        offline_share: Share of the budget for the offline phase (HM3); the rest is online.
-        parameter: The parameter level.
-        evolution: nsga2, nsga3 and de.
-        cmaes: cmaes.
-        data_flow: cmaes_dfs.
-        rmm: rmm.
-        depth_wise: depth_wise.
-        map: map.
-        mm_mo: mm_mo.
-    """
-
-    name: str = "hm3"
-    space: str = "parameters"
-    levels: str = "both"
-    parameter_share: float | None = number(None, above=0, below=1)
-    offline_share: float = number(0.2, above=0, below=1)
-    parameter: ParameterSettings = field(default_factory=ParameterSettings)
-    evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
-    cmaes: CmaEsSettings = field(default_factory=CmaEsSettings)
-    data_flow: DataFlowSettings = field(default_factory=DataFlowSettings)
-    rmm: RMMSettings = field(default_factory=RMMSettings)
-    depth_wise: DepthWiseSettings = field(default_factory=DepthWiseSettings)
-    map: MapSettings = field(default_factory=MapSettings)
-    mm_mo: MmMoSettings = field(default_factory=MmMoSettings)
-
-
-@dataclass
-class OutcomeSettings:
-    """The surrogate: predicts scores of complete paths.
-
-    Attributes:
-        kind: `gp` (a Gaussian process), or `linear` (Bayesian linear regression on the same
-            features: no interactions between layers, but as fast with thousands of deep paths).
-        fit_steps: Steps that maximise the marginal likelihood at the first fit.
-        refit_steps: The same at later fits, which start from the last hyper-parameters.
-    """
-
-    kind: str = "gp"
-    fit_steps: int = number(60, least=1)
-    refit_steps: int = number(12, least=0)
-
-
-@dataclass
-class ScreeningSettings:
-    """How the surrogate decides what is really evaluated in the online phase.
-
-    Attributes:
-        enabled: Off: every online path is a plain rollout of the policy.
-        acquisition: `hypervolume` (expected improvement of the archive's hypervolume) or `utility`
-            (scalarised upper confidence bound under sampled preferences).
-        proposals: Paths that compete for one batch.
-        samples: Posterior samples of the surrogate.
-        explore_share: Share of each batch that is unscreened rollouts of the policy (PPO's data).
-        offline_share: Share of the offline phase's evaluations that the surrogate screens too;
-            0 leaves the phase to plain behaviour paths.
-    """
-
-    enabled: bool = True
-    acquisition: str = "hypervolume"
-    proposals: int = number(1500, least=8)
-    samples: int = number(64, least=1)
-    explore_share: float = number(0.125, least=0, most=1)
-    offline_share: float = number(0.75, least=0, most=1)
-
-
-@dataclass
-class AgentSettings:
-    """The preference-conditioned agent.
-
-    Attributes:
-        scalarisation: `weighted_sum` or `tchebycheff`.
-        utopia: z of Tchebycheff for every objective, in units of f / z*; no path should exceed it.
-        length_cost: beta_1, subtracted for each layer of the path after scalarisation.
-        reward: `terminal`, or `spread` (R/T on every step, as in the paper).
-        critic: `vector` (K values, linear utilities only) or `scalar`.
-        conditioning: `concat` or `film`: how networks take the preference.
-        head: `categorical` (masked) or `wolpertinger` (a Gaussian proto-action among the actions'
-            embeddings, then the best of its nearest legal actions by the critic; HM3 (11)).
-        neighbours: M', nearest legal actions that Wolpertinger compares.
-        epsilon: Probability that Wolpertinger draws uniformly among them instead.
-        embedding: Width of the layer and action embeddings.
-        hidden: Width of the path encoder (GRU) and of the heads.
-        gamma: Discount; 1 because the reward is terminal (see method.md section 3).
-        gae_lambda: GAE's lambda.
-        learning_rate: PPO's step size.
-        clip_range: PPO's clip.
-        entropy: PPO's entropy bonus.
-        value_weight: PPO's value loss weight.
-        likelihood_weight: Weight of the vector critic's auxiliary task in regression, to predict
-            each task's negative log-likelihood of the finished path; 0: no such head.
-        target_kl: PPO stops an update beyond 1.5 times this KL divergence.
-        epochs: PPO epochs for one rollout.
-        rollouts: Paths in one PPO rollout.
-        critic_warm_up: Gradient steps of the critics alone before the online phase.
-        anchor: What holds PPO near its training data after each update: `replay`, `kl` or `none`.
-        pretrain_rate: Step size of regression (offline, replay anchor).
-        pretrain_steps: Most gradient steps of the offline phase.
-        replay_steps: Gradient steps of regression after each online batch.
-        patience: Checks without improvement on held-out trajectories that end the offline phase.
-        regression: `advantage` (advantage-weighted), `cloning` (behaviour cloning) or `iql`
-            (advantage-weighted with an expectile critic; Kostrikov et al., 2022).
-        expectile: Of IQL's critic, in (0, 1); towards 1 it becomes the best known continuation.
-        weighting: `trajectory` or `step`: what one advantage belongs to.
-        temperature: Of the advantage weights, in units of the utilities' spread.
-        hindsight: Whether trajectories are relabelled with other preferences: any, or with
-            `regression=cloning` ones that they serve well.
-        imagined: Paths improved under the surrogate that join the replay after each fit, as
-            demonstrations; 0: none.
-        distil_steps: Gradient steps after the online phase by which the policy learns, for every
-            preference, the path the surrogate thinks best; 0: none.
-        init_from: Run folder (or agent.zip) whose trained networks this run starts from; the sizes
-            must agree. Empty: fresh networks.
-        per_preference: Whether networks are initialised and trained anew for each of `preferences`
-            preferences, among which the budget is divided (HM3's Algorithm 1), instead of once for
-            all.
-        preferences: N, preferences served by networks of their own, and for which
-            `search.parameter.source=preference` merges.
-        batch: Evaluations in one batch.
-        outcome: The surrogate.
-        screening: What is really evaluated.
-    """
-
-    scalarisation: str = "weighted_sum"
-    utopia: float = number(1.1, least=0)
-    length_cost: float = number(0.0, least=0)
-    reward: str = "terminal"
-    critic: str = "vector"
-    conditioning: str = "concat"
-    head: str = "categorical"
-    neighbours: int = number(8, least=1)
-    epsilon: float = number(0.1, least=0, most=1)
-    embedding: int = number(32, least=1, most=65_536)
-    hidden: int = number(64, least=1, most=65_536)
-    gamma: float = number(1.0, least=0, most=1)
-    gae_lambda: float = number(0.95, least=0, most=1)
-    learning_rate: float = number(3e-4, above=0)
-    clip_range: float = number(0.2, above=0)
-    entropy: float = number(0.01, least=0)
-    value_weight: float = number(0.5, least=0)
-    likelihood_weight: float = number(0.0, least=0)
-    target_kl: float = number(0.03, above=0)
-    epochs: int = number(4, least=1)
-    rollouts: int = number(8, least=1)
-    critic_warm_up: int = number(40, least=0)
-    anchor: str = "replay"
-    pretrain_rate: float = number(1e-3, above=0)
-    pretrain_steps: int = number(300, least=0)
-    replay_steps: int = number(8, least=0)
-    patience: int = number(5, least=1)
-    regression: str = "advantage"
-    expectile: float = number(0.8, above=0, below=1)
-    weighting: str = "trajectory"
-    temperature: float = number(0.3, above=0)
-    hindsight: bool = True
-    imagined: int = number(64, least=0)
-    distil_steps: int = number(600, least=0)
-    init_from: str = ""
-    per_preference: bool = False
-    preferences: int = number(10, least=1)
-    batch: int = number(8, least=1)
-    outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
-    screening: ScreeningSettings = field(default_factory=ScreeningSettings)
+    isolation: str = choice("auto", "require", "warn")
 
 
 @dataclass
@@ -383,7 +134,7 @@ class LoggingSettings:
         progress: Whether to draw a progress bar when the output is a terminal.
     """
 
-    wandb: str = "disabled"
+    wandb: str = choice("disabled", "auto", "online", "offline")
     project: str = "hm3rl"
     entity: str = ""
     group: str = ""
@@ -419,13 +170,14 @@ class RunSettings:
             budget keeps the plan of its first one and spends the surplus in its last phase.
         threads: Threads of torch; 0 leaves torch's default, and gives each worker of a pool an even
             share of the cores.
-        plugins: Python modules or files that register tasks, operators or searchers of your own.
+        plugins: Python modules or files that register parts of your own.
         pool: Source models.
         tasks: Tasks by name, in the order of the score vectors.
         paths: Legal paths.
         evaluation: How candidates are scored.
-        search: Searcher.
-        agent: The agent.
+        search: The searcher and its options.
+        surrogate: What predicts scores of complete paths, and its options.
+        agent: The agent and its options.
         logging: Loggers.
         export: What is exported at the end.
     """
@@ -443,21 +195,21 @@ class RunSettings:
     tasks: dict[str, TaskSettings] = field(default_factory=dict)
     paths: PathSettings = field(default_factory=PathSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    search: SearchSettings = field(default_factory=SearchSettings)
-    agent: AgentSettings = field(default_factory=AgentSettings)
+    search: SearcherSettings = field(default_factory=HM3Settings)
+    surrogate: SurrogateSettings = field(default_factory=GPSettings)
+    agent: AgentSettings = field(default_factory=HM3AgentSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
 
 
-NEW_TASK = ("task", "new")
-"""Config group and name of a task with its defaults, for tasks that a command line adds."""
+@dataclass
+class ComposedSettings(RunSettings):
+    """What Hydra composes: parts come from their groups, tasks get their kinds' options later."""
 
-
-def register() -> None:
-    """Register the dataclass schema under the name `schema` (config.yaml starts from it)."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=RunSettings)
-    store.store(group=NEW_TASK[0], name=NEW_TASK[1], node=TaskSettings)
+    tasks: dict[str, Any] = field(default_factory=dict)
+    search: SearcherSettings = MISSING
+    surrogate: SurrogateSettings = MISSING
+    agent: AgentSettings = MISSING
 
 
 def config_folder() -> Path:

@@ -1,8 +1,9 @@
 """Which values the fields of the settings may have, declared beside each field, and one walk.
 
-A number is declared with `number`, which keeps its range as metadata of the dataclass field;
-`check_values` walks through settings and refuses the first value that is none of its field's. What
-depends on several fields, or on names that other rooms own, is checked where that is known.
+A number is declared with `number` and a word with `choice`, which keep the range or the words as
+metadata of the dataclass field; `check_values` walks through settings and refuses the first value
+that is none of its field's. What depends on several fields, or on names that plugins may add, is
+checked where that is known.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LONGEST_PART = 255
 LONGEST_PATH = 4095
 """Bytes that Linux takes for one part of a path, and for all of it."""
 
-RANGE, FILE_NAME = "range", "file name"
+RANGE, CHOICES, FILE_NAME = "range", "choices", "file name"
 """Keys of a field's metadata."""
 
 
@@ -96,6 +97,16 @@ def number(
     return field(default=default, metadata={RANGE: span})
 
 
+def choice(default: str, *others: str) -> Any:
+    """A field of settings that is one of a few words.
+
+    Args:
+        default: The first of them.
+        others: The rest.
+    """
+    return field(default=default, metadata={CHOICES: (default, *others)})
+
+
 def file_name(default: str) -> Any:
     """A field of settings whose text becomes part of a file's or folder's name."""
     return field(default=default, metadata={FILE_NAME: True})
@@ -129,6 +140,9 @@ def _check(key: str, value: Any, declared: Field[Any]) -> None:
     elif isinstance(value, str):
         named = FILE_NAME in declared.metadata
         _check_text(key, value, LONGEST_NAME if named else LONGEST_PART)
+        choices = declared.metadata.get(CHOICES, ())
+        if choices and value not in choices:
+            raise InputError(f"{key}={shown(value)}", f"use one of {', '.join(choices)}")
         if named and not value:
             raise InputError(f"{key} is empty", f"leave {key} out to have its default")
     elif isinstance(value, Sequence):

@@ -15,8 +15,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from hm3rl.config.explain import config_groups, explain
-from hm3rl.config.schema import NEW_TASK, config_folder
+from hm3rl.config.explain import choices_of, config_groups, explain
 from hm3rl.config.values import LONGEST_NAME, shown
 from hm3rl.errors import InputError
 
@@ -87,7 +86,7 @@ def refuse_ignored(words: Sequence[Override], sweep: bool) -> None:
             value = word.value()
             chosen = value if isinstance(value, list) else [value]
             if not chosen or not all(isinstance(name, str) and name for name in chosen):
-                there = sorted(file.stem for file in (config_folder() / key).glob("*.yaml"))
+                there = choices_of(key)
                 instead = f"choose one of {', '.join(there)}" if there else f"set {key}.KEY=VALUE"
                 raise InputError(
                     f"{shown(word.input_line)} names no choice of the group {key}",
@@ -133,13 +132,13 @@ def first_job(words: Sequence[Override]) -> list[str]:
     return found
 
 
-def with_new_tasks(
+def with_task_keys(
     words: Sequence[Override], existing: Callable[[Sequence[str]], Collection[str]]
 ) -> list[str]:
-    """Let `+tasks.NAME.KEY=VALUE` and `+tasks.NAME={...}` add a task.
+    """Let `tasks.X.KEY=VALUE` set what a file leaves out, and `+tasks.X.KEY=VALUE` add a task.
 
-    OmegaConf adds a plain mapping for a name that is not there, which a task's settings are not; so
-    the task is added first, with its defaults, by a config of its own.
+    Which keys a task has depends on its kind, which is known when all is composed. Until then a
+    task is a plain mapping; with `++` Hydra takes any key of it.
 
     Args:
         words: Overrides.
@@ -148,20 +147,21 @@ def with_new_tasks(
     Returns:
         The words as Hydra takes them.
     """
-    adding = {
+    places = {
         number: word.key_or_group.split(".")[1]
         for number, word in enumerate(words)
-        if re.match(r"tasks\.[^.]+", word.key_or_group) and (word.is_add() or word.is_force_add())
+        if re.match(r"tasks\.[^.]+\..", word.key_or_group) and not word.is_delete()
     }
     lines = [word.input_line or "" for word in words]
-    if not adding:
+    if not places:
         return lines
-    others = [line for number, line in enumerate(lines) if number not in adding]
-    new = dict.fromkeys(name for name in adding.values() if name not in existing(others))
-    for number, name in adding.items():
-        if name in new:
+    there = existing([line for number, line in enumerate(lines) if number not in places])
+    added = {n for at, n in places.items() if words[at].is_add() or words[at].is_force_add()}
+    for number, name in places.items():
+        # A word of a task that is not there stays as it is, for Hydra to refuse.
+        if name in there or name in added:
             lines[number] = f"++{lines[number].lstrip('+')}"
-    return [*(f"+{NEW_TASK[0]}@tasks.{name}={NEW_TASK[1]}" for name in new), *lines]
+    return lines
 
 
 def empties(word: Override) -> bool:

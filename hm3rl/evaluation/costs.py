@@ -24,12 +24,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hm3rl.config.schema import TaskSettings
+from hm3rl.config.tasks import PathLengthSettings, TaskSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.paths.candidate import Candidate
 from hm3rl.tasks.base import Task
-from hm3rl.tasks.build import PATH_LENGTH
 
 
 class Minimised(NamedTuple):
@@ -87,7 +86,7 @@ def build_costs(tasks: Mapping[str, TaskSettings], depth: int) -> tuple[PathLeng
     """
     costs = []
     for place, (name, settings) in enumerate(tasks.items()):
-        if settings.kind != PATH_LENGTH:
+        if not isinstance(settings, PathLengthSettings):
             continue
         worst = settings.worst or 2.0 * depth
         if not worst > depth:

@@ -15,7 +15,8 @@ from typing import Any
 from hm3rl.errors import InputError
 from hm3rl.interop.mergekit_file import METHODS, PASSTHROUGH, MergekitFile, Slice, SliceSource
 from hm3rl.merging.profile import BLOCKS, place_of
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.traits import traits_of
 
 BASELESS = ("linear", "karcher", "slerp")
 """Methods that treat the base as one model among the others."""
@@ -123,7 +124,7 @@ def _recipe(
     file: MergekitFile, number: int, part: Slice, base: str, names: Sequence[str]
 ) -> MergeRecipe:
     method = METHODS[file.method]
-    traits = OPERATOR_TRAITS[method.operator]
+    traits = traits_of(method.operator)
     if method.operator == "slerp":
         return _slerp(file, part, base, names)
     # What mergekit measures against the base leaves the base itself out.
@@ -179,7 +180,7 @@ def _slerp(file: MergekitFile, part: Slice, base: str, names: Sequence[str]) -> 
 
 def _notes(method: str, recipe: MergeRecipe) -> tuple[str, ...]:
     thin = [recipe.density_of(expert) for expert in recipe.experts]
-    if not OPERATOR_TRAITS[recipe.operator].random or all(d == 1.0 for d in thin):
+    if not traits_of(recipe.operator).random or all(d == 1.0 for d in thin):
         return ()
     return (
         f"{method}: masks are drawn by (seed, tensor, model) and kept entries are divided by their "

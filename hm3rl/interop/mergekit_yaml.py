@@ -16,7 +16,8 @@ from hm3rl.errors import InputError
 from hm3rl.interop.mergekit_file import METHODS, MergekitFile, read_mergekit
 from hm3rl.interop.mergekit_recipe import BASELESS, slice_merges
 from hm3rl.merging.profile import BLOCKS, Place, Profile
-from hm3rl.merging.recipe import MERGED_PREFIX, OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.recipe import MERGED_PREFIX, MergeRecipe
+from hm3rl.merging.traits import traits_of
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import named_tensors
 from hm3rl.paths.candidate import STEM_HEAD, Candidate
@@ -170,7 +171,7 @@ def _slices(path: LayerPath, pool: ModelPool) -> dict[str, Any]:
 
 
 def _merge(recipe: MergeRecipe, pool: ModelPool) -> dict[str, Any]:
-    traits = OPERATOR_TRAITS[recipe.operator]
+    traits = traits_of(recipe.operator)
     thinned = traits.random and any(recipe.density_of(e) < 1.0 for e in recipe.experts)
     if thinned or recipe.operator not in METHOD_OF or not recipe.weights:
         why = "random masks are not reproducible across tools" if thinned else "no such method"

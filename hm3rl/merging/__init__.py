@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.recipe import MergeRecipe
 
-__all__ = ["OPERATOR_TRAITS", "MergeRecipe"]
+__all__ = ["MergeRecipe"]

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hm3rl import registry
 from hm3rl.errors import InputError
 from hm3rl.merging.kernels import fused
-from hm3rl.merging.operators import DROPPING, GEOMETRIC, OPERATORS, TRIMMING, TensorMerge
+from hm3rl.merging.operators import Operator, TensorMerge
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.survival import Survival
 from hm3rl.merging.task_vectors import TaskVectors, band
 from hm3rl.merging.threads import in_threads
+from hm3rl.merging.traits import traits_of
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import deep_shallow_copy
 
@@ -126,7 +128,7 @@ def merge_tensor(
         settings = _of_tensor(task_vectors, recipe, name, 1)
         fused.merge(recipe.operator, stored, experts, merged.view(-1), **settings)
         return merged
-    operator = OPERATORS[recipe.operator]
+    operator: Operator = registry.find("operator", recipe.operator).load()
     # A random window depends on the ranks in a row.
     row = stored.shape[-1] if recipe.epsilon and stored.dim() else 1
     pieces = task_vectors.pieces(name, recipe.experts, row)
@@ -142,7 +144,7 @@ def _of_tensor(
     task_vectors: TaskVectors, recipe: MergeRecipe, name: str, row: int
 ) -> dict[str, Any]:
     """Settings of an operator that are the same for all pieces of a tensor."""
-    experts, operator = recipe.experts, recipe.operator
+    experts, traits = recipe.experts, traits_of(recipe.operator)
     device, place = task_vectors.base(name).device, task_vectors.place(name)
     densities = recipe.densities_at(place)
     settings: dict[str, Any] = {
@@ -151,19 +153,19 @@ def _of_tensor(
         "scale": recipe.scale,
         "normalise": bool(recipe.normalise),
     }
-    if operator in TRIMMING:
+    if traits.trims:
         entries = task_vectors.base(name).numel()
         bands = [band(entries, density, recipe.gamma) for density in densities]
         ranks = list(zip(experts, bands, strict=True))
         settings["smallest"] = [task_vectors.magnitude(name, e, last) for e, (_, last) in ranks]
         if recipe.gamma:
             settings["largest"] = [task_vectors.magnitude(name, e, one) for e, (one, _) in ranks]
-    if operator in DROPPING:
+    if traits.random:
         settings["survival"] = [
             Survival(density, recipe.epsilon or 0.0, recipe.seed, name, expert, row)
             for expert, density in zip(experts, densities, strict=True)
         ]
-    if operator in GEOMETRIC:
+    if traits.gram:
         rows = [0, *(1 + task_vectors.pool.expert_names.index(expert) for expert in experts)]
         settings["gram"] = task_vectors.gram(name)[rows][:, rows]
     return settings

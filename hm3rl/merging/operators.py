@@ -258,33 +258,6 @@ def hm3_eq5(t: TensorMerge) -> torch.Tensor:
     return t.base + _elect_and_merge(_dropped(t), t.weights, t.weights, False)
 
 
-OPERATORS: dict[str, Operator] = {
-    "linear": linear,
-    "slerp": slerp,
-    "multi_slerp": multi_slerp,
-    "karcher": karcher,
-    "task_arithmetic": task_arithmetic,
-    "ties": ties,
-    "dare_linear": dare_linear,
-    "dare_ties": dare_ties,
-    "della_linear": della_linear,
-    "della": della,
-    "breadcrumbs": breadcrumbs,
-    "breadcrumbs_ties": breadcrumbs_ties,
-    "model_stock": model_stock,
-    "hm3_eq5": hm3_eq5,
-}
-
-TRIMMING = frozenset({"ties", "breadcrumbs", "breadcrumbs_ties"})
-"""Operators that need `smallest`, and `largest` if they have a gamma."""
-
-DROPPING = frozenset({"dare_linear", "dare_ties", "della_linear", "della", "hm3_eq5"})
-"""Operators that need `survival` and `densities`."""
-
-GEOMETRIC = frozenset({"slerp", "multi_slerp", "karcher", "model_stock"})
-"""Operators that need `gram`."""
-
-
 def _expert_products(gram: torch.Tensor) -> torch.Tensor:
     """Inner products of the experts themselves: <b + d_i, b + d_j>, shape (K, K)."""
     cross = gram[0, 1:]

@@ -16,6 +16,7 @@ from typing import Any
 
 from hm3rl.errors import InputError
 from hm3rl.merging.profile import Place, Profile, rounded
+from hm3rl.merging.traits import OperatorTraits, traits_of
 from hm3rl.models.hashing import short_hash
 
 MERGED_PREFIX = "merged@"
@@ -27,55 +28,6 @@ Pairs = tuple[tuple[str, float], ...]
 Profiles = tuple[tuple[str, Profile], ...]
 
 
-@dataclass(frozen=True)
-class OperatorTraits:
-    """Which settings an operator listens to.
-
-    Attributes:
-        density: Whether it drops or trims entries.
-        scale: Whether the merged task vector is multiplied by `scale`.
-        random: Whether it draws masks, and so needs `seed`.
-        normalise: Value of `normalise` where the recipe does not say; None: there is no choice.
-        experts: Exact number of experts it takes, or None for any.
-        fewest: Fewest experts it takes, where it takes any number.
-        weighted: Whether weights matter; without, every expert with a weight counts alike.
-        by_sum: Whether `normalise` divides by the sum of the weights (None: it always does).
-        epsilon: Whether it listens to `epsilon`.
-        gamma: Whether it listens to `gamma`.
-    """
-
-    density: bool = False
-    scale: bool = True
-    random: bool = False
-    normalise: bool | None = None
-    experts: int | None = None
-    fewest: int = 0
-    weighted: bool = True
-    by_sum: bool | None = False
-    epsilon: bool = False
-    gamma: bool = False
-
-
-OPERATOR_TRAITS: dict[str, OperatorTraits] = {
-    "linear": OperatorTraits(scale=False, normalise=True, by_sum=True),
-    "slerp": OperatorTraits(scale=False, experts=2, by_sum=None),
-    "multi_slerp": OperatorTraits(scale=False, by_sum=None),
-    "karcher": OperatorTraits(scale=False, by_sum=None),
-    "task_arithmetic": OperatorTraits(normalise=False, by_sum=True),
-    "ties": OperatorTraits(density=True, normalise=True),
-    "dare_linear": OperatorTraits(density=True, random=True, normalise=False, by_sum=True),
-    "dare_ties": OperatorTraits(density=True, random=True, normalise=True),
-    "della_linear": OperatorTraits(
-        density=True, random=True, normalise=False, by_sum=True, epsilon=True
-    ),
-    "della": OperatorTraits(density=True, random=True, normalise=True, epsilon=True),
-    "breadcrumbs": OperatorTraits(density=True, normalise=False, by_sum=True, gamma=True),
-    "breadcrumbs_ties": OperatorTraits(density=True, normalise=False, gamma=True),
-    "model_stock": OperatorTraits(scale=False, fewest=2, weighted=False),
-    "hm3_eq5": OperatorTraits(density=True, scale=False, random=True),
-}
-"""Traits by operator name; `hm3rl.merging.operators` holds the functions."""
-
 EPSILON, GAMMA = 0.15, 0.01
 """Values where a recipe does not say: mergekit's, or as much as the density leaves room for."""
 
@@ -85,7 +37,7 @@ class MergeRecipe:
     """How to merge experts into one set of weights.
 
     Attributes:
-        operator: A key of `OPERATOR_TRAITS`.
+        operator: The name of an operator (`hm3rl.merging.traits`).
         weights: Pairs (expert, weight); canonical order, zero weights dropped. For an expert with a
             weight profile it is the profile's mean, whatever was given.
         density: Share of each task vector's entries that is kept, in (0, 1].
@@ -118,12 +70,7 @@ class MergeRecipe:
 
     def __post_init__(self) -> None:
         """Check every setting and bring the recipe into canonical form."""
-        traits = OPERATOR_TRAITS.get(self.operator)
-        if traits is None:
-            raise InputError(
-                f"unknown merge operator {self.operator!r}",
-                f"operators: {', '.join(OPERATOR_TRAITS)}",
-            )
+        traits = traits_of(self.operator)
         weights, weight_profiles = _canonical(self.weights, self.weight_profiles, "weights")
         weights = tuple((n, w) for n, w in weights if w != 0.0 or n in dict(weight_profiles))
         if not traits.weighted:
@@ -190,7 +137,7 @@ class MergeRecipe:
             )
         profiled = [weight for _, profile in self.weight_profiles for weight in profile.anchors]
         lowest = min([weight for _, weight in self.weights] + profiled, default=0.0)
-        if self.operator in ("slerp", "multi_slerp", "karcher") and lowest < 0:
+        if traits.by_sum is None and lowest < 0:
             raise InputError(f"{self.operator} has a negative weight", "give positive weights")
         if count and not self.weight_profiles:
             self.check_sum([weight for _, weight in self.weights], "the")
@@ -205,7 +152,7 @@ class MergeRecipe:
         Raises:
             InputError: They sum to zero.
         """
-        by_sum = OPERATOR_TRAITS[self.operator].by_sum
+        by_sum = traits_of(self.operator).by_sum
         if (by_sum is None or (by_sum and self.normalise)) and abs(math.fsum(weights)) < 1e-6:
             raise InputError(
                 f"{whose} weights of a normalised {self.operator} merge sum to "

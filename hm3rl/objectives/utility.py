@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from hm3rl.config.schema import AgentSettings
+from hm3rl.config.agents import AgentSettings
 from hm3rl.objectives.indicators import non_dominated
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
 

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from hm3rl.agents.checkpoint import stored_sizes
-from hm3rl.agents.transfer import agent_file
-from hm3rl.config.competitors import LEVELS, SPACES
+from hm3rl import registry
+from hm3rl.agents.base import Agent
+from hm3rl.config.compose import from_plain, to_dict
 from hm3rl.config.schema import RunSettings
-from hm3rl.config.validate import check_options
+from hm3rl.config.searchers import MergingSettings
+from hm3rl.config.tasks import PathLengthSettings
 from hm3rl.config.values import check_values
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.in_process import InProcessBackend
@@ -28,161 +29,25 @@ from hm3rl.evaluation.costs import build_costs
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.schema import check_file
-from hm3rl.evaluation.sharing import JOINS, Sharing
+from hm3rl.evaluation.sharing import Sharing
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
-from hm3rl.merging.operators import OPERATORS
-from hm3rl.merging.recipe import OPERATOR_TRAITS
-from hm3rl.models.pool import ARCHITECTURES, ModelPool
-from hm3rl.models.vocabulary import VOCABULARIES
+from hm3rl.models.pool import ModelPool
 from hm3rl.objectives.preferences import parse_preference
-from hm3rl.paths.alignment_kind import ALIGNMENTS, NO_ALIGNMENT
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.members import MemberSet
-from hm3rl.plugins import load_plugins
 from hm3rl.run.calibration import calibration_batch
 from hm3rl.search.base import Searcher
-from hm3rl.search.competitors.random import RandomSearch
-from hm3rl.search.hm3 import HM3
-from hm3rl.search.level_sampler import SAMPLERS, SHARE
-from hm3rl.search.parameter_only import ParameterOnly
+from hm3rl.search.parameter_level import check_level
 from hm3rl.tasks.base import Task
-from hm3rl.tasks.build import PATH_LENGTH, build_tasks, check_task_settings, refuse_unread
-from hm3rl.tasks.isolation import ISOLATIONS, check_isolation
+from hm3rl.tasks.build import build_tasks
+from hm3rl.tasks.isolation import check_isolation
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 PER_CORE = 4
 """Most processes or threads of a kind for each core of this machine."""
-
-
-def _competitor(module: str, name: str) -> Callable[[RunSettings], Searcher]:
-    """A searcher whose module is imported when it is chosen, since it may need an extra."""
-
-    def make(settings: RunSettings) -> Searcher:
-        searcher = getattr(import_module(f"hm3rl.search.{module}"), name)
-        made: Searcher = searcher(settings.search, settings.seed, settings.planned_budget)
-        return made
-
-    return make
-
-
-SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
-    "hm3": lambda s: HM3(s.search, s.agent, s.seed, s.planned_budget),
-    "architecture_only": lambda s: HM3(
-        s.search, s.agent, s.seed, s.planned_budget, parameter_level=False
-    ),
-    "no_offline": lambda s: HM3(s.search, s.agent, s.seed, s.planned_budget, offline_phase=False),
-    "parameter_only": lambda s: ParameterOnly(s.search, s.seed, s.planned_budget),
-    "random": lambda s: RandomSearch(s.search, s.seed, s.planned_budget),
-    "nsga2": _competitor("competitors.nsga2", "Nsga"),
-    "nsga3": _competitor("competitors.nsga2", "Nsga"),
-    "de": _competitor("competitors.de", "DifferentialEvolution"),
-    "cmaes": _competitor("competitors.cmaes", "CmaEs"),
-    "grid": _competitor("competitors.grid", "Grid"),
-    "cmaes_dfs": _competitor("competitors.cmaes_dfs", "DataFlow"),
-    "rmm": _competitor("competitors.rmm", "RMM"),
-    "depth_wise": _competitor("competitors.depth_wise", "DepthWise"),
-    "map": _competitor("competitors.map", "Map"),
-    "mm_mo": _competitor("competitors.mm_mo", "MmMo"),
-}
-
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "nsga2": ("pymoo",),
-    "nsga3": ("pymoo",),
-    "de": ("pymoo",),
-    "cmaes": ("cma",),
-    "cmaes_dfs": ("cma",),
-    "depth_wise": ("sklearn",),
-    "map": ("pymoo",),
-    "mm_mo": ("botorch",),
-}
-"""Packages of the extra `baselines` by searcher; they are imported only when it is built."""
-
-
-def missing_packages(name: str) -> list[str]:
-    """Packages that a searcher, or a sampler of the parameter level, needs and nobody installed."""
-    return [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
-
-
-def register_searcher(name: str, factory: Callable[[RunSettings], Searcher]) -> None:
-    """Add a searcher of one's own; `search.name=NAME` then selects it.
-
-    Args:
-        name: Its name.
-        factory: Makes one from the settings of a run.
-
-    Raises:
-        InputError: The name is taken.
-    """
-    if name in SEARCHERS:
-        raise InputError(f"there is a searcher {name!r} already", "choose another name")
-    SEARCHERS[name] = factory
-
-
-BUILT_IN = frozenset(SEARCHERS)
-
-OVER_PATHS = ("random", "nsga2", "nsga3", "cmaes_dfs", "rmm", "depth_wise")
-"""Competitors that heed `search.levels`; nsga2 and nsga3 with `search.space=paths`."""
-
-
-def stitches(settings: RunSettings) -> bool:
-    """Whether a search merges nothing: only then may experts be of kinds that cannot be merged."""
-    search = settings.search
-    # RMM's paths go through merges of all experts even without a parameter level.
-    return search.name == "architecture_only" or (search.levels == "paths" and search.name != "rmm")
-
-
-def _check_levels(settings: RunSettings) -> None:
-    """Refuse levels and spaces that a searcher would not heed; plugins decide for themselves.
-
-    Raises:
-        InputError: Names the key and what does what was meant.
-    """
-    search = settings.search
-    evolves = search.name in ("nsga2", "nsga3")
-    if search.space == "paths" and search.name in BUILT_IN and not evolves:
-        raise InputError(
-            f"search.space=paths with search.name={search.name}, which has one space only",
-            "leave it out, or choose search=nsga2_paths or nsga3_paths",
-        )
-    over_paths = search.name in OVER_PATHS and (not evolves or search.space == "paths")
-    if search.levels == "paths" and search.name in BUILT_IN and not over_paths:
-        raise InputError(
-            f"search.levels=paths with search.name={search.name}, which it means nothing to",
-            "HM3 over the sources alone is search=architecture_only; nsga2 and nsga3 need "
-            "search.space=paths",
-        )
-
-
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"unknown {what} {value!r}", f"one of {', '.join(known)}")
-
-
-def _check_ranges(settings: RunSettings) -> None:
-    """Refuse values that are none of their field's, and ranges without anything in them.
-
-    Raises:
-        InputError: Names the key, its value and its range.
-    """
-    check_values(settings)
-    parameter = settings.search.parameter
-    for least, most in (("scale_min", "scale_max"), ("density_min", "density_max")):
-        low, high = getattr(parameter, least), getattr(parameter, most)
-        if low > high:
-            raise InputError(
-                f"search.parameter.{least}={low} is above search.parameter.{most}={high}",
-                f"give {least} <= {most}",
-            )
-    for key, operators in (
-        ("parameter", parameter.operators),
-        ("rmm", settings.search.rmm.operators),
-    ):
-        if not operators:
-            raise InputError(
-                f"search.{key}.operators is empty", f"give one or more of {', '.join(OPERATORS)}"
-            )
 
 
 def _check_processes(settings: RunSettings) -> None:
@@ -219,7 +84,9 @@ def path_limits(settings: RunSettings, members: MemberSet) -> PathLimits:
             f"{depth} layers",
             "use paths=any, or leave the lengths at 0",
         )
-    counted = [name for name, task in settings.tasks.items() if task.kind == PATH_LENGTH]
+    counted = [
+        name for name, task in settings.tasks.items() if isinstance(task, PathLengthSettings)
+    ]
     if counted and low == high:
         raise InputError(
             f"the objective {counted[0]} minimises path length, and all paths have {low} layers",
@@ -230,7 +97,7 @@ def path_limits(settings: RunSettings, members: MemberSet) -> PathLimits:
             f"paths.min_length={low} is above paths.max_length={high}", "give min_length <= max"
         )
     offered = list(pool.expert_names)
-    if stitches(settings):
+    if not build_searcher(settings).merges:
         offered.append(pool.base_name)
     if paths.stem != "free" and paths.stem not in offered:
         raise InputError(
@@ -258,44 +125,16 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
     Raises:
         InputError: Names the key and the way out.
     """
-    _check_ranges(settings)
-    _one_of("search.name", settings.search.name, tuple(SEARCHERS))
-    for key, name in (
-        ("search.name", settings.search.name),
-        ("search.parameter.sampler", settings.search.parameter.sampler),
-    ):
-        if missing := missing_packages(name):
-            raise InputError(
-                f"{key}={name} needs {', '.join(missing)}, which is not installed",
-                "pip install 'hm3rl[baselines]', or choose another",
-            )
-    _one_of("search.space", settings.search.space, SPACES)
-    _one_of("search.levels", settings.search.levels, LEVELS)
-    _check_levels(settings)
-    _one_of("pool.dtype", settings.pool.dtype, tuple(DTYPES))
-    _one_of("pool.architecture", settings.pool.architecture, ARCHITECTURES)
-    _one_of("pool.vocabulary", settings.pool.vocabulary, VOCABULARIES)
-    _one_of("search.parameter.source", settings.search.parameter.source, ("search", "preference"))
-    _one_of("search.parameter.sampler", settings.search.parameter.sampler, SAMPLERS)
-    _one_of("search.parameter.weights", settings.search.parameter.weights, ("simplex", "free"))
-    _one_of("paths.actions", settings.paths.actions, ("same_depth", "any"))
-    _one_of("paths.alignment", settings.paths.alignment, ALIGNMENTS)
-    if settings.search.data_flow.scale_max > 1 and settings.paths.alignment != NO_ALIGNMENT:
-        raise InputError(
-            f"search.data_flow.scale_max={settings.search.data_flow.scale_max:g} with "
-            f"paths.alignment={settings.paths.alignment}: scales are evolved or fitted, not both",
-            "use paths.alignment=none, or scale_max=1",
-        )
-    _one_of("logging.wandb", settings.logging.wandb, ("auto", "online", "offline", "disabled"))
+    check_values(settings)
+    searcher = build_searcher(settings)
+    agent: type[Agent] = registry.find("agent", settings.agent.name).load()
+    agent.check(settings, began)
+    registry.find("surrogate", settings.surrogate.name).check_packages()
     if settings.logging.weights and not settings.export.prefer:
         raise InputError(
             "logging.weights=true, but no model is exported at the end",
             "name its preference, for example +export.prefer.math=1, or log no weights",
         )
-    _one_of("evaluation.backend", settings.evaluation.backend, ("in_process", "ray"))
-    _one_of("evaluation.fidelity", settings.evaluation.fidelity, ("full", "proxy"))
-    _one_of("evaluation.join", settings.evaluation.join, JOINS)
-    _one_of("evaluation.isolation", settings.evaluation.isolation, ISOLATIONS)
     if settings.evaluation.backend == "ray" and find_spec("ray") is None:
         raise InputError(
             "evaluation.backend=ray, but Ray is not installed",
@@ -308,24 +147,15 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
         check_address(settings.evaluation.ray_address)
     if settings.evaluation.store:
         check_file(Path(settings.evaluation.store))
-    for operator in settings.search.parameter.operators:
-        _one_of("search.parameter.operators entry", operator, tuple(OPERATORS))
-        traits = OPERATOR_TRAITS.get(operator)
-        if settings.search.parameter.weights == "free" and traits and not traits.scale:
-            raise InputError(
-                f"search.parameter.weights=free with {operator}, which merges whole models",
-                "use operators of task vectors, such as task_arithmetic, or weights=simplex",
-            )
-    for operator in settings.search.rmm.operators:
-        _one_of("search.rmm.operators entry", operator, tuple(OPERATORS))
-    check_options(settings.agent)
+    if isinstance(settings.search, MergingSettings):
+        check_level(settings.search.parameter)
     if not settings.pool.experts:
         raise InputError("pool.experts is empty", "name at least one expert: pool.experts.NAME=DIR")
     if not settings.tasks:
         raise InputError("no tasks", "choose a task group, for example tasks=zoo")
-    check_task_settings(settings.tasks)
+    for task in settings.tasks.values():
+        registry.find("task", task.kind).check_packages()
     if not began:
-        refuse_unread(settings.tasks)
         _check_processes(settings)
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.pool.device):
         raise InputError(f"unknown pool.device {settings.pool.device!r}", "use cpu, cuda or cuda:N")
@@ -334,46 +164,13 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
             f"pool.device={settings.pool.device}, but torch sees no CUDA device",
             "use pool.device=cpu, or install a CUDA build of torch",
         )
-    p, o = settings.search.parameter_share, settings.search.offline_share
-    p = SHARE if p is None else p
-    if not p + o < 1:
+    if settings.budget < searcher.phases:
         raise InputError(
-            f"search.parameter_share={p} and search.offline_share={o} leave no share for a phase",
-            "give positive shares whose sum is below 1",
-        )
-    if settings.agent.init_from and not began:
-        stored_sizes(agent_file(settings.agent.init_from))
-    _check_preferences(settings)
-    phases = SEARCHERS[settings.search.name](settings).phases
-    if settings.budget < phases:
-        raise InputError(
-            f"budget={settings.budget} is below the {phases} phases of {settings.search.name}",
-            f"give budget={phases} at least; 100 and more are useful",
+            f"budget={settings.budget} is below the {searcher.phases} phases of {searcher.name}",
+            f"give budget={searcher.phases} at least; 100 and more are useful",
         )
     if settings.export.prefer:
         parse_preference(settings.export.prefer, list(settings.tasks))
-
-
-def _check_preferences(settings: RunSettings) -> None:
-    """Refuse what cannot be divided among the preferences that have nets or merges of their own.
-
-    Raises:
-        InputError: Names the keys.
-    """
-    preferences = settings.agent.preferences
-    merging = settings.search.parameter.source == "preference"
-    if merging and len(settings.pool.experts) != len(settings.tasks):
-        raise InputError(
-            f"search.parameter.source=preference with {len(settings.pool.experts)} experts and "
-            f"{len(settings.tasks)} tasks: a preference must weigh each expert",
-            "give one expert for each task, or use search.parameter.source=search",
-        )
-    phases = SEARCHERS[settings.search.name](settings).phases
-    if (merging or settings.agent.per_preference) and settings.budget < preferences * phases:
-        raise InputError(
-            f"budget={settings.budget} for agent.preferences={preferences} and {phases} phases",
-            f"give budget={preferences * phases} at least, or fewer preferences",
-        )
 
 
 def load_pool(settings: RunSettings, writable: bool = False) -> ModelPool:
@@ -420,7 +217,7 @@ def build_evaluator(
 
     pool = RayBackend(
         local,
-        partial(load_scoring_backend, settings),
+        partial(load_scoring_backend, to_dict(settings)),
         settings.evaluation.workers,
         settings.threads,
         settings.evaluation.ray_address,
@@ -428,11 +225,16 @@ def build_evaluator(
     return Evaluator(members, tasks, store, backend=pool, costs=costs)
 
 
-def load_scoring_backend(settings: RunSettings) -> InProcessBackend:
-    """Load the sources in a worker, where the only GPU it sees, if any, is the first."""
+def load_scoring_backend(plain: dict[str, Any]) -> InProcessBackend:
+    """Load the sources in a worker, where the only GPU it sees, if any, is the first.
+
+    Args:
+        plain: The settings as plain containers: options of a plugin's part have a class that the
+            worker knows only when it has loaded the plugin.
+    """
+    settings = from_plain(plain)
     device = "cuda" if settings.pool.device.startswith("cuda") else settings.pool.device
     settings = replace(settings, pool=replace(settings.pool, device=device))
-    load_plugins(settings.plugins)
     pool = load_pool(settings)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
     check_isolation(tasks)
@@ -469,7 +271,7 @@ def build_problem(
     """
     check_settings(settings, began)
     pool = load_pool(settings, writable=bool(settings.export.prefer) and not began)
-    if not stitches(settings):
+    if build_searcher(settings).merges:
         pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
     members = build_members(settings, pool, tasks)
@@ -492,4 +294,5 @@ def build_problem(
 
 def build_searcher(settings: RunSettings) -> Searcher:
     """The searcher of a configuration."""
-    return SEARCHERS[settings.search.name](settings)
+    make: type[Searcher[Any]] = registry.find("searcher", settings.search.name).load()
+    return make(settings)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents, load_agent
+from hm3rl.agents.base import Agent
+from hm3rl.agents.separate import load_agent
 from hm3rl.config.compose import settings_of_run
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
@@ -125,7 +125,7 @@ class FinishedRun:
         return problem.evaluator.evaluate([self.candidate(key)], fidelity=problem.fidelity)[0]
 
     @cached_property
-    def agent(self) -> MergeAgent | SeparateAgents | None:
+    def agent(self) -> Agent | None:
         """The trained networks, or None if the searcher has none.
 
         Raises:
@@ -138,6 +138,6 @@ class FinishedRun:
         if not file.is_file():
             raise InputError(f"{file} is missing", self.folder.again(file))
         try:
-            return load_agent(file)
+            return load_agent(file, self.settings)
         except InputError as error:
             raise InputError(error.what, self.folder.again(file)) from None

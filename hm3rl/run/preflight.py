@@ -12,15 +12,16 @@ from typing import Any
 import torch
 
 from hm3rl.config.schema import RunSettings
+from hm3rl.config.searchers import MergingSettings
 from hm3rl.evaluation.requests import Request
 from hm3rl.merging.task_vectors import DEFAULT_LIMIT
 from hm3rl.models.pool import ModelPool
 from hm3rl.run.build import (
     build_members,
+    build_searcher,
     check_settings,
     load_pool,
     path_limits,
-    stitches,
 )
 from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
@@ -138,7 +139,7 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     """
     check_settings(settings)
     pool = load_pool(settings, writable=bool(settings.export.prefer))
-    if not stitches(settings):
+    if build_searcher(settings).merges:
         pool.check_mergeable(pool.expert_names)
     tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
     check_isolation(tasks)
@@ -158,7 +159,9 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     longest = max(1.0, limits.max_length / pool.num_layers)
     operations = 2.0 * parameters * longest * tokens["search"]
     rate = matmul_rate(pool.dtype, pool.device)
-    parts = peak_memory(pool, settings.search.parameter.members, settings.pool.merged_mb * 2**20)
+    level = settings.search.parameter if isinstance(settings.search, MergingSettings) else None
+    held = level.members if level is not None else 1
+    parts = peak_memory(pool, held, settings.pool.merged_mb * 2**20)
     export = int(sum(p.nbytes for p in model.parameters()) * longest)
     front = expected_front(settings.budget, len(tasks))
     root, free = free_disk(Path(settings.output or settings.root))

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents
+from hm3rl.agents.base import Agent
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.merging.recipe import MergeRecipe
@@ -105,12 +104,10 @@ def describe_merges(problem: MergeProblem, recipes: Sequence[MergeRecipe]) -> No
     layer_descriptors(problem.members, names, seed=DESCRIPTOR_SEED)
 
 
-def absorb_merges(
-    problem: MergeProblem, agent: MergeAgent | SeparateAgents, recipes: Sequence[MergeRecipe]
-) -> None:
+def learn_merges(problem: MergeProblem, agent: Agent, recipes: Sequence[MergeRecipe]) -> None:
     """Tell the agent of the merged models that were scored but do not join the pool.
 
-    Their scores cost evaluations already; the outcome model learns from them what a layer's recipe
+    Their scores cost evaluations already; its surrogate learns from them what a layer's recipe
     does, before the first path is scored.
 
     Args:
@@ -122,7 +119,7 @@ def absorb_merges(
         return
     names = [problem.members.add(recipe) for recipe in recipes]
     _, outcomes = known_outcomes(problem, names)
-    agent.absorb_merges(
+    agent.learn_merges(
         np.stack([problem.members.recipe_features(name) for name in names]),
         layer_descriptors(problem.members, names, seed=DESCRIPTOR_SEED),
         outcomes,

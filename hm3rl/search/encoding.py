@@ -7,8 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from hm3rl.config.schema import ParameterSettings
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.config.searchers import ParameterSettings
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.traits import traits_of
 from hm3rl.paths.candidate import Candidate
 from hm3rl.search.parameter_level import DECIMALS
 
@@ -57,7 +58,7 @@ class RecipeEncoding:
         self.settings = settings
         self.depth = depth
         self.free = settings.weights == "free"
-        traits = [OPERATOR_TRAITS[operator] for operator in settings.operators]
+        traits = [traits_of(operator) for operator in settings.operators]
         self._first = int(len(traits) > 1)
         self._scaled = not self.free and any(trait.scale for trait in traits)
         self._dense = any(trait.density for trait in traits)

@@ -21,23 +21,29 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hm3rl import registry
 from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.base import Agent
 from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.separate import SeparateAgents
 from hm3rl.agents.transfer import check_start, network_sizes, start_from
-from hm3rl.config.schema import AgentSettings, SearchSettings
+from hm3rl.config.agents import HM3AgentSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.config.searchers import HM3Settings
+from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.search.architecture_level import (
-    absorb_merges,
     describe_merges,
     known_outcomes,
+    learn_merges,
     path_scorer,
     path_space,
 )
-from hm3rl.search.level_sampler import level_share, sample_recipes
+from hm3rl.search.base import Searcher
+from hm3rl.search.level_sampler import SHARE, level_share, sample_recipes
 from hm3rl.search.parameter_level import select_members
 from hm3rl.search.preference_members import merge_for
 
@@ -57,37 +63,63 @@ class Pool(NamedTuple):
     others: list[MergeRecipe]
 
 
-class HM3:
-    """The two-level searcher.
+class HM3(Searcher[HM3Settings]):
+    """The two-level searcher, with whichever agent the run names.
+
+    Shares refer to the planned budget; the online phase takes what differs.
+
+    Attributes:
+        parameter_level: Whether merged models join the pool.
+        offline_phase: Whether the agent learns offline first.
 
     Args:
-        settings: Shares of the budget and the parameter level.
-        agent: The agent's settings.
-        seed: Seed of the search.
-        planned: Budget the shares refer to; 0: the budget given to `search`. The online phase
-            takes what differs.
-        parameter_level: Whether merged models join the pool.
-        offline_phase: Whether the networks are pre-trained.
+        settings: The run.
     """
 
-    def __init__(
-        self,
-        settings: SearchSettings,
-        agent: AgentSettings,
-        seed: int,
-        planned: int = 0,
-        parameter_level: bool = True,
-        offline_phase: bool = True,
-    ) -> None:
-        self.name = settings.name
+    parameter_level = True
+    offline_phase = True
+
+    def __init__(self, settings: RunSettings) -> None:
+        super().__init__(settings)
         self.settings = settings
-        self.agent_settings = agent
-        self.seed = seed
-        self.planned = planned
-        self.parameter_level = parameter_level
-        self.offline_phase = offline_phase
-        self.phases = 1 + int(parameter_level) + int(offline_phase)
-        self.agent: MergeAgent | SeparateAgents | None = None
+        self.phases = 1 + int(self.parameter_level) + int(self.offline_phase)
+        self.merges = self.parameter_level
+        self._check_shares()
+
+    @property
+    def _own(self) -> HM3AgentSettings:
+        """The agent's options, where it is HM3's; its defaults for another's."""
+        agent = self.settings.agent
+        return agent if isinstance(agent, HM3AgentSettings) else HM3AgentSettings()
+
+    def _check_shares(self) -> None:
+        """Refuse shares and preferences that a budget cannot be divided among.
+
+        Raises:
+            InputError: Names the keys.
+        """
+        options, settings = self.options, self.settings
+        p = SHARE if options.parameter_share is None else options.parameter_share
+        if not p + options.offline_share < 1:
+            raise InputError(
+                f"search.parameter_share={p} and search.offline_share={options.offline_share} "
+                "leave no share for a phase",
+                "give positive shares whose sum is below 1",
+            )
+        merging = options.parameter.source == "preference"
+        if merging and len(settings.pool.experts) != len(settings.tasks):
+            raise InputError(
+                f"search.parameter.source=preference with {len(settings.pool.experts)} experts and "
+                f"{len(settings.tasks)} tasks: a preference must weigh each expert",
+                "give one expert for each task, or use search.parameter.source=search",
+            )
+        least = self._own.preferences * self.phases
+        if (merging or self._own.per_preference) and settings.budget < least:
+            raise InputError(
+                f"budget={settings.budget} for agent.preferences={self._own.preferences} and "
+                f"{self.phases} phases",
+                f"give budget={least} at least, or fewer preferences",
+            )
 
     def split(self, budget: int, experts: int) -> tuple[int, int, int]:
         """Divide a budget among the phases.
@@ -101,8 +133,8 @@ class HM3:
             `budget`, and each phase that takes part has at least one.
         """
         planned = min(self.planned or budget, budget)
-        o = self.settings.offline_share
-        p = level_share(self.settings, planned, experts)
+        o = self.options.offline_share
+        p = level_share(self.options.parameter_share, planned, experts, o)
         shares = np.array([p, o, 1.0 - p - o])
         if not self.parameter_level:
             shares = np.array([0.0, o / (1.0 - p), (1.0 - p - o) / (1.0 - p)])
@@ -122,7 +154,7 @@ class HM3:
         self._check_start(problem, parameter)
         before = problem.charged
         pool = self._pool(problem, parameter, rng)
-        if self.settings.parameter.source == "preference":
+        if self.options.parameter.source == "preference":
             # Merging for preferences costs what it costs; the phases share the rest as they would.
             left = budget - round(problem.charged - before)
             offline = round(left * (offline / (offline + online)))
@@ -142,24 +174,22 @@ class HM3:
 
     def _pool(self, problem: MergeProblem, parameter: int, rng: np.random.Generator) -> Pool:
         """The parameter level: which members are offered to whom."""
-        settings = self.settings.parameter
+        settings = self.options.parameter
         sources = list(problem.pool.expert_names)
-        preferences = sample_dirichlet(
-            self.agent_settings.preferences, len(problem.objectives), rng
-        )
+        preferences = sample_dirichlet(self._own.preferences, len(problem.objectives), rng)
         if not self.parameter_level:
             sources.append(problem.pool.base_name)
             return Pool([sources] * len(preferences), preferences, [])
         problem.logger.phase("parameter", parameter)
         if settings.source == "preference":
             merged = merge_for(problem, preferences, settings)
-            if self.agent_settings.per_preference:
+            if self._own.per_preference:
                 return Pool([[*sources, name] for name in merged], preferences, [])
             return Pool([[*sources, *dict.fromkeys(merged)]], preferences, [])
         recipes = sample_recipes(
             problem,
             parameter,
-            self.settings,
+            settings,
             rng,
             "parameter",
             scored_batch=partial(describe_merges, problem),
@@ -169,36 +199,49 @@ class HM3:
         others = [recipe for recipe in recipes if recipe not in chosen]
         return Pool([names] * len(preferences), preferences, others)
 
-    def _agent(self, problem: MergeProblem, pool: Pool) -> MergeAgent | SeparateAgents:
+    def _agent(self, problem: MergeProblem, pool: Pool) -> Agent:
         """The agent, or one for each preference, told what is known at no cost."""
-        settings, objectives = self.agent_settings, problem.objectives
-        agent: MergeAgent | SeparateAgents
-        if settings.per_preference:
+        settings, objectives = self.settings, problem.objectives
+        agent: Agent
+        if self._own.per_preference:
             spaces = [path_space(problem, names) for names in pool.offered]
-            agent = SeparateAgents.build(spaces, settings, objectives, self.seed, pool.preferences)
+            agent = SeparateAgents.build(spaces, objectives, settings, pool.preferences)
         else:
             space = path_space(problem, pool.offered[0])
-            agent = MergeAgent.fresh(space, settings, objectives, self.seed)
-            if settings.init_from:
-                start_from(agent.state, settings.init_from)
+            make: type[Agent] = registry.find("agent", settings.agent.name).load()
+            agent = make.fresh(space, objectives, settings)
+            if self._own.init_from and isinstance(agent, MergeAgent):
+                start_from(agent.state, self._own.init_from)
         everyone = list(dict.fromkeys(name for names in pool.offered for name in names))
         agent.absorb(*known_outcomes(problem, everyone))
-        absorb_merges(problem, agent, pool.others)
+        learn_merges(problem, agent, pool.others)
         return agent
 
     def _check_start(self, problem: MergeProblem, parameter: int) -> None:
         """Refuse networks to start from that cannot fit, before the parameter level is paid for."""
-        if not self.agent_settings.init_from:
+        if not self._own.init_from:
             return
         experts = problem.pool.expert_names
         sizes = network_sizes(
             PathShape.of(path_space(problem, experts)),
-            self.agent_settings,
+            self._own,
             len(problem.objectives),
         )
         del sizes["members"]
         if not self.parameter_level:
             sizes["members"] = len(experts) + 1
-        elif self.settings.parameter.source == "search":
-            sizes["members"] = len(experts) + min(self.settings.parameter.members, parameter)
-        check_start(self.agent_settings.init_from, sizes)
+        elif self.options.parameter.source == "search":
+            sizes["members"] = len(experts) + min(self.options.parameter.members, parameter)
+        check_start(self._own.init_from, sizes)
+
+
+class ArchitectureOnly(HM3):
+    """Ablation: paths through the experts and the base alone, no merged member."""
+
+    parameter_level = False
+
+
+class NoOffline(HM3):
+    """Ablation: the offline phase's share of the budget goes to the online phase."""
+
+    offline_phase = False

@@ -6,14 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.searchers import HM3Settings, ParameterSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.search.model_based import search_by_model
 from hm3rl.search.parameter_level import search_recipes
-
-SAMPLERS = ("gp", "elites", "mm_mo")
-"""Choices of `search.parameter.sampler`."""
 
 SHARE = 0.2
 """Of the budget for the parameter level, where that suffices; how it was chosen: `search.hm3`."""
@@ -22,7 +19,9 @@ LEAST = 20
 """Evaluations of the parameter level with three experts, where the budget allows."""
 
 
-def level_share(settings: SearchSettings, planned: int, experts: int) -> float:
+def level_share(
+    share: float | None, planned: int, experts: int, offline: float = HM3Settings.offline_share
+) -> float:
     """The parameter level's share of a budget.
 
     Unless the settings say otherwise, `SHARE`, and no less than `LEAST` evaluations with three
@@ -35,23 +34,24 @@ def level_share(settings: SearchSettings, planned: int, experts: int) -> float:
     0.785, 0.777 and 0.788, 0.778 and 0.728.
 
     Args:
-        settings: Both shares.
+        share: What the settings say; None: nothing.
         planned: Evaluations the shares refer to, at least 1.
         experts: How many there are to merge.
+        offline: The offline phase's share; competitors, which have none, get as much as HM3.
 
     Returns:
         In (0, 1), of `planned`.
     """
-    if settings.parameter_share is not None:
-        return settings.parameter_share
+    if share is not None:
+        return share
     least = LEAST * 2.0 ** (experts - 3) / planned
-    return max(SHARE, min(least, (1.0 - settings.offline_share) / 2))
+    return max(SHARE, min(least, (1.0 - offline) / 2))
 
 
 def sample_recipes(
     problem: MergeProblem,
     budget: int,
-    settings: SearchSettings,
+    settings: ParameterSettings,
     rng: np.random.Generator,
     phase: str,
     planned: int = 0,
@@ -62,7 +62,7 @@ def sample_recipes(
     Args:
         problem: Prepared problem.
         budget: Evaluations to charge.
-        settings: The searcher's settings.
+        settings: The parameter level.
         rng: Source of randomness.
         phase: Name under which the evaluations are logged.
         planned: Budget that a warm-up's share refers to; 0: `budget`.
@@ -71,12 +71,10 @@ def sample_recipes(
     Returns:
         The recipes that got a score, in the order charged.
     """
-    if settings.parameter.sampler == "mm_mo":
+    if settings.sampler == "mm_mo":
         # Imported here: it needs the extra `baselines`.
         from hm3rl.search.competitors.mm_mo import search_merges
 
         return search_merges(problem, budget, settings.mm_mo, rng, phase, scored_batch)
-    search = search_by_model if settings.parameter.sampler == "gp" else search_recipes
-    return search(
-        problem, budget, settings.parameter, rng, phase, planned=planned, scored_batch=scored_batch
-    )
+    search = search_by_model if settings.sampler == "gp" else search_recipes
+    return search(problem, budget, settings, rng, phase, planned=planned, scored_batch=scored_batch)

@@ -8,55 +8,60 @@ merged members; with `paths` it is the method as published, over the sources alo
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.config.searchers import OverPathsSettings
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.search.base import Searcher
 from hm3rl.search.level_sampler import level_share, sample_recipes
 from hm3rl.search.parameter_level import search_recipes, select_members
 
-
-def phases(settings: SearchSettings) -> int:
-    """Phases that each need at least one evaluation."""
-    return 2 if settings.levels == "both" else 1
+Options = TypeVar("Options", bound=OverPathsSettings)
 
 
-def offer_members(
-    problem: MergeProblem,
-    settings: SearchSettings,
-    budget: int,
-    planned: int,
-    rng: np.random.Generator,
-    vary: bool = True,
-) -> tuple[list[str], int]:
-    """Run the parameter level, if there is one, and name the members for the paths.
+class OverPaths(Searcher[Options]):
+    """A searcher over paths, with or without HM3's parameter level before it.
 
     Args:
-        problem: Prepared problem.
-        settings: Levels, share of the parameter level, what it searches.
-        budget: Evaluations of the whole search.
-        planned: Budget the share refers to; 0: `budget`.
-        rng: Source of randomness.
-        vary: See `search_recipes`.
-
-    Returns:
-        The members offered (experts, then merged members, best first; without a parameter level
-        the experts and the base), and what is left of the budget.
+        settings: The run; `settings.search` has `levels`, `parameter_share` and `parameter`.
     """
-    experts = list(problem.pool.expert_names)
-    if settings.levels == "paths":
-        return [*experts, problem.pool.base_name], budget
-    planned = min(planned or budget, budget)
-    share = level_share(settings, planned, len(experts))
-    parameter = min(max(round(planned * share), 1), budget - 1)
-    problem.logger.phase("parameter", parameter)
-    before = problem.charged
-    if vary:
-        recipes = sample_recipes(problem, parameter, settings, rng, "parameter")
-    else:
-        recipes = search_recipes(
-            problem, parameter, settings.parameter, rng, "parameter", vary=False
-        )
-    chosen = select_members(problem, recipes, settings.parameter.members)
-    left = budget - round(problem.charged - before)
-    return [*experts, *(problem.members.add(recipe) for recipe in chosen)], left
+
+    def __init__(self, settings: RunSettings) -> None:
+        super().__init__(settings)
+        self.merges = self.options.levels == "both"
+        self.phases = 2 if self.merges else 1
+
+    def offer_members(
+        self, problem: MergeProblem, budget: int, rng: np.random.Generator, vary: bool = True
+    ) -> tuple[list[str], int]:
+        """Run the parameter level, if there is one, and name the members for the paths.
+
+        Args:
+            problem: Prepared problem.
+            budget: Evaluations of the whole search.
+            rng: Source of randomness.
+            vary: See `search_recipes`.
+
+        Returns:
+            The members offered (experts, then merged members, best first; without a parameter
+            level the experts and the base), and what is left of the budget.
+        """
+        experts = list(problem.pool.expert_names)
+        if self.options.levels == "paths":
+            return [*experts, problem.pool.base_name], budget
+        planned = min(self.planned or budget, budget)
+        share = level_share(self.options.parameter_share, planned, len(experts))
+        parameter = min(max(round(planned * share), 1), budget - 1)
+        problem.logger.phase("parameter", parameter)
+        before = problem.charged
+        level = self.options.parameter
+        if vary:
+            recipes = sample_recipes(problem, parameter, level, rng, "parameter")
+        else:
+            recipes = search_recipes(problem, parameter, level, rng, "parameter", vary=False)
+        chosen = select_members(problem, recipes, level.members)
+        left = budget - round(problem.charged - before)
+        return [*experts, *(problem.members.add(recipe) for recipe in chosen)], left

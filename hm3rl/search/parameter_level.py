@@ -13,9 +13,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hm3rl.config.schema import ParameterSettings
+from hm3rl import registry
+from hm3rl.config.searchers import ParameterSettings
+from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.traits import operator_names, traits_of
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import tchebycheff
@@ -26,6 +29,42 @@ ATTEMPTS = 500
 """Draws without anything new after which a space counts as exhausted."""
 
 DECIMALS = 4
+
+
+def check_operators(key: str, operators: Sequence[str]) -> None:
+    """Refuse a list of operators that is empty or has one that nobody registered.
+
+    Raises:
+        InputError: Names the key.
+    """
+    if not operators:
+        raise InputError(f"{key} is empty", f"give one or more of {', '.join(operator_names())}")
+    for operator in operators:
+        traits_of(operator)
+
+
+def check_level(settings: ParameterSettings) -> None:
+    """Refuse a parameter level in which nothing can be searched.
+
+    Raises:
+        InputError: Names the key, its value and the way out.
+    """
+    for least, most in (("scale_min", "scale_max"), ("density_min", "density_max")):
+        low, high = getattr(settings, least), getattr(settings, most)
+        if low > high:
+            raise InputError(
+                f"search.parameter.{least}={low} is above search.parameter.{most}={high}",
+                f"give {least} <= {most}",
+            )
+    check_operators("search.parameter.operators", settings.operators)
+    for operator in settings.operators:
+        if settings.weights == "free" and not traits_of(operator).scale:
+            raise InputError(
+                f"search.parameter.weights=free with {operator}, which merges whole models",
+                "use operators of task vectors, such as task_arithmetic, or weights=simplex",
+            )
+    if settings.sampler == "mm_mo":
+        registry.find("searcher", "mm_mo").check_packages()
 
 
 class RecipeSampler:
@@ -88,7 +127,7 @@ class RecipeSampler:
         operator = parent.operator
         if self.rng.random() < 0.1:
             operator = str(self.rng.choice(s.operators))
-        density = parent.density if OPERATOR_TRAITS[parent.operator].density else s.density_max
+        density = parent.density if traits_of(parent.operator).density else s.density_max
         return self._recipe(
             operator=operator,
             weights=weights,

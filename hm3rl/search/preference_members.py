@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hm3rl.config.schema import ParameterSettings
+from hm3rl.config.searchers import ParameterSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.preferences import snap_to_lattice

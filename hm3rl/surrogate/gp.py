@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hm3rl.config.agents import SurrogateSettings
 from hm3rl.surrogate.features import PathFeatures
 
 JITTER = 1e-6
@@ -32,9 +33,12 @@ class PathGP:
     Args:
         outputs: O.
         depths: Depth of each recipe feature, integers of shape (F,).
+        options: Not used: `PathSurrogate` reads the steps of the fits.
     """
 
-    def __init__(self, outputs: int, depths: np.ndarray) -> None:
+    def __init__(
+        self, outputs: int, depths: np.ndarray, options: SurrogateSettings | None = None
+    ) -> None:
         self.outputs = outputs
         self._depths = torch.as_tensor(depths)
         relevance = [0.0] * (int(depths.max()) + 1)

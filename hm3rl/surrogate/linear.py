@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hm3rl.config.agents import SurrogateSettings
 from hm3rl.surrogate.features import OVERALL, PathFeatures
 
 RECIPE, BY_DEPTH, WHOLE, NOISE = range(4)
@@ -31,9 +32,13 @@ class PathRegression:
 
     Args:
         outputs: O.
+        depths: Not used: its prior does not vary over depth.
+        options: Not used: `PathSurrogate` reads the steps of the fits.
     """
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(
+        self, outputs: int, depths: np.ndarray, options: SurrogateSettings | None = None
+    ) -> None:
         self.outputs = outputs
         self.log_parameters = torch.tensor([START] * outputs, dtype=torch.float64)
 

@@ -1,7 +1,8 @@
 """The surrogate: predicts the outcome of a complete path from few evaluations, whatever the policy.
 
 One Gaussian process for each task's score over z*, or one Bayesian linear regression, which deep
-paths and thousands of evaluations need. See `surrogate.gp` for the kernel, `surrogate.linear` for
+paths and thousands of evaluations need, or a regressor of one's own (`surrogate.base`). See
+`surrogate.gp` for the kernel, `surrogate.linear` for
 the regression and `surrogate.features` for what they see. The negative log-likelihoods stored with
 every evaluation are left out: on the tiny zoo scores predicted by way of them were not predicted
 better (experiments/agent_checks/likelihoods.py). A critic can be made to learn them
@@ -13,12 +14,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hm3rl.config.schema import OutcomeSettings
+from hm3rl import registry
+from hm3rl.config.agents import SurrogateSettings
 from hm3rl.paths.space import PathSpace
+from hm3rl.surrogate.base import Regressor, RegressorFactory
 from hm3rl.surrogate.dataset import Dataset
 from hm3rl.surrogate.features import Background, FeatureMap
-from hm3rl.surrogate.gp import PathGP
-from hm3rl.surrogate.linear import PathRegression
 
 REFIT_GROWTH = 1.15
 """Hyper-parameters are adapted again when there are so many times as many paths as before."""
@@ -33,7 +34,7 @@ class PathSurrogate:
     Args:
         space: The path space.
         objectives: K.
-        settings: Kind of model and steps of the fits.
+        settings: The regressor's name and options.
         background: Whole models that are no members, whose scores are known all the same: the
             merges the parameter level tried.
     """
@@ -42,7 +43,7 @@ class PathSurrogate:
         self,
         space: PathSpace,
         objectives: int,
-        settings: OutcomeSettings,
+        settings: SurrogateSettings,
         background: Background | None = None,
     ) -> None:
         self.space = space
@@ -53,11 +54,10 @@ class PathSurrogate:
         self.scores = self._process()
         self._adapted_at = 0
 
-    def _process(self) -> PathGP | PathRegression:
+    def _process(self) -> Regressor:
         """An unfitted model of K outputs."""
-        if self.settings.kind == "linear":
-            return PathRegression(self.objectives)
-        return PathGP(self.objectives, self.features.depths)
+        make: RegressorFactory = registry.find("surrogate", self.settings.name).load()
+        return make(self.objectives, self.features.depths, self.settings)
 
     def fit(self, dataset: Dataset) -> None:
         """Condition on all successful evaluations; needs at least two."""

@@ -40,7 +40,7 @@ def test_a_slip_on_the_command_line_is_named_with_the_way_out(
 
 
 @pytest.mark.parametrize(
-    "override", ["+bugdet=3", "+agent.gama=1", "+agent.screening.enabld=true", "+tasks.math.pth=x"]
+    "override", ["+bugdet=3", "+agent.gama=1", "+agent.acquisition.enabld=true", "+tasks.math.pth=x"]
 )
 def test_a_key_that_nothing_reads_cannot_be_added(override: str):
     with pytest.raises(InputError, match=f"unknown key {override[1:].partition('=')[0]}"):
@@ -74,7 +74,7 @@ def test_a_slip_in_a_file_is_named_with_the_file(tmp_path: Path, text: str, what
 
 def test_dotted_keys_reach_into_the_parts():
     keys = list(dotted_keys(RunSettings))
-    assert {"budget", "pool.dtype", "search.parameter.members", "agent.screening.enabled"} <= {
+    assert {"budget", "pool.dtype", "search.parameter.members", "agent.acquisition.enabled"} <= {
         *keys
     }
     assert len(keys) == len(set(keys))

@@ -18,7 +18,7 @@ from experiments import run as command_line
 from experiments.common import figures
 from experiments.common.committed import folded, known, unfolded
 from experiments.common.methods import METHODS, UNPLANNED
-from experiments.common.plan import Context, Study, Variant
+from experiments.common.plan import Context, Study, Variant, understood
 from experiments.common.prefix import hypervolume_on_test
 from experiments.common.records import records
 from experiments.common.report import write_methods_only
@@ -37,7 +37,7 @@ from tests.small_search import FEW_ITEMS
 
 STUDIES = [command_line.load(name) for name in command_line.NAMES]
 
-SMALL_POPULATIONS = ["search.evolution.population=4"]
+SMALL_POPULATIONS = ["search.population=4"]
 
 
 def small_study(**variants: Variant) -> Study:
@@ -318,9 +318,9 @@ def test_the_first_evaluations_of_a_method_that_does_not_plan_are_those_of_a_lon
     for name in sorted(UNPLANNED):
         keys = {}
         for budget in (9, 14):
-            words = [*METHODS[name], *FEW_ITEMS, *SMALL_POPULATIONS, f"budget={budget}"]
+            words = understood((*METHODS[name], *FEW_ITEMS, *SMALL_POPULATIONS))
             folder = tmp_path / f"{name}{budget}"
-            api.search(*words, f"output={folder}")
+            api.search(*words, f"budget={budget}", f"output={folder}")
             with (folder / "evaluations.csv").open() as stream:
                 keys[budget] = [r["key"] for r in csv.DictReader(stream) if r["charged"] != "0"]
         assert keys[9] == keys[14][:9], name

@@ -71,10 +71,10 @@ def test_a_search_aligns_every_path_with_seams(searched):
 def test_scales_are_evolved_and_exported(searched, tmp_path):
     pytest.importorskip("cma")
     with pytest.raises(InputError, match=r"scale_max=1.5 with paths.alignment=scalar"):
-        wrong = ["search=cmaes_dfs", "search.data_flow.scale_max=1.5", "paths.alignment=scalar"]
+        wrong = ["search=cmaes_dfs", "search.scale_max=1.5", "paths.alignment=scalar"]
         check_settings(compose_settings(wrong))
     result = searched(
-        "budget=16", "search=cmaes_dfs", "search.levels=paths", "search.data_flow.scale_max=1.5"
+        "budget=16", "search=cmaes_dfs", "search.levels=paths", "search.scale_max=1.5"
     )
     run = api.open_run(result.folder.path)
     candidates = map(run.candidate, run.archive.keys)

@@ -22,9 +22,9 @@ from hm3rl.search.hm3 import HM3
         ("paths.max_length=1000000000", "paths.max_length=1000000000"),
         ("search.parameter.scale_max=inf", "scale_max=inf is out of range"),
         ("search.parameter.scale_min=nan", "scale_min=nan is out of range"),
-        ("search.rmm.learning_rate=-1", "search.rmm.learning_rate=-1"),
+        ("search.learning_rate=-1", "search.learning_rate=-1"),
         ("search.offline_share=nan", "search.offline_share=nan"),
-        ("search.data_flow.scale_max=inf", "search.data_flow.scale_max=inf"),
+        ("search.scale_max=inf", "search.scale_max=inf"),
         ("evaluation.proxy_cost=inf", "evaluation.proxy_cost=inf"),
         ("tasks.math.search_items=-1", "tasks.math.search_items=-1"),
         ("tasks.math.metric=chrf", "tasks.math.metric=chrf means nothing to kind=math"),
@@ -57,7 +57,7 @@ from hm3rl.search.hm3 import HM3
         ("agent.length_cost=nan", "agent.length_cost=nan"),
         ("agent.distil_steps=-1", "agent.distil_steps=-1"),
         ("agent.conditioning=poetry", "agent.conditioning=poetry"),
-        ("agent.screening.acquisition=luck", "acquisition=luck"),
+        ("agent.acquisition.function=luck", "acquisition=luck"),
     ],
 )
 def test_a_value_out_of_range_is_named_before_anything_is_loaded(override: str, named: str):

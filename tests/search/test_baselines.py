@@ -20,9 +20,9 @@ from tests.search.formula import decisions, formula_problem
 NAMES = ("nsga2", "nsga3", "de", "cmaes", "grid", "map", "mm_mo")
 
 QUICK = [
-    "search.mm_mo.sparsity=false",  # a formula has no weights to measure
+    "search.sparsity=false",  # a formula has no weights to measure
     *(
-        f"search.mm_mo.{key}"
+        f"search.{key}"
         for key in ("initial=40", "batch=5", "samples=2", "restarts=1", "steps=1")
     ),
 ]
@@ -137,7 +137,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
 
 @pytest.mark.parametrize(
     ("override", "named"),
-    [("search.space=dreams", "dreams"), ("search.evolution.population=2", "population=2")],
+    [("search.space=dreams", "dreams"), ("search.population=2", "population=2")],
 )
 def test_bad_settings_are_named(override: str, named: str):
     with pytest.raises(InputError, match=named):

@@ -24,7 +24,7 @@ BOUNDS = {"same_depth": SAME, "any": ANY}
 
 def words(name: str) -> list[str]:
     """Overrides that select a searcher of `NAMES`."""
-    return [f"search={name}", "search.rmm.epochs=4", "search.depth_wise.proposals=60"]
+    return [f"search={name}", "search.epochs=4", "search.proposals=60"]
 
 
 def searcher(name: str, *overrides: str, seed: int = 0):
@@ -82,7 +82,7 @@ def test_a_small_space_is_exhausted_and_left(name: str):
     # Two members and a fixed stem: 16 paths, 15 of them new.
     limits = PathLimits(DEPTH, DEPTH, stem="e0", actions="same_depth")
     problem = path_problem(1, budget=60, limits=limits)
-    one = ["search.levels=paths", "search.rmm.operators=[task_arithmetic]"]
+    one = ["search.levels=paths", "search.operators=[task_arithmetic]"]
     searcher(name, *one).search(problem, 60)
     # rmm's second member is a merge, whose own path is as new as any other.
     assert problem.charged == 15
@@ -94,7 +94,7 @@ def test_it_beats_random_paths(name: str):
         found = []
         for seed in range(2):
             problem = path_problem(3, budget=80)
-            searcher(method, "search.levels=paths", "search.rmm.epochs=20", seed=seed).search(
+            searcher(method, "search.levels=paths", "search.epochs=20", seed=seed).search(
                 problem, 80
             )
             found.append(problem.archive.hypervolume())
@@ -128,7 +128,7 @@ def test_a_resumed_run_ends_as_one_that_went_through(searched, name: str, tmp_pa
 @pytest.mark.parametrize("preferences", [1, 3])
 def test_rmm_trains_one_agent_for_each_preference_if_asked(preferences: int):
     problem = path_problem(budget=30)
-    searcher("rmm", f"search.rmm.preferences={preferences}").search(problem, 30)
+    searcher("rmm", f"search.preferences={preferences}").search(problem, 30)
     assert problem.charged == 30
 
 
@@ -147,8 +147,8 @@ def test_experts_that_cannot_be_merged_may_be_stitched_only():
         ("search.levels=some", "some"),
         ("search.levels=paths", "architecture_only"),
         ("search.space=paths", "nsga2_paths"),
-        ("search.rmm.episodes=0", "episodes=0"),
-        ("search.depth_wise.eta=1", "eta=1"),
+        ("search.episodes=0", "episodes=0"),
+        ("search.eta=1", "eta=1"),
     ],
 )
 def test_bad_settings_are_named(override: str, named: str):

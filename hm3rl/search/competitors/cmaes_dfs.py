@@ -9,7 +9,7 @@ What differs, and why:
 
 - The scaling matrix W, by which W_ij scales what layer i hands to layer j, has two numbers for
   each member instead of one for each pair of layers (`DataFlowEncoding`), and is evolved with
-  `search.data_flow.scale_max` above 1. By default it is not: a few hundred evaluations can adapt
+  `search.scale_max` above 1. By default it is not: a few hundred evaluations can adapt
   few dimensions. With `paths.alignment=scalar` each stitch point gets fitted scales instead,
   s = sqrt(E|target|^2 / E|source|^2), the closed form of what W is there for. Both are folded into
   the weights at export.
@@ -29,15 +29,16 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.config.searchers import DataFlowSettings
+from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
+from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.search.architecture_level import path_space
 from hm3rl.search.cma_bridge import STEP, evolve_cma
 from hm3rl.search.ledger import Ledger
-from hm3rl.search.levels import offer_members, phases
+from hm3rl.search.levels import OverPaths
 from hm3rl.search.path_encoding import DataFlowEncoding
 
 PHASE = "data flow"
@@ -46,31 +47,26 @@ CHANGES = 2
 """Places of a whole member that a first sample changes on average."""
 
 
-class DataFlow:
-    """CMA-ES over the indicator array.
+class DataFlow(OverPaths[DataFlowSettings]):
+    """CMA-ES over the indicator array."""
 
-    Args:
-        settings: The searcher's settings.
-        seed: Seed of the search.
-        planned: Budget the parameter level's share refers to; 0: the budget given to `search`.
-    """
-
-    name = "cmaes_dfs"
-
-    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.planned = planned
-        self.phases = phases(settings)
-        self.agent: MergeAgent | SeparateAgents | None = None
+    def __init__(self, settings: RunSettings) -> None:
+        super().__init__(settings)
+        if self.options.scale_max > 1 and settings.paths.alignment != NO_ALIGNMENT:
+            raise InputError(
+                f"search.scale_max={self.options.scale_max:g} with "
+                f"paths.alignment={settings.paths.alignment}: scales are evolved or fitted, not "
+                "both",
+                "use paths.alignment=none, or search.scale_max=1",
+            )
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = offer_members(problem, self.settings, budget, self.planned, rng)
+        names, left = self.offer_members(problem, budget, rng)
         problem.logger.phase(PHASE, left)
         space = path_space(problem, names, describe=False)
-        own = self.settings.data_flow
+        own = self.options
         encoding = DataFlowEncoding(problem, space, own.repetitions, own.scale_max)
         starts = np.stack([encoding.whole(m, margin(encoding)) for m in range(len(names))])
         ledger = Ledger(problem, left, PHASE)

@@ -14,13 +14,12 @@ import numpy as np
 from pymoo.algorithms.soo.nonconvex.de import DE, Variant
 from pymoo.operators.control import NoParameterControl
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.searchers import EvolutionSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import tchebycheff
+from hm3rl.search.base import Searcher
 from hm3rl.search.encoding import RecipeEncoding
 from hm3rl.search.evolution import directions, evolve
 from hm3rl.search.ledger import Ledger
@@ -28,30 +27,16 @@ from hm3rl.search.ledger import Ledger
 F, CR = 0.5, 0.5
 
 
-class DifferentialEvolution:
-    """Evolves merge recipes under many preferences at once.
-
-    Args:
-        settings: The searcher's settings.
-        seed: Seed of the search.
-        planned: Not used: decisions do not depend on the budget.
-    """
-
-    name = "de"
-    phases = 1
-
-    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.agent: MergeAgent | SeparateAgents | None = None
+class DifferentialEvolution(Searcher[EvolutionSettings]):
+    """Evolves merge recipes under many preferences at once."""
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
         problem.logger.phase(self.name, budget)
         pool = problem.pool
-        encoding = RecipeEncoding(pool.expert_names, self.settings.parameter, pool.num_layers)
-        size = self.settings.evolution.population
+        encoding = RecipeEncoding(pool.expert_names, self.options.parameter, pool.num_layers)
+        size = self.options.population
         preferences = spread_preferences(size, len(problem.objectives), rng)
 
         def fitness(scores: np.ndarray, places: np.ndarray) -> np.ndarray:

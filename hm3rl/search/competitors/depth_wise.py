@@ -29,10 +29,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.competitors import DepthWiseSettings
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.searchers import DepthWiseSettings
 from hm3rl.evaluation.fidelity import Fidelity
 from hm3rl.evaluation.halving import ByHypervolume, halving_cost, successive_halving
 from hm3rl.evaluation.problem import MergeProblem
@@ -43,7 +40,7 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.search.architecture_level import path_space, to_candidate
 from hm3rl.search.blocks import Blocks, BlockSpace
 from hm3rl.search.forest import Forest
-from hm3rl.search.levels import offer_members, phases
+from hm3rl.search.levels import OverPaths
 from hm3rl.search.parameter_level import ATTEMPTS
 
 PHASE = "depth-wise"
@@ -52,31 +49,16 @@ MOVES = 3
 """Most changes at a time in the local search around the best points."""
 
 
-class DepthWise:
-    """Depth-wise integration by surrogate and successive halving.
-
-    Args:
-        settings: The searcher's settings.
-        seed: Seed of the search.
-        planned: Budget the parameter level's share refers to; 0: the budget given to `search`.
-    """
-
-    name = "depth_wise"
-
-    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.planned = planned
-        self.phases = phases(settings)
-        self.agent: MergeAgent | SeparateAgents | None = None
+class DepthWise(OverPaths[DepthWiseSettings]):
+    """Depth-wise integration by surrogate and successive halving."""
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget, but for less than one evaluation; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = offer_members(problem, self.settings, budget, self.planned, rng)
+        names, left = self.offer_members(problem, budget, rng)
         problem.logger.phase(PHASE, left)
         space = BlockSpace(path_space(problem, names, describe=False))
-        Brackets(problem, space, self.settings.depth_wise, left, rng).run()
+        Brackets(problem, space, self.options, left, rng).run()
         return problem.archive
 
 

@@ -15,14 +15,14 @@ from itertools import product
 
 import numpy as np
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.schema import ParameterSettings, SearchSettings
+from hm3rl.config.searchers import MergingSettings, ParameterSettings
 from hm3rl.evaluation.problem import MergeProblem
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.traits import traits_of
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import simplex_lattice
 from hm3rl.paths.candidate import Candidate
+from hm3rl.search.base import Searcher
 from hm3rl.search.ledger import Ledger
 from hm3rl.search.parameter_level import BATCH, DECIMALS
 
@@ -50,7 +50,7 @@ def grid_recipes(
     densities = _levels(settings.density_min, settings.density_max, level)
     found: dict[str, MergeRecipe] = {}
     for operator in settings.operators:
-        traits = OPERATOR_TRAITS[operator]
+        traits = traits_of(operator)
         for weights in lattice:
             count = int((weights > 0).sum())
             if count < traits.fewest or traits.experts not in (None, count):
@@ -76,29 +76,14 @@ def _levels(low: float, high: float, count: int) -> list[float]:
     return [round(float(value), DECIMALS) for value in values]
 
 
-class Grid:
-    """Visits the points of a grid.
-
-    Args:
-        settings: The searcher's settings.
-        seed: Seed of the order.
-        planned: Budget the grid is chosen for; 0: the budget given to `search`.
-    """
-
-    name = "grid"
-    phases = 1
-
-    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.planned = planned
-        self.agent: MergeAgent | SeparateAgents | None = None
+class Grid(Searcher[MergingSettings]):
+    """Visits the points of a grid."""
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
         problem.logger.phase(self.name, budget)
-        experts, parameter = problem.pool.expert_names, self.settings.parameter
+        experts, parameter = problem.pool.expert_names, self.options.parameter
         level, points = 1, grid_recipes(experts, parameter, 1)
         while len(finer := grid_recipes(experts, parameter, level + 1)) <= (self.planned or budget):
             if len(finer) <= len(points):

@@ -8,7 +8,7 @@ M_k(c) ~ sigmoid(c^T A_k c / 2 + b_k^T c + e_k) for a metric in (0, 1), so a few
 
 What deviates: the fit is least squares of the scores themselves, started from least squares of
 their logits, where the paper descends gradients; the surrogate's front is evaluated in batches, and
-the surrogates are fitted again after each (`search.map.batch`; 0 evaluates it at once, as the paper
+the surrogates are fitted again after each (`search.batch`; 0 evaluates it at once, as the paper
 does, and repeats that while the budget lasts): the paper's own Bayesian MAP samples again, too, but
 by bins of c, not along the front.
 """
@@ -24,14 +24,12 @@ from pymoo.optimize import minimize
 from scipy.optimize import least_squares
 from scipy.special import expit, logit
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.competitors import MapSettings
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.searchers import MapSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.candidate import Candidate
+from hm3rl.search.base import Searcher
 from hm3rl.search.evolution import directions
 from hm3rl.search.ledger import Ledger
 from hm3rl.search.parameter_level import DECIMALS
@@ -118,23 +116,8 @@ def quadratic_features(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(extended[:, rows] * extended[:, columns])
 
 
-class Map:
-    """Quadratic surrogates and their front.
-
-    Args:
-        settings: The searcher's settings.
-        seed: Seed of the search.
-        planned: Budget the first sample's share refers to; 0: the budget given to `search`.
-    """
-
-    name = "map"
-    phases = 1
-
-    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
-        self.settings: MapSettings = settings.map
-        self.seed = seed
-        self.planned = planned
-        self.agent: MergeAgent | SeparateAgents | None = None
+class Map(Searcher[MapSettings]):
+    """Quadratic surrogates and their front."""
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
@@ -142,9 +125,9 @@ class Map:
         problem.logger.phase(self.name, budget)
         ledger = Ledger(problem, budget, self.name)
         experts = problem.pool.expert_names
-        encoding = CoefficientEncoding(experts, problem.pool.num_layers, self.settings.largest)
+        encoding = CoefficientEncoding(experts, problem.pool.num_layers, self.options.largest)
         needed = len(quadratic_features(np.zeros((1, len(experts))))[0])
-        first = max(needed, round((self.planned or budget) * self.settings.sample))
+        first = max(needed, round((self.planned or budget) * self.options.sample))
         asked = encoding.sample(first, rng)
         vectors: list[np.ndarray] = []
         scores: list[np.ndarray] = []
@@ -170,7 +153,7 @@ class Map:
         rng: np.random.Generator,
     ) -> np.ndarray:
         """The next vectors of new candidates; where the front has none, random ones."""
-        most = self.settings.batch or ledger.left
+        most = self.options.batch or ledger.left
         if not len(vectors):
             return ledger.fresh(encoding, most, rng)
         front = QuadraticSurrogate(vectors, scores).front(encoding, int(rng.integers(2**31)))

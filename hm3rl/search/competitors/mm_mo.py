@@ -32,15 +32,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import qmc
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.competitors import MmMoSettings
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.searchers import MmMoSettings, MmMoSizes
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.merge import distance_from_base
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.indicators import hypervolume
+from hm3rl.search.base import Searcher
 from hm3rl.search.bayesian import Surrogate
 from hm3rl.search.encoding import LayerGroupEncoding
 from hm3rl.search.ledger import Ledger
@@ -49,35 +47,21 @@ F, CR = 0.5, 0.5
 ELITES = 5
 
 
-class MmMo:
-    """Bayesian optimisation of DARE-TIES merges.
-
-    Args:
-        settings: The searcher's settings.
-        seed: Seed of the search.
-        planned: Not used: decisions do not depend on the budget.
-    """
-
-    name = "mm_mo"
-    phases = 1
-
-    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.agent: MergeAgent | SeparateAgents | None = None
+class MmMo(Searcher[MmMoSettings]):
+    """Bayesian optimisation of DARE-TIES merges."""
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         problem.logger.phase(self.name, budget)
         rng = np.random.default_rng(self.seed)
-        search_merges(problem, budget, self.settings.mm_mo, rng, self.name)
+        search_merges(problem, budget, self.options, rng, self.name)
         return problem.archive
 
 
 def search_merges(
     problem: MergeProblem,
     budget: int,
-    settings: MmMoSettings,
+    settings: MmMoSizes,
     rng: np.random.Generator,
     phase: str,
     scored_batch: Callable[[Sequence[MergeRecipe]], None] | None = None,
@@ -145,7 +129,7 @@ def _next(
     encoding: LayerGroupEncoding,
     vectors: np.ndarray,
     outcomes: np.ndarray,
-    settings: MmMoSettings,
+    settings: MmMoSizes,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """The next q vectors, of new candidates, shape (q, 2K); none if the space is exhausted."""

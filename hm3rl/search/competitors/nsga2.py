@@ -20,36 +20,32 @@ from pymoo.core.mutation import Mutation
 from pymoo.core.problem import Problem
 from pymoo.operators.crossover.pntx import TwoPointCrossover
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.config.searchers import NsgaSettings
+from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.search.architecture_level import path_space
 from hm3rl.search.encoding import Encoding, RecipeEncoding
 from hm3rl.search.evolution import evolve, nsga
 from hm3rl.search.ledger import Ledger
-from hm3rl.search.levels import offer_members, phases
+from hm3rl.search.levels import OverPaths
 from hm3rl.search.path_encoding import DepthEncoding
 
 
-class Nsga:
-    """Evolves merge recipes or paths.
+class Nsga(OverPaths[NsgaSettings]):
+    """Evolves merge recipes or paths; the name says by which of the two algorithms."""
 
-    Args:
-        settings: The searcher's settings; `name` says which of the two algorithms.
-        seed: Seed of the search.
-        planned: Budget the parameter level's share refers to (space=paths); 0: the budget given to
-            `search`.
-    """
-
-    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
-        self.name = settings.name
-        self.settings = settings
-        self.seed = seed
-        self.planned = planned
-        self.phases = phases(settings) if settings.space == "paths" else 1
-        self.agent: MergeAgent | SeparateAgents | None = None
+    def __init__(self, settings: RunSettings) -> None:
+        super().__init__(settings)
+        if self.options.space == "parameters":
+            if self.options.levels == "paths":
+                raise InputError(
+                    f"search.levels=paths with search.space=parameters of {self.name}, which "
+                    "has no paths",
+                    f"choose search={self.name}_paths",
+                )
+            self.phases = 1
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
@@ -57,15 +53,15 @@ class Nsga:
         pool = problem.pool
         encoding: Encoding
         parts: dict[str, Any] = {}
-        if self.settings.space == "paths":
-            names, budget = offer_members(problem, self.settings, budget, self.planned, rng)
+        if self.options.space == "paths":
+            names, budget = self.offer_members(problem, budget, rng)
             encoding = DepthEncoding(problem, path_space(problem, names, describe=False))
             parts = {"crossover": TwoPointCrossover(prob=0.9), "mutation": Redraw()}
         else:
-            encoding = RecipeEncoding(pool.expert_names, self.settings.parameter, pool.num_layers)
+            encoding = RecipeEncoding(pool.expert_names, self.options.parameter, pool.num_layers)
         problem.logger.phase(self.name, budget)
         ledger = Ledger(problem, budget, self.name)
-        size = self.settings.evolution.population
+        size = self.options.population
         evolve(ledger, encoding, nsga(self.name, ledger, encoding, size, rng, **parts), rng)
         return problem.archive
 

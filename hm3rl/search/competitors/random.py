@@ -8,40 +8,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from hm3rl.agents.agent import MergeAgent
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.searchers import OverPathsSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.variation import random_walk
 from hm3rl.search.architecture_level import path_scorer, path_space
-from hm3rl.search.levels import offer_members, phases
+from hm3rl.search.levels import OverPaths
 from hm3rl.search.parameter_level import ATTEMPTS, BATCH
 
 
-class RandomSearch:
-    """Random recipes, then random paths.
-
-    Args:
-        settings: The searcher's settings; shares as in HM3.
-        seed: Seed of the search.
-        planned: Budget the shares refer to; 0: the budget given to `search`.
-    """
-
-    name = "random"
-
-    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.planned = planned
-        self.phases = phases(settings)
-        self.agent: MergeAgent | SeparateAgents | None = None
+class RandomSearch(OverPaths[OverPathsSettings]):
+    """Random recipes, then random paths."""
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = offer_members(problem, self.settings, budget, self.planned, rng, vary=False)
+        names, left = self.offer_members(problem, budget, rng, vary=False)
         space = path_space(problem, names, describe=False)
         problem.logger.phase("random paths", left)
         score = path_scorer(problem, "random paths")

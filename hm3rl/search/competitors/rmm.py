@@ -10,7 +10,7 @@ What differs besides, and why:
 
 - The paper's reward is the mean accuracy. Here it is sum_k lambda_k f_k / z*_k, and lambda is drawn
   anew for each episode and shown to the networks, so that one agent covers the front. With
-  `search.rmm.preferences=1` it is the paper's mean (equal weights); N > 1 trains N agents in turn,
+  `search.preferences=1` it is the paper's mean (equal weights); N > 1 trains N agents in turn,
   each for one preference.
 - The paper rewards on a subset of the data (a tenth in its code's example) and smooths the rewards
   over episodes. Here every path is scored on all items, and none twice, as for every method.
@@ -30,13 +30,11 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
-from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.buffer import LeaveOutUnscored, ScoredRolloutBuffer
 from hm3rl.agents.generators import GeneratorScope
 from hm3rl.agents.ppo import PreferencePPO
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.competitors import RMMSettings
-from hm3rl.config.schema import ParameterSettings, SearchSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.config.searchers import ParameterSettings, RMMSettings
 from hm3rl.envs.cursor import CursorVecEnv
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
@@ -47,7 +45,8 @@ from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 from hm3rl.search.architecture_level import path_space, to_candidate
 from hm3rl.search.ledger import Ledger
-from hm3rl.search.levels import offer_members, phases
+from hm3rl.search.levels import OverPaths
+from hm3rl.search.parameter_level import check_operators
 
 PHASE = "cursor"
 
@@ -56,38 +55,29 @@ STALE = 10
 either, the search ends."""
 
 
-class RMM:
-    """PPO agents that walk a cursor through the depths.
+class RMM(OverPaths[RMMSettings]):
+    """PPO agents that walk a cursor through the depths."""
 
-    Args:
-        settings: The searcher's settings.
-        seed: Seed of the search.
-        planned: Budget the parameter level's share refers to; 0: the budget given to `search`.
-    """
-
-    name = "rmm"
-
-    def __init__(self, settings: SearchSettings, seed: int, planned: int = 0) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.planned = planned
-        self.phases = phases(settings)
-        self.agent: MergeAgent | SeparateAgents | None = None
+    def __init__(self, settings: RunSettings) -> None:
+        super().__init__(settings)
+        check_operators("search.operators", self.options.operators)
+        # Its paths go through merges of all experts even without a parameter level.
+        self.merges = True
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = offer_members(problem, self.settings, budget, self.planned, rng)
-        if self.settings.levels == "paths":
+        names, left = self.offer_members(problem, budget, rng)
+        if self.options.levels == "paths":
             recipes = plain_merges(
-                problem.pool.expert_names, self.settings.rmm.operators, self.settings.parameter
+                problem.pool.expert_names, self.options.operators, self.options.parameter
             )
             names = [*problem.pool.expert_names, *(problem.members.add(r) for r in recipes)]
         problem.logger.phase(PHASE, left)
         walkers = Walkers(
             path_space(problem, names, describe=False),
             Ledger(problem, left, PHASE),
-            self.settings.rmm,
+            self.options,
             rng,
         )
         walkers.run()

@@ -139,7 +139,7 @@ def test_sparsity_is_measured_in_distances_of_the_experts(problem: MergeProblem)
 
 
 def test_it_serves_as_the_parameter_level_of_hm3(searched):
-    words = ["search.parameter.sampler=mm_mo", "search.mm_mo.initial=4", "search.mm_mo.steps=5"]
+    words = ["search.parameter.sampler=mm_mo", "search.initial=4", "search.steps=5"]
     result = searched("budget=20", *words)
     problem = result.problem
     merges, _, _ = HM3(SearchSettings(), AgentSettings(), seed=0).split(20, 3)
