@@ -191,7 +191,8 @@ class Agent(ABC):
             spent += len(paths)
 
     def save(self, path: Path) -> None:
-        """Write one zip that needs no unpickling."""
+        """Write one zip that needs no unpickling, in place of any that is there."""
+        path.unlink(missing_ok=True)
         write_space(path, self.space, self.objectives, self.arrays())
 
     @classmethod

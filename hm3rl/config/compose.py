@@ -149,7 +149,7 @@ def _compose(words: Sequence[str], folder: Path | None) -> DictConfig:
         others = [one.input_line or "" for one in parse(words) if not _is_of_a_part(one)]
         shipped = [f"{group}={getattr(RunSettings(), group).name}" for group in GROUPS]
         try:
-            first = _composed_once([*others, *shipped], folder)
+            first = _composed_once([*others, *shipped], folder, check=False)
         except InputError:
             first = None  # it is not for want of a plugin
         if first is None or not first.plugins or not load_plugins(absolute(first.plugins)):
@@ -162,8 +162,8 @@ def _is_of_a_part(word: Override) -> bool:
     return word.key_or_group.partition(".")[0] in (*GROUPS, "tasks")
 
 
-def _composed_once(words: Sequence[str], folder: Path | None) -> DictConfig:
-    store_groups()
+def _composed_once(words: Sequence[str], folder: Path | None, check: bool = True) -> DictConfig:
+    store_groups(check)
     where = config_folder() if folder is None else folder.resolve()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(where)):

@@ -113,6 +113,8 @@ def unknown_key(key: str, level: Sequence[str] = (), where: str = "") -> InputEr
         hint = KEYS
     if owners := _parts_with(key):
         hint += f"; {last} is an option of {', '.join(owners)}"
+    if re.match(rf" in ({'|'.join(GROUPS)})/", where):
+        hint += "; the file begins with `defaults: [NAME]`, the part whose options it sets"
     if above == "tasks":
         hint += f"; a task is added with +{key}.kind=KIND"
     return InputError(f"unknown key {shown(key)}{where}", hint)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hm3rl import registry
 from hm3rl.config.agents import AgentSettings, SurrogateSettings
-from hm3rl.config.schema import ComposedSettings, RunSettings
+from hm3rl.config.schema import ComposedSettings, OpenSettings, RunSettings
 from hm3rl.config.searchers import SearcherSettings
 from hm3rl.config.tasks import TaskSettings
 from hm3rl.errors import InputError
@@ -43,13 +43,17 @@ def options_of(kind: str, name: str) -> Any:
     return options(kind=name) if kind == "task" else options(name=name)
 
 
-def store_groups() -> None:
-    """Give Hydra the schema, and the parts there are as choices of their groups."""
+def store_groups(check: bool = True) -> None:
+    """Give Hydra the schema, and the parts there are as choices of their groups.
+
+    Args:
+        check: Off: parts take any key, as long as the plugins that define them are not known.
+    """
     store = ConfigStore.instance()
-    store.store(name="schema", node=ComposedSettings)
+    store.store(name="schema", node=ComposedSettings if check else OpenSettings)
     for group, kind in GROUPS.items():
         for name in registry.names(kind):
-            store.store(group=group, name=name, node=options_of(kind, name))
+            store.store(group=group, name=name, node=options_of(kind, name) if check else {})
 
 
 def typed(plain: Mapping[str, Any]) -> RunSettings:

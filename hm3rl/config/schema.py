@@ -212,6 +212,15 @@ class ComposedSettings(RunSettings):
     agent: AgentSettings = MISSING
 
 
+@dataclass
+class OpenSettings(ComposedSettings):
+    """The same with any key in every part: a first look at a configuration, for its plugins."""
+
+    search: dict[str, Any] = field(default_factory=dict)  # type: ignore[assignment]
+    surrogate: dict[str, Any] = field(default_factory=dict)  # type: ignore[assignment]
+    agent: dict[str, Any] = field(default_factory=dict)  # type: ignore[assignment]
+
+
 def config_folder() -> Path:
     """Where the config tree lies: inside an installed wheel, or beside the package in a checkout.
 

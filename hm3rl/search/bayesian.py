@@ -26,7 +26,7 @@ from botorch.utils.sampling import manual_seed
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from linear_operator.utils.warnings import NumericalWarning
 
-from hm3rl.config.competitors import MmMoSettings
+from hm3rl.config.searchers import MmMoSizes
 
 MOST_BOXES = 4
 """Objectives up to which hypervolume improvement is computed. Beyond, the boxes that make up the
@@ -60,7 +60,7 @@ class Surrogate:
         vectors: np.ndarray,
         outcomes: np.ndarray,
         reference: np.ndarray,
-        settings: MmMoSettings,
+        settings: MmMoSizes,
         seed: int,
     ) -> None:
         self.settings = settings

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hm3rl.config.validate import CHOICES
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.config.schema import AgentSettings, OutcomeSettings, ScreeningSettings
-from hm3rl.config.validate import CHOICES
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.errors import InputError
 from hm3rl.objectives.preferences import sample_dirichlet

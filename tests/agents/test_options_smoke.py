@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hm3rl.config.validate import CHOICES
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.config.schema import AgentSettings, OutcomeSettings, ScreeningSettings
-from hm3rl.config.validate import CHOICES
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.surrogate.dataset import Outcome

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from hm3rl.config.competitors import DepthWiseSettings, RMMSettings
+
 from hm3rl.config.schema import ParameterSettings, SearchSettings
 from hm3rl.search.architecture_level import path_scorer, path_space
 from hm3rl.search.blocks import BlockSpace

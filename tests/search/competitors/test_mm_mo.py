@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-
 from hm3rl.config.competitors import MmMoSettings
+
 from hm3rl.config.schema import AgentSettings, SearchSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
