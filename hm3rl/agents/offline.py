@@ -33,10 +33,10 @@ def run_offline(state: AgentState, evaluate: EvaluatePaths, budget: int, log: Lo
     """
     spent, settings = 0, state.settings
     while spent < budget:
-        charged = _behave(state, min(settings.batch, budget - spent), evaluate)
-        if charged == 0:
+        used = _behave(state, min(settings.batch, budget - spent), evaluate)
+        if used == 0:
             break
-        spent += charged
+        spent += used
     if state.fittable:
         refit(state)
         steps, patience = settings.pretrain_steps, settings.patience
@@ -47,14 +47,14 @@ def _behave(state: AgentState, count: int, evaluate: EvaluatePaths) -> int:
     """Evaluate a batch of behaviour paths; from the first fit on, a share is screened."""
     acquisition = state.settings.acquisition
     share = round(count * acquisition.offline_share) if acquisition.enabled else 0
-    charged = 0
+    used = 0
     if share and state.fittable:
         state.surrogate.fit(state.dataset)
-        charged = state.evaluate(*screened(state, share, policy=None), evaluate)
+        used = state.evaluate(*screened(state, share, policy=None), evaluate)
     rows, goals = behaviour_batch(
-        state.dataset, state.goals, count - charged, state.settings.length_cost, state.rng
+        state.dataset, state.goals, count - used, state.settings.length_cost, state.rng
     )
-    return charged + state.evaluate(rows, goals, evaluate)
+    return used + state.evaluate(rows, goals, evaluate)
 
 
 def behaviour_batch(

@@ -45,22 +45,22 @@ class OnlineLoop:
             left = budget - spent
             refit(state)
             if self._rollout_turn(left):
-                charged = state.roll_out_real(evaluate)
+                used = state.roll_out_real(evaluate)
                 self._owed -= settings.rollouts
                 kind = "rollouts"
             else:
-                charged = self._screened(min(settings.batch, left), evaluate)
+                used = self._screened(min(settings.batch, left), evaluate)
                 kind = "screened"
-            if charged == 0:
-                charged, kind = self._rescue(min(settings.batch, left), evaluate), "rescued"
-                if charged == 0:
+            if used == 0:
+                used, kind = self._rescue(min(settings.batch, left), evaluate), "rescued"
+                if used == 0:
                     break
-            spent += charged
-            self._owed += charged * settings.acquisition.explore_share
+            spent += used
+            self._owed += used * settings.acquisition.explore_share
             # PPO's own updates are held by the anchor, whichever was chosen.
             regress = kind != "rollouts" or settings.anchor == "replay"
             losses = self._regress(settings.replay_steps) if regress else {}
-            log({**losses, f"online/{kind}": float(charged)})
+            log({**losses, f"online/{kind}": float(used)})
         refit(state)
         distil(state, log)
 

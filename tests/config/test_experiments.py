@@ -56,7 +56,7 @@ def test_every_committed_experiment_runs_in_a_shrunk_form(file: Path, tmp_path: 
     smaller = [*FEW_ITEMS, *PRETRAINED.get(file.stem, [])]
     words = [f"experiment={file.stem}", *smaller, "budget=6", f"output={tmp_path / 'run'}"]
     result = api.search(*words)
-    assert result.summary["charged"] == 6
+    assert result.summary["evaluations"] == 6
     assert (
         result.summary["hypervolume"]["search"] >= result.summary["hypervolume"]["sources_search"]
     )

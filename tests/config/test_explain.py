@@ -40,7 +40,8 @@ def test_a_slip_on_the_command_line_is_named_with_the_way_out(
 
 
 @pytest.mark.parametrize(
-    "override", ["+bugdet=3", "+agent.gama=1", "+agent.acquisition.enabld=true", "+tasks.math.pth=x"]
+    "override",
+    ["+bugdet=3", "+agent.gama=1", "+agent.acquisition.enabld=true", "+tasks.math.pth=x"],
 )
 def test_a_key_that_nothing_reads_cannot_be_added(override: str):
     with pytest.raises(InputError, match=f"unknown key {override[1:].partition('=')[0]}"):

@@ -56,7 +56,7 @@ def pretend(folder: Path, volumes: list[float], test: float = 0.5, budget: int =
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "environment.json").write_text(json.dumps({"commits": ["0123456789"]}))
-    rows = ["charged,phase,key,math,hypervolume,fidelity", "0,sources,s,0.05,0.1,full"]
+    rows = ["evaluations,phase,key,math,hypervolume,fidelity", "0,sources,s,0.05,0.1,full"]
     best = 0.1
     for number, score in enumerate(volumes, start=1):
         best = max(best, score)
@@ -322,7 +322,7 @@ def test_the_first_evaluations_of_a_method_that_does_not_plan_are_those_of_a_lon
             folder = tmp_path / f"{name}{budget}"
             api.search(*words, f"budget={budget}", f"output={folder}")
             with (folder / "evaluations.csv").open() as stream:
-                keys[budget] = [r["key"] for r in csv.DictReader(stream) if r["charged"] != "0"]
+                keys[budget] = [r["key"] for r in csv.DictReader(stream) if r["evaluations"] != "0"]
         assert keys[9] == keys[14][:9], name
 
 
