@@ -36,8 +36,8 @@ def save_state(state: AgentState, path: Path) -> None:
         "preferences": state.replay.preferences[~state.replay.model_generated],
         "gp": state.surrogate.scores.log_parameters.numpy(),
     }
-    if state.goals.only is not None:
-        arrays["only"] = state.goals.only
+    if state.served.only is not None:
+        arrays["only"] = state.served.only
     if state.surrogate.background is not None:
         named = state.surrogate.background._asdict()
         arrays.update({f"background_{name}": values for name, values in named.items()})
@@ -100,10 +100,10 @@ def load_state(path: Path) -> AgentState:
     if background:
         state.set_background(Background(**background))
     state.ppo.set_parameters(str(path), device="cpu")
-    for row, vector, nll, goal in zip(
+    for row, vector, nll, preference in zip(
         arrays["tokens"], arrays["vectors"], arrays["nll"], arrays["preferences"], strict=True
     ):
-        state.observe(row[None], [Outcome(vector, nll)], goal[None])
+        state.observe(row[None], [Outcome(vector, nll)], preference[None])
     # Agents saved before failures were kept have none; they are asked for again, no more.
     for row in arrays.get("failed", np.zeros((0, space.horizon), dtype=np.int64)):
         state.dataset.add(row, Outcome.failure())

@@ -7,11 +7,11 @@ import copy
 import numpy as np
 
 from hm3rl.agents.behaviour import explorer, variations
-from hm3rl.agents.goals import Goals
 from hm3rl.agents.model_generated import refit
 from hm3rl.agents.proposals import screened
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
+from hm3rl.agents.served import ServedPreferences
 from hm3rl.agents.state import AgentState
 from hm3rl.surrogate.dataset import Dataset, EvaluatePaths, LogMetrics
 
@@ -51,20 +51,24 @@ def _behave(state: AgentState, count: int, evaluate: EvaluatePaths) -> int:
     if share and state.fittable:
         state.surrogate.fit(state.dataset)
         used = state.evaluate(*screened(state, share, policy=None), evaluate)
-    rows, goals = behaviour_batch(
-        state.dataset, state.goals, count - used, state.settings.length_cost, state.rng
+    rows, preferences = behaviour_batch(
+        state.dataset, state.served, count - used, state.settings.length_cost, state.rng
     )
-    return used + state.evaluate(rows, goals, evaluate)
+    return used + state.evaluate(rows, preferences, evaluate)
 
 
 def behaviour_batch(
-    dataset: Dataset, goals: Goals, count: int, length_cost: float, rng: np.random.Generator
+    dataset: Dataset,
+    served: ServedPreferences,
+    count: int,
+    length_cost: float,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """New behaviour paths with their preferences, lattice points and Dirichlet draws by turns.
 
     Args:
         dataset: Evaluated paths.
-        goals: The preferences served.
+        served: The preferences served.
         count: How many.
         length_cost: beta_1; the best known are chosen by Tchebycheff's utility less this.
         rng: Source of randomness.
@@ -79,14 +83,14 @@ def behaviour_batch(
     kept: list[np.ndarray] = []
     taken: set[bytes] = set()
     for _ in range(ATTEMPTS):
-        preferences = goals.behaviour(count, LATTICE, rng)
-        for row, goal in zip(
+        preferences = served.behaviour(count, LATTICE, rng)
+        for row, preference in zip(
             variations(dataset, preferences, utility, rng), preferences, strict=True
         ):
             if len(rows) < count and row.tobytes() not in taken and not dataset.knows(row):
                 taken.add(row.tobytes())
                 rows.append(row)
-                kept.append(goal)
+                kept.append(preference)
         if len(rows) == count:
             break
     shape = (len(rows), dataset.space.horizon)

@@ -162,8 +162,8 @@ class SeparateAgents(Agent):
     def decode(self, preference: np.ndarray, beam: int = 0) -> LayerPath:
         """The nearest agent's path for its own preference; see `MergeAgent.decode`."""
         agent = self._nearest(preference)
-        assert agent.state.goals.only is not None
-        return agent.decode(agent.state.goals.only, beam)
+        assert agent.state.served.only is not None
+        return agent.decode(agent.state.served.only, beam)
 
     def refine(self, evaluate: EvaluatePaths, budget: int, preference: np.ndarray) -> None:
         """Spend evaluations on one preference, with the nearest agent."""
