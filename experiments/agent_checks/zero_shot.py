@@ -86,8 +86,8 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
         run.agent.space, settings, problem.objectives, run.settings.seed, preference
     )
     agent.absorb(*known_outcomes(problem, names))
-    if run.agent.state.surrogate.background is not None:
-        agent.state.set_background(run.agent.state.surrogate.background)
+    if run.agent.state.surrogate.auxiliary is not None:
+        agent.state.set_auxiliary(run.agent.state.surrogate.auxiliary)
     offline = round(OFFLINE_SHARE * budget)
     agent.offline(path_scorer(problem, "offline"), offline, lambda values: None)
     agent.online(path_scorer(problem, "online"), budget - offline, lambda values: None)

@@ -23,7 +23,7 @@ from hm3rl.errors import InputError
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics, Outcome
-from hm3rl.surrogate.features import Background
+from hm3rl.surrogate.features import AuxiliaryData
 from hm3rl.surrogate.local_search import climb
 
 
@@ -95,7 +95,7 @@ class MergeAgent(Agent):
         ok = [i for i, outcome in enumerate(outcomes) if outcome.ok]
         if ok:
             vectors = np.stack([outcomes[i].vector for i in ok])
-            self.state.set_background(Background(context[ok], descriptors[ok], vectors))
+            self.state.set_auxiliary(AuxiliaryData(context[ok], descriptors[ok], vectors))
 
     def propose(self, count: int, preference: np.ndarray | None = None) -> list[LayerPath]:
         """What the acquisition chooses among the policy's samples and variations of the best."""

@@ -21,7 +21,7 @@ from hm3rl.config.migrate import migrated_agent
 from hm3rl.config.parts import options_of
 from hm3rl.errors import InputError
 from hm3rl.surrogate.dataset import Outcome
-from hm3rl.surrogate.features import Background
+from hm3rl.surrogate.features import AuxiliaryData
 
 
 def save_state(state: AgentState, path: Path) -> None:
@@ -38,9 +38,9 @@ def save_state(state: AgentState, path: Path) -> None:
     }
     if state.served.only is not None:
         arrays["only"] = state.served.only
-    if state.surrogate.background is not None:
-        named = state.surrogate.background._asdict()
-        arrays.update({f"background_{name}": values for name, values in named.items()})
+    if state.surrogate.auxiliary is not None:
+        named = state.surrogate.auxiliary._asdict()
+        arrays.update({f"auxiliary_{name}": values for name, values in named.items()})
     write_space(
         path,
         state.space,
@@ -92,13 +92,14 @@ def load_state(path: Path) -> AgentState:
     space, (settings, surrogate) = space_of(meta, arrays), _settings(meta, path)
     objectives, only = tuple(meta["objectives"]), arrays.get("only")
     state = AgentState(space, settings, surrogate, objectives, meta["seed"], only)
-    background = {
-        name: arrays[f"background_{name}"]
-        for name in Background._fields
-        if f"background_{name}" in arrays
+    auxiliary = {
+        name: arrays[f"{written}_{name}"]
+        for name in AuxiliaryData._fields
+        for written in ("auxiliary", "background")  # the latter by version 0.1
+        if f"{written}_{name}" in arrays
     }
-    if background:
-        state.set_background(Background(**background))
+    if auxiliary:
+        state.set_auxiliary(AuxiliaryData(**auxiliary))
     state.ppo.set_parameters(str(path), device="cpu")
     for row, vector, nll, preference in zip(
         arrays["tokens"], arrays["vectors"], arrays["nll"], arrays["preferences"], strict=True

@@ -26,7 +26,7 @@ from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 from hm3rl.surrogate.dataset import Dataset, EvaluatePaths, Outcome
-from hm3rl.surrogate.features import Background
+from hm3rl.surrogate.features import AuxiliaryData
 from hm3rl.surrogate.path_surrogate import PathSurrogate
 
 LEAST_TO_FIT = 4
@@ -143,10 +143,10 @@ class AgentState:
                     row[None], outcome.vector[None], preference[None], outcome.nll[None]
                 )
 
-    def set_background(self, background: Background) -> None:
+    def set_auxiliary(self, auxiliary: AuxiliaryData) -> None:
         """Give the surrogate whole models that are no members; forgets what it was fitted to."""
         settings, k = self.surrogate.settings, len(self.objectives)
-        self.surrogate = PathSurrogate(self.space, k, settings, background)
+        self.surrogate = PathSurrogate(self.space, k, settings, auxiliary)
         self._show_model()
 
     def _show_model(self) -> None:
