@@ -156,7 +156,7 @@ def records(study: Study, root: Path) -> list[Record]:
     """
     found: dict[tuple[int, int, int], Record] = {}
     for place, (name, variant) in enumerate(study.variants.items()):
-        for file in (root / study.experiment / name).glob("budget*-seed*/summary.json"):
+        for file in (root / study.owner / name).glob("budget*-seed*/summary.json"):
             numbers = re.fullmatch(r"budget(\d+)-seed(\d+)", file.parent.name)
             if numbers is None:
                 continue
