@@ -5,8 +5,8 @@ are not twelve samples. Whatever is claimed is a mean over pools of one number f
 rank, a difference, a win), and its interval comes from drawing the tasks again. Each pool then
 counts as often as its tasks are drawn together, that is by the product of their counts, as pairs do
 where their members are drawn again (Owen, 2007, "The pigeonhole bootstrap"), divided by its mean
-over drawings, so that large pools count as much as small ones. With the four tasks of a sealed set the
-intervals are still about a third too narrow (README.md).
+over drawings, so that large pools count as much as small ones. With the four tasks of a sealed set
+the intervals are still about a third too narrow (README.md).
 
 Items are crossed with pools: each task's are drawn again once, for all pools and methods at once. A
 hypervolume of resampled items is biased upwards, so intervals are basic ones (the estimate less the
@@ -163,11 +163,11 @@ def over_tasks(
         seed: Seed of the drawings.
 
     Returns:
-        Mean and interval; NaN ends with fewer than three tasks.
+        Mean and interval; NaN ends with fewer than three tasks or pools.
     """
     mean = float(values.mean())
     total = len({task for own in tasks for task in own})
-    if total < 3:
+    if total < 3 or len(values) < 3:
         return Interval(mean, math.nan, math.nan)
     rng = np.random.default_rng(seed)
     found: list[np.ndarray] = []

@@ -179,3 +179,14 @@ def test_competitors_spend_their_budget_and_no_more(method: str, tmp_path: Path)
     assert problem.charged == 26 and problem.failed == 0
     start = zoo_problem(tmp_path, "uniform", 3).archive.hypervolume()
     assert problem.archive.hypervolume() > start
+
+
+def test_nobody_asks_a_policy_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*given: object) -> None:
+        raise AssertionError("a policy was asked")
+
+    for module in ("proposals", "online"):
+        monkeypatch.setattr(f"hm3rl.agents.{module}.roll_out", asked)
+    monkeypatch.setattr("hm3rl.agents.regression.Regression.step", asked)
+    monkeypatch.setattr("hm3rl.agents.state.AgentState.roll_out_real", asked)
+    assert zoo_problem(tmp_path, "none_members", 26).charged == 26

@@ -100,6 +100,7 @@ def test_equal_values_have_no_width_and_two_tasks_no_interval() -> None:
     tasks = [("a", "b"), ("a", "c"), ("b", "c")]
     assert over_tasks(np.full(3, 0.4), tasks) == pytest.approx((0.4, 0.4, 0.4))
     assert math.isnan(over_tasks(np.array([0.4]), [("a", "b")]).low)
+    assert math.isnan(over_tasks(np.array([0.4]), [("a", "b", "c")]).low)  # one pool
 
 
 def test_without_each_task_by_hand() -> None:
