@@ -37,7 +37,7 @@ def draw(found: dict[int, Shares], target: Path) -> None:
     figure, axes = plt.subplots(
         height,
         COLUMNS,
-        figsize=(2.6 * COLUMNS, 2.1 * height + 0.8),
+        figsize=(2.5 * COLUMNS + 1.4, 2.1 * height + 0.3),
         sharex=True,
         sharey=True,
         layout="constrained",
@@ -48,10 +48,10 @@ def draw(found: dict[int, Shares], target: Path) -> None:
             _panel(axis, found, panels[place], methods)
         else:
             axis.set_axis_off()
-    figure.supxlabel("evaluations charged")
-    figure.supylabel("share s of the gain over the experts (held-out items)")
+    figure.supxlabel("evaluations charged", fontsize=9)
+    figure.supylabel("share s (held-out items)", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(target, dpi=110)
     plt.close(figure)
 
