@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hm3rl import api
+from experiments.common.plan import understood
+from hm3rl import api, registry
 from hm3rl.config.compose import to_yaml
 from hm3rl.config.schema import config_folder
 from hm3rl.errors import InputError
 from hm3rl.models.zoo import resolve_source
-from hm3rl.run.build import missing_packages
 from tests.small_search import FEW_ITEMS, TASKS
 
 FILES = sorted((config_folder() / "experiment").glob("*.yaml"))
@@ -50,10 +50,12 @@ def test_every_committed_experiment_runs_in_a_shrunk_form(file: Path, tmp_path: 
             resolve_source(source)
     except InputError as error:
         pytest.skip(str(error))
-    missing = missing_packages(api.settings(f"experiment={file.stem}").search.name)
+    searcher = api.settings(f"experiment={file.stem}").search.name
+    missing = registry.find("searcher", searcher).missing_packages()
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    smaller = [*FEW_ITEMS, *PRETRAINED.get(file.stem, [])]
+    _, *few = understood((f"search={searcher}", *FEW_ITEMS))
+    smaller = [*few, *PRETRAINED.get(file.stem, [])]
     words = [f"experiment={file.stem}", *smaller, "budget=6", f"output={tmp_path / 'run'}"]
     result = api.search(*words)
     assert result.summary["charged"] == 6
