@@ -6,9 +6,9 @@
     python -m experiments.run hm3_table6 --no-run   # tables and figures of what is finished
     python -m experiments.run fronts --seeds 5 --add    # one seed more than the committed ones
 
-A thin wrapper over `hm3rl search -m`: each row of a study is a sweep over seeds of the Hydra
-experiment of the same name (`--show` prints the commands). Finished searches are skipped and killed
-ones continued, so the same command goes on where it was stopped. Full tables go to
+A thin wrapper over `hm3rl search -m`: each row of a study is a sweep over seeds (`--show` prints
+the commands). Finished searches are skipped and killed ones continued, so the same command goes on
+where it was stopped. Full tables go to
 experiments/STUDY/results, shrunk ones to ROOT/results/STUDY. Tables are of the run folders alone;
 with `--add` they are of the committed searches and of those in run folders that these lack.
 """
@@ -100,11 +100,11 @@ def main(words: Sequence[str] | None = None) -> None:
     failures = [] if args.no_run else run(todo, args.workers)
     for study in studies:
         results = root / "results" / study.name if args.shrink else HERE / study.name / "results"
-        owner = HERE / study.experiment / "results"
+        owner = HERE / study.owner / "results"
         committed = tuple(dict.fromkeys([results, owner])) if args.add else ()
         context = Context(root, results, args.shrink, committed)
         if not known(study, context):
-            failures.append(f"{study.name}: no finished search in {root / study.experiment}")
+            failures.append(f"{study.name}: no finished search in {root / study.owner}")
             continue
         results.mkdir(parents=True, exist_ok=True)
         print(f"\n{study.name}\n")

@@ -1,8 +1,8 @@
 """What algorithms tell the outside: the `RunLogger` protocol and the logger that hears nothing.
 
 Algorithms call a logger and never know whether wandb, a CSV file, a progress bar or nobody listens.
-The x-axis of every curve is `charged`, the number of
-evaluations charged to the budget so far.
+The x-axis of every curve is `used`, the number of
+evaluations that the run has used of its budget so far.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class EvaluationEvent:
     """One candidate got its scores.
 
     Attributes:
-        charged: Evaluations charged so far, this one included (sources are free and do not raise
+        used: Evaluations used so far, this one included (sources are free and do not raise
             it).
         phase: Name of the phase that asked for it ("sources", "parameter", "offline", "online",
             "random paths", ...).
@@ -38,7 +38,7 @@ class EvaluationEvent:
             archive.
     """
 
-    charged: float
+    used: float
     phase: str
     key: str
     text: str
@@ -66,7 +66,7 @@ class RunLogger(Protocol):
     def evaluation(self, event: EvaluationEvent) -> None:
         """A candidate was scored."""
 
-    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
+    def metrics(self, used: float, values: Mapping[str, float]) -> None:
         """Scalars of an algorithm (losses, entropies, correlations) at `charged` evaluations."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -93,7 +93,7 @@ class NullLogger:
     def evaluation(self, event: EvaluationEvent) -> None:
         """Ignore an evaluation."""
 
-    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
+    def metrics(self, used: float, values: Mapping[str, float]) -> None:
         """Ignore metrics."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -128,10 +128,10 @@ class LoggerGroup:
         for logger in self.loggers:
             logger.evaluation(event)
 
-    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
+    def metrics(self, used: float, values: Mapping[str, float]) -> None:
         """Pass the metrics on."""
         for logger in self.loggers:
-            logger.metrics(charged, values)
+            logger.metrics(used, values)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Pass the table on."""

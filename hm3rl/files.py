@@ -93,12 +93,12 @@ class RunFolder:
 
     @property
     def evaluations(self) -> Path:
-        """One row for each evaluation: charged, phase, scores, hypervolume."""
+        """One row for each: evaluations used so far, phase, scores, hypervolume."""
         return self.path / "evaluations.csv"
 
     @property
     def metrics(self) -> Path:
-        """Scalars of the algorithms, long form: charged, name, value."""
+        """Scalars of the algorithms, long form: evaluations, name, value."""
         return self.path / "metrics.csv"
 
     @property
@@ -170,8 +170,8 @@ class RunFolder:
             InputError: It is missing or damaged; so for the readers below.
         """
         with self._reading(self.summary):
-            found = json.loads(self.summary.read_text(encoding="utf-8"))
-            needed = ("objectives", "z_star", "sources", "hypervolume", "charged")
+            found = _renamed(json.loads(self.summary.read_text(encoding="utf-8")))
+            needed = ("objectives", "z_star", "sources", "hypervolume", "evaluations")
             return {**found, **{name: found[name] for name in needed}}
 
     def read_environment(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class RunFolder:
     def read_evaluations(self) -> list[dict[str, str]]:
         """Rows of evaluations.csv."""
         with self._reading(self.evaluations):
-            return _csv_rows(self.evaluations, ("charged", "phase", "key", "hypervolume"))
+            return _csv_rows(self.evaluations, ("evaluations", "phase", "key", "hypervolume"))
 
     def read_archive(self) -> list[dict[str, Any]]:
         """Lines of archive.jsonl."""
@@ -224,10 +224,10 @@ class RunFolder:
     def used(self) -> float:
         """Evaluations that the run has used: those of its last life, and what only others asked."""
         lines = [*_whole_lines(self.earlier), *_whole_lines(self.archive)]
-        found = [float(line.get("charged", 0)) for line in lines]
+        found = [float(line.get("evaluations", 0)) for line in lines]
         if self.evaluations.is_file():  # which alone has the rows of lower fidelities
             with self.evaluations.open(encoding="utf-8", newline="") as stream:
-                cells = [row.get("charged") for row in csv.DictReader(stream)]
+                cells = [_renamed(row).get("evaluations") for row in csv.DictReader(stream)]
             found += [float(cell) for cell in cells if cell and _NUMBER.fullmatch(cell)]
         others = {line["key"] for line in lines if line.get("phase") == EARLIER}
         return max(found, default=0.0) + len(others)
@@ -260,6 +260,11 @@ class RunFolder:
         write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
 
 
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row or object of a run, whose evaluations used were called `charged` in version 0.1."""
+    return {"evaluations" if key == "charged" else key: value for key, value in row.items()}
+
+
 def _csv_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a CSV file that has some columns.
 
@@ -268,8 +273,9 @@ def _csv_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """
     with path.open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
-        rows = list(reader)
-    lacking = [name for name in needed if name not in (reader.fieldnames or ())]
+        rows = [_renamed(row) for row in reader]
+    there = _renamed(dict.fromkeys(reader.fieldnames or ()))
+    lacking = [name for name in needed if name not in there]
     if lacking:
         raise ValueError(f"it has no column {lacking[0]}")
     if any(None in row.values() or None in row for row in rows):
@@ -300,7 +306,10 @@ def _archive_line(text: str) -> dict[str, Any]:
     line = json.loads(text)
     if not isinstance(line, dict):
         raise ValueError("a line is no JSON object")
-    return {**line, **{name: line[name] for name in ("key", "failed", "scores", "candidate")}}
+    return {
+        **_renamed(line),
+        **{name: line[name] for name in ("key", "failed", "scores", "candidate")},
+    }
 
 
 def write_text(path: Path, text: str) -> None:

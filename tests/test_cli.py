@@ -116,7 +116,7 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
     assert "hypervolume" in done.output and "hm3rl pick" in done.output
 
     shown = json.loads(call("front", run, "--json").stdout)
-    assert shown["summary"]["charged"] == 12
+    assert shown["summary"]["evaluations"] == 12
     assert len(shown["front"]) >= 1
     assert "M00" in call("front", run).output
 

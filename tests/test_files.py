@@ -75,10 +75,10 @@ def test_the_peak_of_memory_is_that_of_this_process():
     assert peak_memory() > len(held) == before
 
 
-SUMMARY = {"objectives": ["math"], "z_star": {}, "sources": {}, "hypervolume": {}, "charged": 4}
-LINE = {"key": "a", "failed": False, "scores": {"math": 0.5}, "candidate": {}, "charged": 1}
+SUMMARY = {"objectives": ["math"], "z_star": {}, "sources": {}, "hypervolume": {}, "evaluations": 4}
+LINE = {"key": "a", "failed": False, "scores": {"math": 0.5}, "candidate": {}, "evaluations": 1}
 FRONT = "name,key,on_test_front,path\nM00,a,1,math | math[0:8]\n"
-ROWS = "charged,phase,key,hypervolume\n0,sources,a,0.1\n4,online,b,0.2\n"
+ROWS = "evaluations,phase,key,hypervolume\n0,sources,a,0.1\n4,online,b,0.2\n"
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_whole_files_are_read(folder: RunFolder):
     assert RunFolder.finished(folder.path).read_summary() == SUMMARY
     assert folder.read_environment()["sources"]["math"] == "0" * 64
     assert [row["name"] for row in folder.read_front()] == ["M00"]
-    assert [row["charged"] for row in folder.read_evaluations()] == ["0", "4"]
+    assert [row["evaluations"] for row in folder.read_evaluations()] == ["0", "4"]
     assert folder.read_archive() == [LINE]
 
 
@@ -135,10 +135,10 @@ def test_a_damaged_or_missing_file_is_named_with_the_way_to_write_it_again(
 
 def test_what_was_used_is_known_of_a_killed_run_whatever_is_left(folder: RunFolder):
     assert folder.used() == 4
-    folder.evaluations.write_text("charged,phase,key,hypervolume\n2.5,online,b,0.2\n3.2")
+    folder.evaluations.write_text("evaluations,phase,key,hypervolume\n2.5,online,b,0.2\n3.2")
     assert folder.used() == 3.2
     folder.evaluations.unlink()
-    folder.archive.write_text(json.dumps(LINE | {"charged": 2}) + "\n{")
+    folder.archive.write_text(json.dumps(LINE | {"evaluations": 2}) + "\n{")
     assert folder.used() == 2
     folder.archive.unlink()
     assert folder.used() == 0
@@ -148,10 +148,10 @@ def test_a_run_that_begins_anew_keeps_what_it_asked_until_it_has_ended(folder: R
     both = [LINE, LINE | {"key": "b"}]
     folder.archive.write_text("\n".join(map(json.dumps, both)) + '\n{"key": "c", "fai')
     assert folder.begin_anew() == both
-    folder.archive.write_text(json.dumps(LINE | {"charged": 7}) + "\n")  # and killed
-    assert folder.begin_anew() == [LINE | {"charged": 7}, both[1]]
+    folder.archive.write_text(json.dumps(LINE | {"evaluations": 7}) + "\n")  # and killed
+    assert folder.begin_anew() == [LINE | {"evaluations": 7}, both[1]]
     folder.settle()
-    assert folder.begin_anew() == [LINE | {"charged": 7}]
+    assert folder.begin_anew() == [LINE | {"evaluations": 7}]
 
 
 def test_a_folder_where_nothing_can_be_written_is_refused(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The agent on three environments of MO-Gymnasium: settings, runs, and what is best in each."""
+"""The agent's parts on three environments of MO-Gymnasium: settings, runs, the best in each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import mo_gymnasium
 import numpy as np
 
 from experiments.agent_checks.known import best_choices, measures, reachable_returns
-from hm3rl.agents.discrete import DiscreteAgent, DiscreteSettings
-from hm3rl.objectives.scalarisation import Scalarisation, tchebycheff
+from experiments.agent_checks.learner import EpisodeLearner, LearnerSettings
+from hm3rl.objectives.scalarisation import tchebycheff
 
 GAMMA = 0.99
 DEPTH = np.array([0.0, -25.0])
@@ -39,7 +39,7 @@ class Protocol:
     """
 
     name: str
-    settings: dict[str, DiscreteSettings]
+    settings: dict[str, LearnerSettings]
     scale: float | tuple[float, ...]
     offline: int = 0
     online: int = 0
@@ -53,13 +53,13 @@ class Protocol:
         return mo_gymnasium.make(self.name)
 
 
-PLAIN = DiscreteSettings(gamma=GAMMA, anchor="none")
+PLAIN = LearnerSettings(gamma=GAMMA, replay_steps=0)
 """PPO with a vector critic; what differs stands at each protocol."""
 
-FRUIT = DiscreteSettings(
+FRUIT = LearnerSettings(
     gamma=GAMMA,
     conditioning="film",
-    preferences="faces",
+    faces=True,
     temperature=0.05,
     pretrain_steps=3000,
     entropy=0.02,
@@ -85,8 +85,8 @@ PROTOCOLS = {
     "concave": Protocol(
         "deep-sea-treasure-concave-v0",
         {
-            "tchebycheff": DiscreteSettings(
-                gamma=GAMMA, anchor="none", scalarisation="tchebycheff"
+            "tchebycheff": LearnerSettings(
+                gamma=GAMMA, replay_steps=0, scalarisation="tchebycheff"
             ),
             "weighted_sum": PLAIN,
         },
@@ -112,7 +112,7 @@ def known(problem: str) -> dict[str, dict[str, float]]:
     goals = riesz(front.shape[1])
     out = {}
     for variant, settings in protocol.settings.items():
-        kind: Scalarisation = settings.scalarisation  # type: ignore[assignment]
+        kind = settings.scalarisation
         scale = np.broadcast_to(protocol.scale, front.shape[1:])
         utopia = np.broadcast_to(protocol.utopia, scale.shape) if kind == "tchebycheff" else scale
         # A number as scale changes no linear preference; a vector means scaled objectives.
@@ -126,7 +126,7 @@ def describe(
     goals: np.ndarray,
     front: np.ndarray,
     protocol: Protocol,
-    settings: DiscreteSettings,
+    settings: LearnerSettings,
 ) -> dict[str, float]:
     """Measures of the returns found for each preference."""
     out = measures(found, goals, front, protocol.reference)
@@ -156,7 +156,9 @@ def run(problem: str, variant: str, seed: int, share: float = 1.0) -> dict[str, 
     utopia: float | np.ndarray = 1.1
     if settings.scalarisation == "tchebycheff":
         utopia = np.asarray(protocol.utopia)
-    agent = DiscreteAgent(protocol.make, settings, seed, scale, utopia, protocol.rho)
+    agent = EpisodeLearner(
+        protocol.make, settings, seed, scale=scale, utopia=utopia, rho=protocol.rho
+    )
     goals = riesz(agent.objectives)
     front = reachable_returns(protocol.make(), GAMMA)
     out: dict[str, float] = {}

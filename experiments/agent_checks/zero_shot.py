@@ -76,7 +76,7 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
         [_whole(problem, name) for name in merged],
         "members",
     )
-    given = problem.charged
+    given = problem.used
     settings = replace(
         run.agent.state.settings,
         screening=replace(run.agent.state.settings.screening, acquisition="utility"),
@@ -86,12 +86,12 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
         run.agent.space, settings, problem.objectives, run.settings.seed, preference
     )
     agent.absorb(*known_outcomes(problem, names))
-    if run.agent.state.surrogate.background is not None:
-        agent.state.set_background(run.agent.state.surrogate.background)
+    if run.agent.state.surrogate.auxiliary is not None:
+        agent.state.set_auxiliary(run.agent.state.surrogate.auxiliary)
     offline = round(OFFLINE_SHARE * budget)
     agent.offline(path_scorer(problem, "offline"), offline, lambda values: None)
     agent.online(path_scorer(problem, "online"), budget - offline, lambda values: None)
-    assert problem.charged - given <= budget
+    assert problem.used - given <= budget
     lengths = {key: problem.candidate(key).path.length for key in problem.archive.keys}
     return problem.candidate(problem.archive.best(preference, run.utility, lengths))
 

@@ -241,7 +241,7 @@ def overhead(budget: int) -> dict[str, float]:
     """Seconds of a search by part; what an evaluation costs outside models, programs and agent."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
-        words = ["experiment=hm3_table6", f"budget={budget}", f"output={run}", "seed=0"]
+        words = ["threads=1", f"budget={budget}", f"output={run}", "seed=0"]
         command = [sys.executable, "-m", "hm3rl.cli", "search", *words, "logging.progress=false"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from hm3rl import api
-from hm3rl.evaluation.backends.base import Backend, Job, Outcome
+from hm3rl.evaluation.backends.base import Backend, Job, JobResult
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.backends.ray_pool import RayBackend
 from hm3rl.files import write_text
@@ -66,14 +66,14 @@ def jobs_of(chosen: Sequence[Candidate], backend: InProcessBackend, items: int =
     return [Job(str(n), candidate, "search", numbers) for n, candidate in enumerate(chosen)]
 
 
-def timed(backend: Backend, jobs: Sequence[Job]) -> tuple[float, list[Outcome]]:
+def timed(backend: Backend, jobs: Sequence[Job]) -> tuple[float, list[JobResult]]:
     """Seconds for all jobs, and their outcomes."""
     begin = time.perf_counter()
     outcomes = list(backend.score(jobs))
     return time.perf_counter() - begin, outcomes
 
 
-def agree(one: Sequence[Outcome], other: Sequence[Outcome]) -> bool:
+def agree(one: Sequence[JobResult], other: Sequence[JobResult]) -> bool:
     """Whether every score of every item is the same."""
     return all(
         a.error is None and b.error is None and np.array_equal(a.scores[task], b.scores[task])
@@ -93,8 +93,8 @@ def measure(count: int, rounds: int) -> dict[str, Any]:
     chosen = candidates(count, local.pool.expert_names, local.pool.num_layers)
     jobs, tiny = jobs_of(chosen, local), jobs_of(chosen, local, TINY_ITEMS)
 
-    def with_threads(threads: int) -> Callable[[], tuple[float, list[Outcome]]]:
-        def run() -> tuple[float, list[Outcome]]:
+    def with_threads(threads: int) -> Callable[[], tuple[float, list[JobResult]]]:
+        def run() -> tuple[float, list[JobResult]]:
             torch.set_num_threads(threads)
             try:
                 return timed(local, jobs)
@@ -120,7 +120,7 @@ def measure(count: int, rounds: int) -> dict[str, Any]:
     idle: list[float] = []
     same = True
     for _ in range(rounds):
-        outcomes: dict[str, list[Outcome]] = {}
+        outcomes: dict[str, list[JobResult]] = {}
         for name, run in sides.items():
             spent, outcomes[name] = run()
             seconds[name].append(spent)

@@ -38,7 +38,7 @@ def write(study: Study, context: Context) -> None:
         lines.append(f"| {name} | {budget} | {len(some)} | {total:.0f} | {' | '.join(cells)} |")
         bars[f"{name}, {budget}"] = [float(value) for value in each.sum(axis=1)]
     note = (
-        "Means over seeds; milliseconds for each evaluation charged. Merging and assembly are part "
+        "Means over seeds; milliseconds for each evaluation used. Merging and assembly are part "
         "of `other`."
     )
     text = "\n".join([*lines, "", note, time_line(rows)]) + "\n"

@@ -42,7 +42,7 @@ def draw_curves(
     figure, axis = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     for number, (name, runs) in enumerate(curves.items()):
         _curve(axis, np.array(runs), name, number, band)
-    axis.set_xlabel("evaluations charged")
+    axis.set_xlabel("evaluations used")
     axis.set_ylabel(ylabel)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(target, dpi=110)

@@ -1,8 +1,8 @@
 """A study as data: its variants, budgets and seeds, and what is written from the finished searches.
 
 The folder of a study holds `study.py` with one `STUDY`; `experiments.run` runs it. Each search is
-one job of `hm3rl search -m experiment=...`, in a folder of its own:
-`ROOT/<runs>/<variant>/budget<B>-seed<S>`. Studies that name the same `runs` share their searches.
+one job of `hm3rl search -m`, in a folder of its own: `ROOT/<runs>/<variant>/budget<B>-seed<S>`.
+Studies that name the same `runs` share their searches.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Study:
         name: Name, of its folder too.
         variants: Rows by name.
         write: Writes tables and figures from the finished searches; `write(study, context)`.
-        runs: Study whose experiment file and run folders this one shares; empty: its own.
+        runs: Study whose run folders and name of runs this one shares; empty: its own.
+        words: Hydra overrides that all of its searches have in common.
         shrunk_seeds: Seeds of a shrunk run; its tables have intervals from two on.
         in_all: Whether it is one of the studies that `all` stands for.
         adds: Whether its tables can be made from committed results beside run folders (`--add`).
@@ -113,14 +114,15 @@ class Study:
     variants: Mapping[str, Variant]
     write: Callable[[Study, Context], None] = field(repr=False)
     runs: str = ""
+    words: tuple[str, ...] = ("threads=1",)
     shrunk_seeds: int = 1
     in_all: bool = True
     adds: bool = False
     needs: Callable[[], str] = field(default=str, repr=False)
 
     @property
-    def experiment(self) -> str:
-        """File of `configs/experiment` all of its searches start from."""
+    def owner(self) -> str:
+        """The study whose searches these are: their name, and their folder under the root."""
         return self.runs or self.name
 
     def shrunk(self) -> Study:
@@ -142,7 +144,7 @@ class Study:
             One job for each variant, budget and seed.
         """
         return [
-            Job(self.experiment, name, budget, seed, variant.words)
+            Job(self.owner, name, budget, seed, (*self.words, *variant.words))
             for name, variant in self.variants.items()
             if not variants or name in variants
             for budget in (budgets or variant.seeds)
@@ -155,14 +157,14 @@ class Job:
     """One search.
 
     Attributes:
-        experiment: Experiment file, and folder under the root.
+        owner: Study whose search it is.
         variant: Row.
         budget: Evaluations.
         seed: Seed.
-        words: Hydra overrides of the row.
+        words: Hydra overrides of the study and the row.
     """
 
-    experiment: str
+    owner: str
     variant: str
     budget: int
     seed: int
@@ -170,7 +172,7 @@ class Job:
 
     def sweep(self, root: Path) -> Path:
         """Folder of the sweep it belongs to."""
-        return root / self.experiment / self.variant
+        return root / self.owner / self.variant
 
     def folder(self, root: Path) -> Path:
         """Its run folder."""

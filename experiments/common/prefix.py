@@ -28,10 +28,9 @@ def hypervolume_on_test(folder: Path, budget: int) -> float:
         return float(json.loads(note.read_text())["hypervolume_test"])
     run = FinishedRun(folder)
     known = Archive(run.objectives, run.archive.z_star)
-    with (folder / "archive.jsonl").open(encoding="utf-8") as lines:
-        for line in map(json.loads, lines):
-            if not line["failed"] and line["charged"] <= budget:
-                known.add(line["key"], [line["scores"][name] for name in run.objectives])
+    for line in run.folder.read_archive():
+        if not line["failed"] and line["evaluations"] <= budget:
+            known.add(line["key"], [line["scores"][name] for name in run.objectives])
     problem = run.problem
     test = Archive(run.objectives, experts_on_test(problem))
     front = [run.candidate(key) for key in known.front_keys()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from experiments.common.plan import Study
 from experiments.common.prefix import hypervolume_on_test
+from hm3rl.files import RunFolder
 from hm3rl.objectives.preferences import simplex_lattice
 from hm3rl.objectives.statistics import anytime_expected_utility
 
@@ -112,17 +112,14 @@ class Record:
 
     @cached_property
     def _rows(self) -> list[dict[str, str]]:
-        with (self.folder / "evaluations.csv").open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
+        return RunFolder(self.folder).read_evaluations()
 
     @cached_property
     def hypervolume_curve(self) -> np.ndarray:
-        """Search hypervolume after 1 ... budget evaluations charged, shape (budget,)."""
+        """Search hypervolume after 1 ... budget evaluations used, shape (budget,)."""
         start = float(self.summary["hypervolume"]["sources_search"])
-        charged = [float(row["charged"]) for row in self._rows]
-        return _steps(
-            charged, [float(row["hypervolume"]) for row in self._rows], self.budget, start
-        )
+        used = [float(row["evaluations"]) for row in self._rows]
+        return _steps(used, [float(row["hypervolume"]) for row in self._rows], self.budget, start)
 
     @cached_property
     def utility_curve(self) -> np.ndarray:
@@ -136,15 +133,15 @@ class Record:
         preferences = simplex_lattice(len(objectives), LATTICE)
         curve = anytime_expected_utility(points[~sources], preferences, points[sources])
         start = float((points[sources] @ preferences.T).max(axis=0).mean())
-        charged = [float(row["charged"]) for row in full if row["phase"] != "sources"]
-        return _steps(charged, curve, self.budget, start)
+        used = [float(row["evaluations"]) for row in full if row["phase"] != "sources"]
+        return _steps(used, curve, self.budget, start)
 
 
 def _steps(
-    charged: Sequence[float], values: Sequence[float] | np.ndarray, budget: int, start: float
+    used: Sequence[float], values: Sequence[float] | np.ndarray, budget: int, start: float
 ) -> np.ndarray:
     """The last value at or before each whole number of evaluations, shape (budget,)."""
-    place = np.searchsorted(charged, np.arange(1, budget + 1) + 1e-9, side="right")
+    place = np.searchsorted(used, np.arange(1, budget + 1) + 1e-9, side="right")
     return np.array([start, *values])[place]
 
 
@@ -159,7 +156,7 @@ def records(study: Study, root: Path) -> list[Record]:
     """
     found: dict[tuple[int, int, int], Record] = {}
     for place, (name, variant) in enumerate(study.variants.items()):
-        for file in (root / study.experiment / name).glob("budget*-seed*/summary.json"):
+        for file in (root / study.owner / name).glob("budget*-seed*/summary.json"):
             numbers = re.fullmatch(r"budget(\d+)-seed(\d+)", file.parent.name)
             if numbers is None:
                 continue

@@ -71,7 +71,7 @@ def commands(jobs: Iterable[Job], root: Path, together: bool = True) -> list[Com
             label = f"{folder.relative_to(root)}, continued"
             begun.append(Command(label, (f"resume={folder}",), (folder,)))
         else:
-            fresh.setdefault((job.experiment, job.variant), []).append(job)
+            fresh.setdefault((job.owner, job.variant), []).append(job)
     sweeps = [group for some in fresh.values() for group in _grids(some, together)]
     return begun + [_sweep(group, root) for group in sweeps]
 
@@ -97,7 +97,7 @@ def _sweep(jobs: Sequence[Job], root: Path) -> Command:
     folder = first.sweep(root)
     words = (
         "-m",
-        f"experiment={first.experiment}",
+        f"name={first.owner}",
         *first.words,
         f"budget={budgets}",
         f"seed={seeds}",

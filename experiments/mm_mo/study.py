@@ -13,8 +13,7 @@ STUDY = Study(
     variants={
         "mm_mo": Variant(("search=mm_mo",), SEEDS),
         **{
-            f"no_{part}": Variant(("search=mm_mo", f"search.{part}=false"), SEEDS)
-            for part in PARTS
+            f"no_{part}": Variant(("search=mm_mo", f"search.{part}=false"), SEEDS) for part in PARTS
         },
         "latin_hypercube": Variant(("search=mm_mo", "search.initial=30"), SEEDS),
         "random_merges": Variant(("search=parameter_only", "search.parameter.warm_up=1.0"), SEEDS),

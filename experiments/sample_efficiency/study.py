@@ -107,6 +107,6 @@ STUDY = Study(
     name="sample_efficiency",
     variants=FRONTS.variants,
     write=write,
-    runs=FRONTS.experiment,
+    runs=FRONTS.owner,
     adds=True,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.common.items import items_table
-from experiments.common.methods import METHODS
+from experiments.common.methods import METHODS, method
 from experiments.common.plan import Context, Study, Variant
 from experiments.common.records import Record, records
 from experiments.common.report import write_methods
@@ -11,9 +11,6 @@ from hm3rl.config.compose import compose_settings
 from hm3rl.errors import InputError
 from hm3rl.files import write_text
 from hm3rl.models.zoo import resolve_source
-
-ONE_THREAD = ("threads=1",)
-"""Two searches of one thread each take less time than one after the other with two."""
 
 FOUR_MEMBERS = (
     "search.parameter_share=0.2",
@@ -81,13 +78,15 @@ def write(study: Study, context: Context) -> None:
 STUDY = Study(
     name="smollm2",
     variants={
-        "hm3": Variant((*METHODS["hm3"], *ONE_THREAD), {100: 3}),
-        "hm3_four_members": Variant((*METHODS["hm3"], *ONE_THREAD, *FOUR_MEMBERS), {100: 1}),
-        "parameter_only": Variant((*METHODS["parameter_only"], *ONE_THREAD), {100: 3}),
-        "random": Variant((*METHODS["random"], *ONE_THREAD), {100: 3}),
-        "mm_mo": Variant((*METHODS["mm_mo"], *ONE_THREAD), {30: 3}),
+        "hm3": method("hm3", {100: 3}),
+        "hm3_four_members": Variant((*METHODS["hm3"], *FOUR_MEMBERS), {100: 1}),
+        "parameter_only": method("parameter_only", {100: 3}),
+        "random": method("random", {100: 3}),
+        "mm_mo": method("mm_mo", {30: 3}),
     },
     write=write,
+    # Two searches of one thread each take less time than one after the other with two.
+    words=("experiment=smollm2", "threads=1"),
     in_all=False,  # minutes for each search, however small
     needs=missing,
 )

@@ -1,1 +1,1 @@
-"""The preference-conditioned agent: networks, offline and online learning, the outcome model."""
+"""The preference-conditioned agent: networks, offline and online learning, the surrogate."""

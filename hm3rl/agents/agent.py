@@ -23,7 +23,7 @@ from hm3rl.errors import InputError
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics, Outcome
-from hm3rl.surrogate.features import Background
+from hm3rl.surrogate.features import AuxiliaryData
 from hm3rl.surrogate.local_search import climb
 
 
@@ -82,8 +82,8 @@ class MergeAgent(Agent):
         state = self.state
         for path, outcome in zip(paths, outcomes, strict=True):
             if state.space.offers(path):
-                goal = state.goals.draw(1, state.rng)
-                state.observe(state.space.encode(path)[None], [outcome], goal)
+                preference = state.served.draw(1, state.rng)
+                state.observe(state.space.encode(path)[None], [outcome], preference)
 
     def learn_merges(
         self, context: np.ndarray, descriptors: np.ndarray, outcomes: Sequence[Outcome]
@@ -95,7 +95,7 @@ class MergeAgent(Agent):
         ok = [i for i, outcome in enumerate(outcomes) if outcome.ok]
         if ok:
             vectors = np.stack([outcomes[i].vector for i in ok])
-            self.state.set_background(Background(context[ok], descriptors[ok], vectors))
+            self.state.set_auxiliary(AuxiliaryData(context[ok], descriptors[ok], vectors))
 
     def propose(self, count: int, preference: np.ndarray | None = None) -> list[LayerPath]:
         """What the acquisition chooses among the policy's samples and variations of the best."""
@@ -103,8 +103,8 @@ class MergeAgent(Agent):
         with state.working():
             refit(state)
             if not state.surrogate.ready:
-                goals = state.goals.draw(count, state.rng)
-                rows = roll_out(state.policy, state.space, goals, 1.0, state.rng)
+                preferences = state.served.draw(count, state.rng)
+                rows = roll_out(state.policy, state.space, preferences, 1.0, state.rng)
                 rows = state.dataset.fresh(rows)
             elif preference is None:
                 rows = screened(state, count, state.policy).tokens
@@ -138,19 +138,19 @@ class MergeAgent(Agent):
         """
         state = self.state
         rng = np.random.default_rng(state.seed)
-        goal = np.asarray(preference, dtype=np.float64)
+        preference = np.asarray(preference, dtype=np.float64)
         with state.generators.scope():
-            greedy = roll_out(state.policy, state.space, goal[None], 0.0, rng)
+            greedy = roll_out(state.policy, state.space, preference[None], 0.0, rng)
             if beam == 0 or not state.surrogate.ready:
                 return state.space.decode(greedy[0])
-            goals = np.tile(goal, (beam, 1))
-            drawn = roll_out(state.policy, state.space, goals, 1.0, rng)
+            preferences = np.tile(preference, (beam, 1))
+            drawn = roll_out(state.policy, state.space, preferences, 1.0, rng)
             starts = np.unique(np.concatenate([greedy, drawn]), axis=0)
-            goals = np.tile(goal, (len(starts), 1))
+            preferences = np.tile(preference, (len(starts), 1))
             rows = np.concatenate(
-                [starts, climb(state.surrogate, starts, goals, state.utility, rng)]
+                [starts, climb(state.surrogate, starts, preferences, state.utility, rng)]
             )
-            best = state.utility.best(state.cautious(rows), state.space.lengths(rows), goal)
+            best = state.utility.best(state.cautious(rows), state.space.lengths(rows), preference)
             return state.space.decode(rows[best])
 
     def refine(self, evaluate: EvaluatePaths, budget: int, preference: np.ndarray) -> None:

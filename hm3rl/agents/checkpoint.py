@@ -21,7 +21,7 @@ from hm3rl.config.migrate import migrated_agent
 from hm3rl.config.parts import options_of
 from hm3rl.errors import InputError
 from hm3rl.surrogate.dataset import Outcome
-from hm3rl.surrogate.features import Background
+from hm3rl.surrogate.features import AuxiliaryData
 
 
 def save_state(state: AgentState, path: Path) -> None:
@@ -36,11 +36,11 @@ def save_state(state: AgentState, path: Path) -> None:
         "preferences": state.replay.preferences[~state.replay.model_generated],
         "gp": state.surrogate.scores.log_parameters.numpy(),
     }
-    if state.goals.only is not None:
-        arrays["only"] = state.goals.only
-    if state.surrogate.background is not None:
-        named = state.surrogate.background._asdict()
-        arrays.update({f"background_{name}": values for name, values in named.items()})
+    if state.served.only is not None:
+        arrays["only"] = state.served.only
+    if state.surrogate.auxiliary is not None:
+        named = state.surrogate.auxiliary._asdict()
+        arrays.update({f"auxiliary_{name}": values for name, values in named.items()})
     write_space(
         path,
         state.space,
@@ -92,18 +92,19 @@ def load_state(path: Path) -> AgentState:
     space, (settings, surrogate) = space_of(meta, arrays), _settings(meta, path)
     objectives, only = tuple(meta["objectives"]), arrays.get("only")
     state = AgentState(space, settings, surrogate, objectives, meta["seed"], only)
-    background = {
-        name: arrays[f"background_{name}"]
-        for name in Background._fields
-        if f"background_{name}" in arrays
+    auxiliary = {
+        name: arrays[f"{written}_{name}"]
+        for name in AuxiliaryData._fields
+        for written in ("auxiliary", "background")  # the latter by version 0.1
+        if f"{written}_{name}" in arrays
     }
-    if background:
-        state.set_background(Background(**background))
+    if auxiliary:
+        state.set_auxiliary(AuxiliaryData(**auxiliary))
     state.ppo.set_parameters(str(path), device="cpu")
-    for row, vector, nll, goal in zip(
+    for row, vector, nll, preference in zip(
         arrays["tokens"], arrays["vectors"], arrays["nll"], arrays["preferences"], strict=True
     ):
-        state.observe(row[None], [Outcome(vector, nll)], goal[None])
+        state.observe(row[None], [Outcome(vector, nll)], preference[None])
     # Agents saved before failures were kept have none; they are asked for again, no more.
     for row in arrays.get("failed", np.zeros((0, space.horizon), dtype=np.int64)):
         state.dataset.add(row, Outcome.failure())

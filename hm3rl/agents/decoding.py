@@ -35,7 +35,7 @@ def roll_out(
     context = torch.as_tensor(space.context.ravel()[None], dtype=torch.float32)
     descriptors = torch.as_tensor(space.descriptors.ravel()[None], dtype=torch.float32)
     table = encoder.tokens(context, descriptors)
-    goal = torch.as_tensor(preferences, dtype=torch.float32)
+    preference = torch.as_tensor(preferences, dtype=torch.float32)
     temperature = np.broadcast_to(np.asarray(temperature, dtype=np.float64), (n,))
     rows = np.full((n, space.horizon), space.pad, dtype=np.int64)
     last = np.full(n, space.pad, dtype=np.int64)
@@ -44,7 +44,7 @@ def roll_out(
     for step in range(space.horizon):
         time = encoder.time.weight[step].expand(n, -1)
         states = torch.cat([hidden, time], dim=-1)[:, None]
-        heads = policy.heads(states, table, torch.as_tensor(last)[:, None], goal)
+        heads = policy.heads(states, table, torch.as_tensor(last)[:, None], preference)
         legal = np.stack([space.mask_after(int(token), step) for token in last])
         taken = np.where(running, step, (rows != space.pad).sum(axis=1))
         decoding = DecodingState(rows, taken, legal, preferences, temperature)

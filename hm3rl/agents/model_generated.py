@@ -23,9 +23,9 @@ def refit(state: AgentState) -> None:
     state.replay.forget_model_generated()
     if state.settings.model_generated == 0:
         return
-    goals = state.goals.spread(state.settings.model_generated, 4, state.rng)
-    rows = best_paths(state, goals)
-    state.replay.add(rows, state.cautious(rows), goals, model_generated=True)
+    preferences = state.served.spread(state.settings.model_generated, 4, state.rng)
+    rows = best_paths(state, preferences)
+    state.replay.add(rows, state.cautious(rows), preferences, model_generated=True)
 
 
 def best_paths(state: AgentState, preferences: np.ndarray) -> np.ndarray:
@@ -52,9 +52,9 @@ def distil(state: AgentState, log: LogMetrics) -> None:
     """
     if not state.surrogate.ready or state.settings.distil_steps == 0:
         return
-    rows = best_paths(state, state.goals.spread(TARGETS, LATTICE, state.rng))
+    rows = best_paths(state, state.served.spread(TARGETS, LATTICE, state.rng))
     pool = np.unique(np.concatenate([rows, state.dataset.tokens]), axis=0)
     teacher = Replay(state.space, len(state.objectives))
-    teacher.add(pool, state.cautious(pool), state.goals.draw(len(pool), state.rng))
+    teacher.add(pool, state.cautious(pool), state.served.draw(len(pool), state.rng))
     losses = state.regression.distil(state.replay, teacher, state.settings.distil_steps)
     log({f"distil/{name.split('/')[1]}": value for name, value in losses.items()})

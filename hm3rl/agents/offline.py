@@ -7,11 +7,11 @@ import copy
 import numpy as np
 
 from hm3rl.agents.behaviour import explorer, variations
-from hm3rl.agents.goals import Goals
 from hm3rl.agents.model_generated import refit
 from hm3rl.agents.proposals import screened
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
+from hm3rl.agents.served import ServedPreferences
 from hm3rl.agents.state import AgentState
 from hm3rl.surrogate.dataset import Dataset, EvaluatePaths, LogMetrics
 
@@ -33,10 +33,10 @@ def run_offline(state: AgentState, evaluate: EvaluatePaths, budget: int, log: Lo
     """
     spent, settings = 0, state.settings
     while spent < budget:
-        charged = _behave(state, min(settings.batch, budget - spent), evaluate)
-        if charged == 0:
+        used = _behave(state, min(settings.batch, budget - spent), evaluate)
+        if used == 0:
             break
-        spent += charged
+        spent += used
     if state.fittable:
         refit(state)
         steps, patience = settings.pretrain_steps, settings.patience
@@ -47,24 +47,28 @@ def _behave(state: AgentState, count: int, evaluate: EvaluatePaths) -> int:
     """Evaluate a batch of behaviour paths; from the first fit on, a share is screened."""
     acquisition = state.settings.acquisition
     share = round(count * acquisition.offline_share) if acquisition.enabled else 0
-    charged = 0
+    used = 0
     if share and state.fittable:
         state.surrogate.fit(state.dataset)
-        charged = state.evaluate(*screened(state, share, policy=None), evaluate)
-    rows, goals = behaviour_batch(
-        state.dataset, state.goals, count - charged, state.settings.length_cost, state.rng
+        used = state.evaluate(*screened(state, share, policy=None), evaluate)
+    rows, preferences = behaviour_batch(
+        state.dataset, state.served, count - used, state.settings.length_cost, state.rng
     )
-    return charged + state.evaluate(rows, goals, evaluate)
+    return used + state.evaluate(rows, preferences, evaluate)
 
 
 def behaviour_batch(
-    dataset: Dataset, goals: Goals, count: int, length_cost: float, rng: np.random.Generator
+    dataset: Dataset,
+    served: ServedPreferences,
+    count: int,
+    length_cost: float,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """New behaviour paths with their preferences, lattice points and Dirichlet draws by turns.
 
     Args:
         dataset: Evaluated paths.
-        goals: The preferences served.
+        served: The preferences served.
         count: How many.
         length_cost: beta_1; the best known are chosen by Tchebycheff's utility less this.
         rng: Source of randomness.
@@ -79,14 +83,14 @@ def behaviour_batch(
     kept: list[np.ndarray] = []
     taken: set[bytes] = set()
     for _ in range(ATTEMPTS):
-        preferences = goals.behaviour(count, LATTICE, rng)
-        for row, goal in zip(
+        preferences = served.behaviour(count, LATTICE, rng)
+        for row, preference in zip(
             variations(dataset, preferences, utility, rng), preferences, strict=True
         ):
             if len(rows) < count and row.tobytes() not in taken and not dataset.knows(row):
                 taken.add(row.tobytes())
                 rows.append(row)
-                kept.append(goal)
+                kept.append(preference)
         if len(rows) == count:
             break
     shape = (len(rows), dataset.space.horizon)

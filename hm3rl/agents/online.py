@@ -45,22 +45,22 @@ class OnlineLoop:
             left = budget - spent
             refit(state)
             if self._rollout_turn(left):
-                charged = state.roll_out_real(evaluate)
+                used = state.roll_out_real(evaluate)
                 self._owed -= settings.rollouts
                 kind = "rollouts"
             else:
-                charged = self._screened(min(settings.batch, left), evaluate)
+                used = self._screened(min(settings.batch, left), evaluate)
                 kind = "screened"
-            if charged == 0:
-                charged, kind = self._rescue(min(settings.batch, left), evaluate), "rescued"
-                if charged == 0:
+            if used == 0:
+                used, kind = self._rescue(min(settings.batch, left), evaluate), "rescued"
+                if used == 0:
                     break
-            spent += charged
-            self._owed += charged * settings.acquisition.explore_share
+            spent += used
+            self._owed += used * settings.acquisition.explore_share
             # PPO's own updates are held by the anchor, whichever was chosen.
             regress = kind != "rollouts" or settings.anchor == "replay"
             losses = self._regress(settings.replay_steps) if regress else {}
-            log({**losses, f"online/{kind}": float(charged)})
+            log({**losses, f"online/{kind}": float(used)})
         refit(state)
         distil(state, log)
 
@@ -76,20 +76,20 @@ class OnlineLoop:
         state = self.state
         if self.settings.acquisition.enabled and state.surrogate.ready:
             return state.evaluate(*screened(state, count, state.policy), evaluate)
-        goals = self._thin(4 * count)
-        rows = roll_out(state.policy, state.space, goals, 1.0, state.rng)
+        preferences = self._sparse(4 * count)
+        rows = roll_out(state.policy, state.space, preferences, 1.0, state.rng)
         fresh = state.dataset.fresh(rows, count)
         first = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
-        own = goals[[first[row.tobytes()] for row in fresh]]
+        own = preferences[[first[row.tobytes()] for row in fresh]]
         return state.evaluate(fresh, own, evaluate)
 
     def _rescue(self, count: int, evaluate: EvaluatePaths) -> int:
         """Behaviour paths, when nothing new came out otherwise."""
         state = self.state
-        rows, goals = behaviour_batch(
-            state.dataset, state.goals, count, state.settings.length_cost, state.rng
+        rows, preferences = behaviour_batch(
+            state.dataset, state.served, count, state.settings.length_cost, state.rng
         )
-        return state.evaluate(rows, goals, evaluate)
+        return state.evaluate(rows, preferences, evaluate)
 
     def _regress(self, steps: int) -> dict[str, float]:
         state = self.state
@@ -100,8 +100,8 @@ class OnlineLoop:
                 losses = state.regression.step(state.replay, rows)
         return losses
 
-    def _thin(self, n: int) -> np.ndarray:
-        return self.state.goals.sparse(self.state.front, n, self.state.rng)
+    def _sparse(self, n: int) -> np.ndarray:
+        return self.state.served.sparse(self.state.front, n, self.state.rng)
 
     def _anchor(self) -> Callable[[], None] | None:
         state, settings = self.state, self.settings
@@ -113,8 +113,8 @@ class OnlineLoop:
 
         def draw() -> tuple[object, torch.Tensor, torch.Tensor]:
             index = state.rng.integers(len(state.replay), size=settings.rollouts * 4)
-            goals = state.goals.draw(len(index), state.rng)
-            batch = state.replay.batch(index, goals)
+            preferences = state.served.draw(len(index), state.rng)
+            batch = state.replay.batch(index, preferences)
             return batch, state.replay.context, state.replay.descriptors
 
         return kl_anchor(

@@ -1,4 +1,4 @@
-"""What the policies of all environments share: heads that know the preference, as PPO reads them.
+"""What all policies share: heads that know the preference, as PPO reads them.
 
 A policy says in `observed` what it makes of a batch of observations; everything that sb3-contrib's
 `MaskablePPO` asks of it follows from that.

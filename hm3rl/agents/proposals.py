@@ -8,8 +8,8 @@ import numpy as np
 
 from hm3rl.agents.behaviour import beyond, elites, explorer, variations
 from hm3rl.agents.decoding import roll_out
-from hm3rl.agents.goals import Goals
 from hm3rl.agents.policy import PathPolicy
+from hm3rl.agents.served import ServedPreferences
 from hm3rl.agents.state import AgentState
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.variation import mutate
@@ -43,7 +43,7 @@ def propose(
     policy: PathPolicy | None,
     model: PathSurrogate,
     dataset: Dataset,
-    goals: Goals,
+    served: ServedPreferences,
     utility: Utility,
     count: int,
     rng: np.random.Generator,
@@ -52,9 +52,9 @@ def propose(
 
     Args:
         policy: The networks; None while they are untrained.
-        model: A fitted outcome model.
+        model: A fitted surrogate.
         dataset: Evaluated paths.
-        goals: The preferences served.
+        served: The preferences served.
         utility: What a path is worth.
         count: Paths to make; known ones and duplicates are dropped from them.
         rng: Source of randomness.
@@ -66,18 +66,18 @@ def propose(
     front, explore = vectors[dataset.front()], explorer(dataset, utility.length_cost)
     parts = []
     if policy is not None:
-        sampled = goals.sparse(front, count // 4, rng)
+        sampled = served.sparse(front, count // 4, rng)
         temperature = rng.choice(TEMPERATURES, size=len(sampled))
         parts.append((roll_out(policy, dataset.space, sampled, temperature, rng), sampled))
-    varied = goals.draw(count // 2, rng)
+    varied = served.draw(count // 2, rng)
     parts.append((variations(dataset, varied, explore, rng, mixing=0.25), varied))
     for climbed in (explore, utility):
-        aims = goals.sparse(front, max(8, count // 32), rng)
+        aims = served.sparse(front, max(8, count // 32), rng)
         tops = climb(model, elites(dataset, aims, climbed), aims, climbed, rng)
         around = np.stack([mutate(dataset.space, row, rng) for _ in range(2) for row in tops])
         parts += [(tops, aims), (around, np.tile(aims, (2, 1)))]
     tokens = np.concatenate([rows for rows, _ in parts])
-    preferences = np.concatenate([goal for _, goal in parts])
+    preferences = np.concatenate([aims for _, aims in parts])
     fresh = dataset.fresh(tokens)
     first: dict[bytes, int] = {}
     for i, row in enumerate(tokens):
@@ -85,13 +85,13 @@ def propose(
     return Proposals(fresh, preferences[[first[row.tobytes()] for row in fresh]])
 
 
-def shortlist(model: PathSurrogate, tokens: np.ndarray, goals: np.ndarray) -> np.ndarray:
+def shortlist(model: PathSurrogate, tokens: np.ndarray, preferences: np.ndarray) -> np.ndarray:
     """Positions of the proposals with the best optimistic utility under any of many preferences.
 
     Args:
-        model: A fitted outcome model.
+        model: A fitted surrogate.
         tokens: Rows of n paths.
-        goals: Preferences, shape (P, K).
+        preferences: Preferences, shape (P, K).
 
     Returns:
         Sorted, at most `SHORTLIST`.
@@ -101,7 +101,7 @@ def shortlist(model: PathSurrogate, tokens: np.ndarray, goals: np.ndarray) -> np
     mean, std = model.predict(tokens)
     optimistic = mean + std
     utility = Utility("tchebycheff", utopia=beyond(optimistic))
-    utilities = utility(optimistic[:, None, :], 0, goals[None])
+    utilities = utility(optimistic[:, None, :], 0, preferences[None])
     # Rank under the preference that likes a path most, so that every part of the front is kept.
     rank = (-utilities).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
     return np.sort(rank.min(axis=1).argsort(kind="stable")[:SHORTLIST])
@@ -111,7 +111,7 @@ def screened(state: AgentState, count: int, policy: PathPolicy | None) -> Propos
     """The most promising of many proposals.
 
     Args:
-        state: Its outcome model is fitted.
+        state: Its surrogate is fitted.
         count: Most paths to choose.
         policy: Proposes paths too; None while it is untrained.
 
@@ -123,21 +123,21 @@ def screened(state: AgentState, count: int, policy: PathPolicy | None) -> Propos
         policy,
         state.surrogate,
         dataset,
-        state.goals,
+        state.served,
         state.utility,
         acquisition.proposals,
         state.rng,
     )
     if len(found.tokens) == 0:
         return found
-    goals = state.goals.draw(PREFERENCES, state.rng)
-    keep = shortlist(state.surrogate, found.tokens, goals)
+    preferences = state.served.draw(PREFERENCES, state.rng)
+    keep = shortlist(state.surrogate, found.tokens, preferences)
     samples = state.surrogate.samples(found.tokens[keep], acquisition.samples, state.rng)
     if acquisition.function == "hypervolume":
         chosen = choose_by_hypervolume(samples, state.front, count)
     else:
         lengths = state.space.lengths(found.tokens[keep])[:, None]
-        utilities = state.utility(samples[:, :, None, :], lengths, goals)
-        chosen = choose_by_utility(utilities, state.best_known(goals), count)
+        utilities = state.utility(samples[:, :, None, :], lengths, preferences)
+        chosen = choose_by_utility(utilities, state.best_known(preferences), count)
     picked = keep[chosen]
     return Proposals(found.tokens[picked], found.preferences[picked])

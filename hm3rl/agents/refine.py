@@ -50,13 +50,13 @@ def chosen_for(state: AgentState, count: int, preference: np.ndarray) -> np.ndar
     Returns:
         Rows, shape (n, horizon); none if no new path is found.
     """
-    goals = np.tile(np.asarray(preference, dtype=np.float64), (PROPOSALS, 1))
-    few = goals[:8]
+    preferences = np.tile(np.asarray(preference, dtype=np.float64), (PROPOSALS, 1))
+    few = preferences[:8]
     starts = elites(state.dataset, few, state.utility)
     rows = np.concatenate(
         [
-            roll_out(state.policy, state.space, goals, 1.0, state.rng),
-            variations(state.dataset, goals, state.utility, state.rng, mixing=0.1),
+            roll_out(state.policy, state.space, preferences, 1.0, state.rng),
+            variations(state.dataset, preferences, state.utility, state.rng, mixing=0.1),
             climb(state.surrogate, starts, few, state.utility, state.rng),
         ]
     )
@@ -65,5 +65,5 @@ def chosen_for(state: AgentState, count: int, preference: np.ndarray) -> np.ndar
         return fresh
     samples = state.surrogate.samples(fresh, state.settings.acquisition.samples, state.rng)
     lengths = state.space.lengths(fresh)[:, None]
-    utilities = state.utility(samples[:, :, None, :], lengths, goals[:1])
-    return fresh[choose_by_utility(utilities, state.best_known(goals[:1]), count)]
+    utilities = state.utility(samples[:, :, None, :], lengths, preferences[:1])
+    return fresh[choose_by_utility(utilities, state.best_known(preferences[:1]), count)]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from hm3rl.agents.critics import CriticTrainer
-from hm3rl.agents.goals import Goals
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.preference_policy import Heads
 from hm3rl.agents.replay import Replay, TrajectoryBatch
+from hm3rl.agents.served import ServedPreferences
 from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.objectives.utility import Utility
 
@@ -43,7 +43,7 @@ class Regression:
     Args:
         policy: The networks.
         settings: Weighting, temperature, hindsight, step size.
-        goals: Preferences for hindsight.
+        served: Preferences for hindsight.
         utility: What a path is worth.
         rng: Source of randomness.
         objectives: Names of the objectives, for the losses' names; default their numbers.
@@ -53,14 +53,14 @@ class Regression:
         self,
         policy: PathPolicy,
         settings: HM3AgentSettings,
-        goals: Goals,
+        served: ServedPreferences,
         utility: Utility,
         rng: np.random.Generator,
         objectives: Sequence[str] = (),
     ) -> None:
         self.policy = policy
         self.settings = settings
-        self.goals = goals
+        self.served = served
         self.utility = utility
         self.rng = rng
         self.critics = CriticTrainer(policy, settings, utility, objectives)
@@ -164,7 +164,7 @@ class Regression:
             index = self.rng.choice(rows, size=BATCH)
             return replay.batch(index, self._served(replay, rows, index))
         if self.settings.hindsight:
-            preferences = self.goals.draw(BATCH, self.rng)
+            preferences = self.served.draw(BATCH, self.rng)
         if self._drawn:
             index = self._draw_by_weight(replay, rows, preferences)
         else:
@@ -175,7 +175,7 @@ class Regression:
 
     def _lesson(self, teacher: Replay) -> TrajectoryBatch:
         """The pool's best path under each of a batch of preferences."""
-        preferences = self.goals.draw(BATCH, self.rng)
+        preferences = self.served.draw(BATCH, self.rng)
         worth = self.utility(teacher.vectors[None], teacher.lengths, preferences[:, None])
         return teacher.batch(worth.argmax(axis=1), preferences)
 
@@ -211,7 +211,7 @@ class Regression:
         trajectories. So what counts is how a trajectory does among the others, and a preference
         under which everything is worth much attracts no more of them than another.
         """
-        preferences = self.goals.draw(BATCH, self.rng)
+        preferences = self.served.draw(BATCH, self.rng)
         worth = self._worth(replay, rows, preferences)
         own = self._worth(replay, rows, preferences, index)
         top = worth.max(axis=1, keepdims=True)
@@ -269,5 +269,5 @@ class Regression:
             return []
         index = self.rng.choice(evaluated, size=BATCH)
         acted = replay.preferences[index]
-        other = self.goals.draw(BATCH, self.rng) if self.settings.hindsight else acted
+        other = self.served.draw(BATCH, self.rng) if self.settings.hindsight else acted
         return [replay.batch(index, acted), replay.batch(index, other)]

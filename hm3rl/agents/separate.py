@@ -36,20 +36,20 @@ class SharedEvaluations:
         known: Outcomes by path, shared for the whole search; extended.
 
     Attributes:
-        charged: Paths that were new to all agents.
+        used: Paths that were new to all agents.
     """
 
     def __init__(self, evaluate: EvaluatePaths, known: dict[LayerPath, Outcome]) -> None:
         self.evaluate = evaluate
         self.known = known
-        self.charged = 0
+        self.used = 0
 
     def __call__(self, paths: list[LayerPath]) -> list[Outcome]:
         """Outcomes in order."""
         fresh = [path for path in paths if path not in self.known]
         if fresh:
             self.known.update(zip(fresh, self.evaluate(fresh), strict=True))
-            self.charged += len(fresh)
+            self.used += len(fresh)
         return [self.known[path] for path in paths]
 
 
@@ -150,20 +150,20 @@ class SeparateAgents(Agent):
         """Run a phase of each agent in turn on what is left, divided by the agents left."""
         shared = SharedEvaluations(evaluate, self._outcomes)
         for number, agent in enumerate(self.agents):
-            share = (budget - shared.charged) // (len(self.agents) - number)
+            share = (budget - shared.used) // (len(self.agents) - number)
             phase(agent)(shared, share, log)
         # Paths that two agents asked for were charged once; what that saved goes round again.
         before = -1
-        while before < shared.charged < budget:
-            before = shared.charged
+        while before < shared.used < budget:
+            before = shared.used
             for agent in self.agents:
-                phase(agent)(shared, budget - shared.charged, log)
+                phase(agent)(shared, budget - shared.used, log)
 
     def decode(self, preference: np.ndarray, beam: int = 0) -> LayerPath:
         """The nearest agent's path for its own preference; see `MergeAgent.decode`."""
         agent = self._nearest(preference)
-        assert agent.state.goals.only is not None
-        return agent.decode(agent.state.goals.only, beam)
+        assert agent.state.served.only is not None
+        return agent.decode(agent.state.served.only, beam)
 
     def refine(self, evaluate: EvaluatePaths, budget: int, preference: np.ndarray) -> None:
         """Spend evaluations on one preference, with the nearest agent."""

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 import numpy as np
 
 from hm3rl.agents.generators import GeneratorScope
-from hm3rl.agents.goals import Goals
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
+from hm3rl.agents.served import ServedPreferences
 from hm3rl.agents.wolpertinger import WolpertingerPolicy
 from hm3rl.config.agents import HM3AgentSettings, SurrogateSettings
 from hm3rl.config.values import check_values
@@ -26,7 +26,7 @@ from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 from hm3rl.surrogate.dataset import Dataset, EvaluatePaths, Outcome
-from hm3rl.surrogate.features import Background
+from hm3rl.surrogate.features import AuxiliaryData
 from hm3rl.surrogate.path_surrogate import PathSurrogate
 
 LEAST_TO_FIT = 4
@@ -40,7 +40,7 @@ class AgentState:
     """The state of one agent.
 
     Attributes:
-        goals: The preferences it serves.
+        served: The preferences it serves.
         utility: What a path is worth under a preference.
         rng: Generator of its own decisions.
         dataset: Evaluated paths.
@@ -74,7 +74,7 @@ class AgentState:
         self.settings = settings
         self.objectives = tuple(objectives)
         self.seed = seed
-        self.goals = Goals(len(self.objectives), only)
+        self.served = ServedPreferences(len(self.objectives), only)
         self.utility = Utility.of(settings)
         self.rng = np.random.default_rng(seed)
         self.dataset = Dataset(space, len(self.objectives))
@@ -90,7 +90,7 @@ class AgentState:
             )
         rng = np.random.default_rng(seed + 1)
         self.regression = Regression(
-            self.policy, settings, self.goals, self.utility, rng, self.objectives
+            self.policy, settings, self.served, self.utility, rng, self.objectives
         )
         self._show_model()
 
@@ -134,17 +134,19 @@ class AgentState:
             outcomes: Their outcomes.
             preferences: Under which each was made, shape (n, K).
         """
-        for row, outcome, goal in zip(tokens, outcomes, preferences, strict=True):
+        for row, outcome, preference in zip(tokens, outcomes, preferences, strict=True):
             if self.dataset.knows(row):
                 continue
             self.dataset.add(row, outcome)
             if outcome.ok:
-                self.replay.add(row[None], outcome.vector[None], goal[None], outcome.nll[None])
+                self.replay.add(
+                    row[None], outcome.vector[None], preference[None], outcome.nll[None]
+                )
 
-    def set_background(self, background: Background) -> None:
+    def set_auxiliary(self, auxiliary: AuxiliaryData) -> None:
         """Give the surrogate whole models that are no members; forgets what it was fitted to."""
         settings, k = self.surrogate.settings, len(self.objectives)
-        self.surrogate = PathSurrogate(self.space, k, settings, background)
+        self.surrogate = PathSurrogate(self.space, k, settings, auxiliary)
         self._show_model()
 
     def _show_model(self) -> None:
@@ -187,18 +189,18 @@ class AgentState:
 
     def _sample(self, rng: np.random.Generator) -> np.ndarray:
         """Preference of a rollout: where the front is sparse."""
-        return self.goals.sparse(self.front, 1, rng)[0]
+        return self.served.sparse(self.front, 1, rng)[0]
 
     def _score_rollout(self, paths: list[LayerPath]) -> list[np.ndarray | None]:
         """Scores for the environment: known paths at no cost, new ones evaluated."""
         assert self._rollouts is not None
         tokens = np.stack([self.space.encode(path) for path in paths])
-        goals = self._episodes.preferences
+        preferences = self._episodes.preferences
         first: dict[bytes, int] = {}
         for i, row in enumerate(tokens):
             first.setdefault(row.tobytes(), i)
         fresh = self.dataset.fresh(tokens)
-        self.evaluate(fresh, goals[[first[row.tobytes()] for row in fresh]], self._rollouts)
+        self.evaluate(fresh, preferences[[first[row.tobytes()] for row in fresh]], self._rollouts)
         outcomes = [self.dataset.outcome(row) for row in tokens]
         return [outcome.vector if outcome.ok else None for outcome in outcomes]
 

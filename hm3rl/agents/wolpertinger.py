@@ -112,7 +112,7 @@ class Discretiser:
         n, width = actions.shape
         path = np.repeat(decoding.path, width, axis=0)
         taken = np.repeat(decoding.taken, width)
-        goals = np.repeat(decoding.preference, width, axis=0)
+        preferences = np.repeat(decoding.preference, width, axis=0)
         chosen = actions.ravel()
         ends = chosen == self.space.stop
         path[np.arange(len(path)), taken] = chosen
@@ -123,7 +123,7 @@ class Discretiser:
             torch.as_tensor(at),
             self.context,
             self.descriptors,
-            torch.as_tensor(goals, dtype=torch.float32),
+            torch.as_tensor(preferences, dtype=torch.float32),
         )
         horizon = torch.full((len(at),), float(self.space.horizon))
         left = (horizon - torch.as_tensor(at)).clamp(min=1.0)
@@ -132,7 +132,7 @@ class Discretiser:
         if ends.any() and self.model is not None and self.model.ready:
             complete = path[ends]
             lengths = self.space.lengths(complete)
-            scores[ends] = self.utility(self.model.mean(complete), lengths, goals[ends])
+            scores[ends] = self.utility(self.model.mean(complete), lengths, preferences[ends])
         return np.asarray(scores.reshape(n, width))
 
 

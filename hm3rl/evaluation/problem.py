@@ -45,12 +45,12 @@ class TracePoint(NamedTuple):
     """The archive's hypervolume after one charged evaluation.
 
     Attributes:
-        charged: Evaluations charged so far; fractions come from lower fidelities.
+        used: Evaluations used so far; fractions come from lower fidelities.
         key: The candidate.
         hypervolume: Normalised hypervolume.
     """
 
-    charged: float
+    used: float
     key: str
     hypervolume: float
 
@@ -68,7 +68,7 @@ class MergeProblem:
         fidelity: What the search decides by: "full", or "proxy".
 
     Attributes:
-        trace: One point per charged evaluation, at whatever fidelity.
+        trace: One point per evaluation used, at whatever fidelity.
         deciding: Seconds in which models of the scores, beside the agent's, chose what to evaluate;
             who uses such a model adds them here.
     """
@@ -103,7 +103,7 @@ class MergeProblem:
         self._evaluations: dict[str, Evaluation] = {}
         self._lower: dict[Fidelity, dict[str, Evaluation]] = {}
         self._asked: dict[tuple[str, Measure], Fraction] = {}
-        self._charged: dict[Measure, Fraction] = {"full": Fraction(0), "proxy": Fraction(0)}
+        self._used: dict[Measure, Fraction] = {"full": Fraction(0), "proxy": Fraction(0)}
 
     @property
     def pool(self) -> ModelPool:
@@ -116,14 +116,14 @@ class MergeProblem:
         return self.evaluator.objectives
 
     @property
-    def charged(self) -> float:
+    def used(self) -> float:
         """Evaluations charged so far, proxies at their cost; an integer unless parts were asked."""
         return _plain(self._spent)
 
     @property
-    def charged_proxy(self) -> float:
+    def used_proxy(self) -> float:
         """Proxies asked for so far, in candidates: half the items of one count 0.5."""
-        return _plain(self._charged["proxy"])
+        return _plain(self._used["proxy"])
 
     @property
     def remaining(self) -> int:
@@ -292,7 +292,7 @@ class MergeProblem:
 
     @property
     def _spent(self) -> Fraction:
-        return self._charged["full"] + self.proxy_cost * self._charged["proxy"]
+        return self._used["full"] + self.proxy_cost * self._used["proxy"]
 
     def _check(self, candidate: Candidate) -> None:
         # A whole member belongs to the parameter level, which the limits say nothing about.
@@ -341,11 +341,11 @@ class MergeProblem:
         share = self._new(key, asked)
         if share:
             self._asked[key, asked.measure] = self._share(asked)
-            self._charged[asked.measure] += share
-            self.trace.append(TracePoint(self.charged, key, archive.hypervolume()))
+            self._used[asked.measure] += share
+            self.trace.append(TracePoint(self.used, key, archive.hypervolume()))
         self.logger.evaluation(
             EvaluationEvent(
-                charged=self.charged,
+                used=self.used,
                 phase=phase,
                 key=key,
                 text=str(candidate.path),

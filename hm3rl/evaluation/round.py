@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hm3rl.errors import HM3Error
-from hm3rl.evaluation.backends.base import Backend, Job, Outcome
+from hm3rl.evaluation.backends.base import Backend, Job, JobResult
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import Condition, EvaluationStore, ItemScores
 from hm3rl.paths.candidate import Candidate
@@ -177,7 +177,7 @@ class Round:
             secondary=self.secondary,
         )
 
-    def _commit(self, outcome: Outcome) -> None:
+    def _commit(self, outcome: JobResult) -> None:
         """Turn an outcome into an evaluation that is in the store."""
         key, totals = outcome.key, self.totals
         if outcome.error is None:
@@ -207,7 +207,7 @@ class Round:
         totals.seconds.update(outcome.seconds)
 
     def _evaluation(
-        self, key: str, new: Mapping[str, ItemScores], outcome: Outcome | None = None
+        self, key: str, new: Mapping[str, ItemScores], outcome: JobResult | None = None
     ) -> Evaluation:
         """Put new items and those known before together."""
         partly = self._partly.get(key, {})

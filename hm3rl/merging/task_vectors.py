@@ -30,7 +30,7 @@ core's cache and that merges from files to files keep their memory bound, or, on
 enough to hide the launch of a kernel."""
 
 
-class Sources(Protocol):
+class TensorSources(Protocol):
     """What task vectors need of a pool."""
 
     @property
@@ -100,7 +100,7 @@ class TaskVectors:
         limit_bytes: Upper bound on the memory of kept statistics.
     """
 
-    def __init__(self, pool: Sources, limit_bytes: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, pool: TensorSources, limit_bytes: int = DEFAULT_LIMIT) -> None:
         self.pool = pool
         self.limit_bytes = limit_bytes
         self._tensors = {name: pool.tensors(name) for name in (pool.base_name, *pool.expert_names)}

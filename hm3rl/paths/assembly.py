@@ -29,7 +29,7 @@ from hm3rl.paths.families import (
 )
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
-from hm3rl.paths.views import Alignment, Place, Rotary, view_layer
+from hm3rl.paths.views import Alignment, Rotary, ViewPlace, view_layer
 
 WINDOWED = ("sdpa", "eager")
 """Attention implementations whose masks a layer can narrow to its own window."""
@@ -114,13 +114,13 @@ def stitch(
 
 def _places(
     path: LayerPath, models: dict[str, PreTrainedModel], members: MemberSet
-) -> tuple[PretrainedConfig, list[Place]]:
+) -> tuple[PretrainedConfig, list[ViewPlace]]:
     """Decide the configuration of the stitched model and what each layer must see to itself."""
     stem, refs = path.stem, path.refs
     host = models[stem].config
     config = path_config(host, [(models[m].config, layer) for m, layer in refs])
     if all(members.alike(stem, member) for member in models):
-        return config, [Place(ref, depth, config) for depth, ref in enumerate(refs)]
+        return config, [ViewPlace(ref, depth, config) for depth, ref in enumerate(refs)]
     if any(getattr(models[m].config, "attn_logit_softcapping", None) for m, _ in refs):
         # Fused attention has no soft-capping, and masks are made for one kind of attention.
         config._attn_implementation = "eager"
@@ -131,7 +131,7 @@ def _places(
         _check_windows(config)
     own = {name: _own_config(models[name].config, config) for name in models}
     return config, [
-        Place(
+        ViewPlace(
             ref,
             depth,
             own[ref.member],

@@ -32,7 +32,7 @@ KEPT_BYTES = 2**27
 
 
 @dataclass(frozen=True)
-class _Group:
+class _WeightGroup:
     """What a group of a layer is compared with; N entries, K experts.
 
     Attributes:
@@ -62,7 +62,7 @@ class _Layer:
 
     names: tuple[str, ...]
     base: torch.Tensor
-    groups: tuple[_Group | None, ...]
+    groups: tuple[_WeightGroup | None, ...]
     typical: float
     pieces: tuple[tuple[slice, torch.Tensor, torch.Tensor], ...]
 
@@ -163,7 +163,7 @@ class LayerDescriptors:
         if key in self._layers:
             return self._layers[key]
         experts, device = len(self.members.pool.expert_names), self.members.pool.device
-        groups: list[_Group | None] = []
+        groups: list[_WeightGroup | None] = []
         names: list[str] = []
         places: dict[str, slice] = {}
         end = 0
@@ -182,7 +182,7 @@ class LayerDescriptors:
                 groups.append(None)
                 continue
             rows = torch.cat([theirs[name] for name in members], dim=1)
-            groups.append(_Group(slice(begin, end), rows, rows.norm(dim=1), rows.sum(dim=0)))
+            groups.append(_WeightGroup(slice(begin, end), rows, rows.norm(dim=1), rows.sum(dim=0)))
         empty = torch.zeros(0, device=device)
         layer = _Layer(
             names=tuple(names),
@@ -249,7 +249,7 @@ def _group(name: str, attention: str) -> str:
     return "attention" if name.startswith(attention) else "mlp"
 
 
-def _compare(mine: torch.Tensor, group: _Group) -> list[float]:
+def _compare(mine: torch.Tensor, group: _WeightGroup) -> list[float]:
     """Compare one task vector (N,) with the experts': norm, K cosines, sign conflict."""
     norm = mine.norm()
     relative = norm / (group.norms.mean() + 1e-12)

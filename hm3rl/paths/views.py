@@ -45,7 +45,7 @@ class Rotary:
 
 
 @dataclass(frozen=True)
-class Place:
+class ViewPlace:
     """Where a view stands, and what it must see to itself.
 
     Attributes:
@@ -64,7 +64,7 @@ class Place:
 
 
 def view_layer(
-    layer: nn.Module, place: Place, alignment: Alignment | None, family: Family
+    layer: nn.Module, place: ViewPlace, alignment: Alignment | None, family: Family
 ) -> nn.Module:
     """Make a view of a source's layer.
 

@@ -34,11 +34,11 @@ class CsvLogger:
         self._values = csv.writer(self._metrics, lineterminator="\n")
         self._rows.writerow(
             [
-                *("charged", "phase", "key", *self._objectives, "hypervolume"),
+                *("evaluations", "phase", "key", *self._objectives, "hypervolume"),
                 *("on_front", "seconds", "cached", "failed", "path", "fidelity"),
             ]
         )
-        self._values.writerow(["charged", "name", "value"])
+        self._values.writerow(["evaluations", "name", "value"])
 
     def _say(self, text: str) -> None:
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
@@ -56,7 +56,7 @@ class CsvLogger:
         """Write one row; it is on disk when this returns."""
         self._rows.writerow(
             [
-                event.charged,
+                event.used,
                 event.phase,
                 event.key,
                 *(f"{event.scores.get(name, math.nan):.6f}" for name in self._objectives),
@@ -77,7 +77,7 @@ class CsvLogger:
         line = {
             "key": event.key,
             "phase": event.phase,
-            "charged": event.charged,
+            "evaluations": event.used,
             "failed": event.failed,
             "scores": dict(event.scores),
             "candidate": dict(event.candidate),
@@ -85,9 +85,9 @@ class CsvLogger:
         self._archive.write(json.dumps(line) + "\n")
         self._archive.flush()
 
-    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
+    def metrics(self, used: float, values: Mapping[str, float]) -> None:
         """Write one row a value."""
-        self._values.writerows([charged, name, f"{value:.6g}"] for name, value in values.items())
+        self._values.writerows([used, name, f"{value:.6g}"] for name, value in values.items())
         self._metrics.flush()
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -141,7 +141,7 @@ def plot_hypervolume(rows: Sequence[Mapping[str, str]], target: Path, sources: f
     start = (0.0, sources)
     for phase in dict.fromkeys(row["phase"] for row in scored):
         part = [row for row in scored if row["phase"] == phase]
-        x = [start[0], *(float(row["charged"]) for row in part)]
+        x = [start[0], *(float(row["evaluations"]) for row in part)]
         y = [start[1], *(float(row["hypervolume"]) for row in part)]
         colour, marker = PHASE_STYLE.get(phase, ("#cc79a7", "D"))
         axis.plot(
@@ -149,7 +149,7 @@ def plot_hypervolume(rows: Sequence[Mapping[str, str]], target: Path, sources: f
         )
         start = (x[-1], y[-1])
     axis.axhline(sources, color="black", linestyle=":", linewidth=1, label="experts alone")
-    axis.set_xlabel("evaluations charged")
+    axis.set_xlabel("evaluations used")
     axis.set_ylabel("hypervolume of f / z*, reference 0")
     axis.legend(frameon=False, loc="upper left")
     figure.savefig(target, dpi=120)

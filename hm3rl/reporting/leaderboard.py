@@ -113,7 +113,7 @@ def _shown(
 def evaluations_used(summary: Mapping[str, Any]) -> str:
     """Evaluations behind a run's front, those of earlier lives under other budgets apart."""
     earlier = summary.get("earlier", 0)
-    return f"{summary['charged']:g}" + (f" (+{earlier} of earlier lives)" if earlier else "")
+    return f"{summary['evaluations']:g}" + (f" (+{earlier} of earlier lives)" if earlier else "")
 
 
 def write_leaderboard(

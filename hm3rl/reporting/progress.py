@@ -54,9 +54,9 @@ class ProgressLogger:
     def evaluation(self, event: EvaluationEvent) -> None:
         """Move the bar."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=event.charged, hypervolume=event.hypervolume)
+            self._bar.update(self._task, completed=event.used, hypervolume=event.hypervolume)
 
-    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
+    def metrics(self, used: float, values: Mapping[str, float]) -> None:
         """Not shown."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -91,7 +91,7 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "name": summary["name"],
         "searcher": summary["searcher"],
         "seed": summary["seed"],
-        "charged": summary["charged"],
+        "count": summary["evaluations"],
         "used": evaluations_used(summary),
         "failed": summary["failed"],
         "objectives": objectives,
@@ -153,7 +153,7 @@ def _model(row: Mapping[str, str], objectives: Sequence[str]) -> dict[str, Any]:
 
 def _evaluation(row: Mapping[str, str], objectives: Sequence[str]) -> dict[str, Any]:
     return {
-        "charged": float(row["charged"]),
+        "evaluations": float(row["evaluations"]),
         "phase": row["phase"],
         "scores": [_number(row[task]) for task in objectives],
         "hypervolume": float(row["hypervolume"]),

@@ -130,7 +130,7 @@ class WandbLogger:
         self._archive: Archive | None = None
         self._texts: dict[str, str] = {}
         self._phase = ""
-        self._charged: float = 0
+        self._used: float = 0
         self._evaluations: list[list[Any]] = []
         self._fronts: list[list[Any]] = []
 
@@ -165,7 +165,7 @@ class WandbLogger:
         group = "score" if event.decides else f"score at {event.fidelity}"
         values: dict[str, Any] = {f"{group}/{name}": value for name, value in event.scores.items()}
         values |= {
-            "evaluations": event.charged,
+            "evaluations": event.used,
             "hypervolume": event.hypervolume,
             "phase": event.phase,
             "evaluation/seconds": event.seconds,
@@ -176,11 +176,11 @@ class WandbLogger:
             self._remember(event)
 
     def _remember(self, event: EvaluationEvent) -> None:
-        self._charged = event.charged
+        self._used = event.used
         self._evaluations.append(
-            [event.charged, event.phase, event.key, *event.scores.values(), event.text]
+            [event.used, event.phase, event.key, *event.scores.values(), event.text]
             if not event.failed
-            else [event.charged, event.phase, event.key, *[None] * self._width(), event.text]
+            else [event.used, event.phase, event.key, *[None] * self._width(), event.text]
         )
         if event.failed:
             return
@@ -188,7 +188,7 @@ class WandbLogger:
             self._archive = Archive(tuple(event.scores), [1.0] * len(event.scores))
         self._archive.add(event.key, list(event.scores.values()))
         self._texts[event.key] = event.text
-        if event.charged and event.charged % FRONT_EVERY == 0:
+        if event.used and event.used % FRONT_EVERY == 0:
             self._snapshot()
 
     def _width(self) -> int:
@@ -196,17 +196,17 @@ class WandbLogger:
 
     def _snapshot(self) -> None:
         """Keep the front as it is now."""
-        if self._archive is None or any(row[0] == self._charged for row in self._fronts[-1:]):
+        if self._archive is None or any(row[0] == self._used for row in self._fronts[-1:]):
             return
         self._fronts += [
-            [self._charged, self._phase, *map(float, self._archive.vector(key)), self._texts[key]]
+            [self._used, self._phase, *map(float, self._archive.vector(key)), self._texts[key]]
             for key in self._archive.front_keys()
         ]
 
     @_harmless
-    def metrics(self, charged: float, values: Mapping[str, float]) -> None:
+    def metrics(self, used: float, values: Mapping[str, float]) -> None:
         """Log scalars of an algorithm."""
-        self._run.log({"evaluations": charged, **values})
+        self._run.log({"evaluations": used, **values})
 
     @_harmless
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -383,7 +383,7 @@ def summarise(
         "searcher": searcher.name,
         "seed": settings.seed,
         "budget": settings.budget,
-        "charged": problem.charged,
+        "evaluations": problem.used,
         # What the search split was scored by; the test split is always scored in full.
         "fidelity": str(problem.fidelity),
         "failed": problem.failed,
@@ -431,5 +431,5 @@ def seconds(
         "agent": round(agent, 3),
         "merging": round(spent.get("merging", 0.0), 3),
         "other": round(other, 3),
-        "other_ms_per_evaluation": round(1000 * other / max(problem.charged, 1), 3),
+        "other_ms_per_evaluation": round(1000 * other / max(problem.used, 1), 3),
     }

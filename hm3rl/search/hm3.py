@@ -152,17 +152,17 @@ class HM3(Searcher[HM3Settings]):
         rng = np.random.default_rng(self.seed)
         parameter, offline, online = self.split(budget, len(problem.pool.expert_names))
         self._check_start(problem, parameter)
-        before = problem.charged
+        before = problem.used
         pool = self._pool(problem, parameter, rng)
         if self.options.parameter.source == "preference":
             # Merging for preferences costs what it costs; the phases share the rest as they would.
-            left = budget - round(problem.charged - before)
+            left = budget - round(problem.used - before)
             offline = round(left * (offline / (offline + online)))
             online = left - offline
         agent = self._agent(problem, pool)
 
         def log(values: dict[str, float]) -> None:
-            problem.logger.metrics(problem.charged, values)
+            problem.logger.metrics(problem.used, values)
 
         if offline:
             problem.logger.phase("offline", offline)

@@ -56,12 +56,12 @@ class OverPaths(Searcher[Options]):
         share = level_share(self.options.parameter_share, planned, len(experts))
         parameter = min(max(round(planned * share), 1), budget - 1)
         problem.logger.phase("parameter", parameter)
-        before = problem.charged
+        before = problem.used
         level = self.options.parameter
         if vary:
             recipes = sample_recipes(problem, parameter, level, rng, "parameter")
         else:
             recipes = search_recipes(problem, parameter, level, rng, "parameter", vary=False)
         chosen = select_members(problem, recipes, level.members)
-        left = budget - round(problem.charged - before)
+        left = budget - round(problem.used - before)
         return [*experts, *(problem.members.add(recipe) for recipe in chosen)], left

@@ -45,7 +45,7 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-9)
 
 
-class Background(NamedTuple):
+class AuxiliaryData(NamedTuple):
     """Whole models that were scored but are not offered as members.
 
     Attributes:
@@ -64,16 +64,16 @@ class FeatureMap:
 
     Args:
         space: The path space.
-        background: Further whole models, described like the members.
+        auxiliary: Further whole models, described like the members.
     """
 
-    def __init__(self, space: PathSpace, background: Background | None = None) -> None:
+    def __init__(self, space: PathSpace, auxiliary: AuxiliaryData | None = None) -> None:
         self.space = space
         m = len(space.members)
         context, layers = space.context, space.descriptors
-        if background is not None:
-            context = np.concatenate([context, background.context])
-            layers = np.concatenate([layers, background.descriptors])
+        if auxiliary is not None:
+            context = np.concatenate([context, auxiliary.context])
+            layers = np.concatenate([layers, auxiliary.descriptors])
         context = _standardised(context.astype(np.float64))
         context /= np.sqrt(max(1, context.shape[1]))
         layers = _standardised(layers.astype(np.float64))
@@ -82,17 +82,17 @@ class FeatureMap:
         described = np.concatenate([repeated, layers], axis=2)
         stems = np.concatenate([context, layers.mean(axis=1)], axis=1)
         recipe, self._depths = self._reduced(described, stems)
-        # Choices of offered members come first; whole models of the background use the rest.
+        # Choices of offered members come first; whole models of the auxiliary use the rest.
         count = len(context)
         by_layer, by_stem = recipe[: count * space.depth], recipe[count * space.depth :]
         self._recipe = np.concatenate([by_layer[: m * space.depth], by_stem[:m]])
         whole = by_layer.reshape(count, space.depth, -1).sum(axis=1) + by_stem
-        self._background = whole[m:]
+        self._auxiliary = whole[m:]
 
-    def background(self) -> PathFeatures:
-        """Features of the background models' own paths."""
-        plain = np.zeros((len(self._background), self.space.depth + OVERALL))
-        return PathFeatures(self._background, plain)
+    def auxiliary(self) -> PathFeatures:
+        """Features of the auxiliary models' own paths."""
+        plain = np.zeros((len(self._auxiliary), self.space.depth + OVERALL))
+        return PathFeatures(self._auxiliary, plain)
 
     @property
     def depths(self) -> np.ndarray:

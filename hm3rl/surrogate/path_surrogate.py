@@ -19,7 +19,7 @@ from hm3rl.config.agents import SurrogateSettings
 from hm3rl.paths.space import PathSpace
 from hm3rl.surrogate.base import Regressor, RegressorFactory
 from hm3rl.surrogate.dataset import Dataset
-from hm3rl.surrogate.features import Background, FeatureMap
+from hm3rl.surrogate.features import AuxiliaryData, FeatureMap
 
 REFIT_GROWTH = 1.15
 """Hyper-parameters are adapted again when there are so many times as many paths as before."""
@@ -35,7 +35,7 @@ class PathSurrogate:
         space: The path space.
         objectives: K.
         settings: The regressor's name and options.
-        background: Whole models that are no members, whose scores are known all the same: the
+        auxiliary: Whole models that are no members, whose scores are known all the same: the
             merges the parameter level tried.
     """
 
@@ -44,13 +44,13 @@ class PathSurrogate:
         space: PathSpace,
         objectives: int,
         settings: SurrogateSettings,
-        background: Background | None = None,
+        auxiliary: AuxiliaryData | None = None,
     ) -> None:
         self.space = space
         self.objectives = objectives
         self.settings = settings
-        self.background = background
-        self.features = FeatureMap(space, background)
+        self.auxiliary = auxiliary
+        self.features = FeatureMap(space, auxiliary)
         self.scores = self._process()
         self._adapted_at = 0
 
@@ -79,9 +79,9 @@ class PathSurrogate:
 
     def _condition(self, tokens: np.ndarray, vectors: np.ndarray, steps: int) -> None:
         features = self.features(tokens)
-        if self.background is not None:
-            features = features.stacked(self.features.background())
-            vectors = np.concatenate([vectors, self.background.vectors])
+        if self.auxiliary is not None:
+            features = features.stacked(self.features.auxiliary())
+            vectors = np.concatenate([vectors, self.auxiliary.vectors])
         self.scores.fit(features, vectors, steps)
 
     @property

@@ -100,7 +100,7 @@ class _Reply(NamedTuple):
     answers: list[object]
 
 
-class _Worker:
+class _SandboxProcess:
     """One worker process and the pipes to it.
 
     Args:
@@ -197,7 +197,7 @@ class _Worker:
         return said.decode(errors="replace").strip()
 
 
-def _close(workers: list[_Worker], folder: ScratchFolder) -> None:
+def _close(workers: list[_SandboxProcess], folder: ScratchFolder) -> None:
     while workers:
         workers.pop().kill()
     folder.cleanup()
@@ -256,14 +256,14 @@ class SandboxPool:
         self.memo_hits = 0
         self.executed = 0
         self._memo: OrderedDict[tuple[str, Tests], float] = OrderedDict()
-        self._idle: SimpleQueue[_Worker | None] = SimpleQueue()
+        self._idle: SimpleQueue[_SandboxProcess | None] = SimpleQueue()
         for _ in range(workers):
             self._idle.put(None)
         try:
             self._folder = ScratchFolder(PREFIX)
         except OSError as error:
             raise SandboxError(f"the program sandbox has no folder to start in: {error}") from error
-        self._alive: list[_Worker] = []
+        self._alive: list[_SandboxProcess] = []
         self._lock = threading.Lock()
         self._one_alone = threading.Lock()
         self._warned = False
@@ -361,7 +361,7 @@ class SandboxPool:
                 return 0.0  # twice the same end, the second time with nobody else about
             deaths.add(reply.death)
 
-    def _with_worker(self, use: Callable[[_Worker], Used], alone: bool = False) -> Used:
+    def _with_worker(self, use: Callable[[_SandboxProcess], Used], alone: bool = False) -> Used:
         """Use a worker, and another, alone, if one is lost in between.
 
         Args:
@@ -389,7 +389,7 @@ class SandboxPool:
         )
 
     @contextmanager
-    def _lent(self, alone: bool) -> Iterator[_Worker]:
+    def _lent(self, alone: bool) -> Iterator[_SandboxProcess]:
         """Lend a worker: an idle one, or a fresh one for this use only while all others are idle.
 
         Raises:
@@ -412,14 +412,14 @@ class SandboxPool:
                 for place in idle if alone else [kept]:
                     self._idle.put(place)
 
-    def _start(self) -> _Worker:
+    def _start(self) -> _SandboxProcess:
         """Start a worker.
 
         Raises:
             InputError: It locks programs up worse than required.
             _WorkerLost: It does not start.
         """
-        worker = _Worker(
+        worker = _SandboxProcess(
             self.timeout_s, self.wall_s, self.memory_mb, self._folder.name, self.mechanisms
         )
         with self._lock:
@@ -442,7 +442,7 @@ class SandboxPool:
                 log.warning("%s; see docs/sandbox.md", said)
         return worker
 
-    def _reap(self, worker: _Worker) -> None:
+    def _reap(self, worker: _SandboxProcess) -> None:
         with self._lock:
             if worker in self._alive:  # not if the pool was closed meanwhile
                 self._alive.remove(worker)

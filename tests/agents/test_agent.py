@@ -167,8 +167,8 @@ def test_what_is_absorbed_is_free_and_never_asked_for() -> None:
 def test_ppo_learns_nothing_from_rollouts_that_failed(head: str) -> None:
     agent = MergeAgent.fresh(PROBLEM.space(), NAMES, quick(head=head, rollouts=4))
     before = {name: value.clone() for name, value in agent.state.policy.state_dict().items()}
-    charged = agent.state.roll_out_real(lambda paths: [Outcome.failure() for _ in paths])
-    assert charged == len(agent.state.dataset.failed) > 0 and len(agent.state.replay) == 0
+    used = agent.state.roll_out_real(lambda paths: [Outcome.failure() for _ in paths])
+    assert used == len(agent.state.dataset.failed) > 0 and len(agent.state.replay) == 0
     after = agent.state.policy.state_dict()
     assert all(bool((before[name] == after[name]).all()) for name in before)
 

@@ -6,12 +6,12 @@ import torch
 
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.generators import GeneratorScope
-from hm3rl.agents.goals import Goals
 from hm3rl.agents.offline import pretrain
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
+from hm3rl.agents.served import ServedPreferences
 from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.envs.merge_path import MergePathEnv
 from hm3rl.objectives.utility import Utility
@@ -37,7 +37,7 @@ def share_of_first(space: PathSpace, row: np.ndarray) -> np.ndarray:
 
 def regression_of(policy: PathPolicy, options: HM3AgentSettings) -> Regression:
     utility = Utility(options.scalarisation, options.length_cost, options.utopia)  # type: ignore[arg-type]
-    return Regression(policy, options, Goals(K), utility, np.random.default_rng(0))
+    return Regression(policy, options, ServedPreferences(K), utility, np.random.default_rng(0))
 
 
 def filled_replay(space: PathSpace, n: int = 150) -> Replay:

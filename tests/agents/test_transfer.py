@@ -86,5 +86,5 @@ def test_the_agents_own_preference_is_saved(tmp_path: Path) -> None:
     agent.offline(Budget(), 8, lambda values: None)
     agent.save(tmp_path / "agent.zip")
     again = MergeAgent.load(tmp_path / "agent.zip")
-    np.testing.assert_array_equal(again.state.goals.only, only)
+    np.testing.assert_array_equal(again.state.served.only, only)
     np.testing.assert_array_equal(again.state.replay.preferences, np.tile(only, (8, 1)))

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from experiments.common.plan import understood
-from hm3rl import api, registry
-from hm3rl.config.compose import to_yaml
+from hm3rl import api
 from hm3rl.config.schema import config_folder
 from hm3rl.errors import InputError
 from hm3rl.models.zoo import resolve_source
@@ -25,13 +21,6 @@ PRETRAINED = {
 }
 
 
-@cache
-def searched_by(file: Path) -> str:
-    """What an experiment file asks for, but for its name and budget."""
-    return to_yaml(replace(api.settings(f"experiment={file.stem}"), name="", budget=0))
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # on import of botorch
 @pytest.mark.parametrize(
     "file",
     [
@@ -41,24 +30,16 @@ def searched_by(file: Path) -> str:
     ids=lambda file: file.stem,
 )
 def test_every_committed_experiment_runs_in_a_shrunk_form(file: Path, tmp_path: Path):
-    twin = next((other for other in FILES if searched_by(other) == searched_by(file)), file)
-    if twin != file:
-        pytest.skip(f"the same search as {twin.stem}")
     try:
         pool = api.settings(f"experiment={file.stem}").pool
         for source in (pool.base, *pool.experts.values()):
             resolve_source(source)
     except InputError as error:
         pytest.skip(str(error))
-    searcher = api.settings(f"experiment={file.stem}").search.name
-    missing = registry.find("searcher", searcher).missing_packages()
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    _, *few = understood((f"search={searcher}", *FEW_ITEMS))
-    smaller = [*few, *PRETRAINED.get(file.stem, [])]
+    smaller = [*FEW_ITEMS, *PRETRAINED.get(file.stem, [])]
     words = [f"experiment={file.stem}", *smaller, "budget=6", f"output={tmp_path / 'run'}"]
     result = api.search(*words)
-    assert result.summary["charged"] == 6
+    assert result.summary["evaluations"] == 6
     assert (
         result.summary["hypervolume"]["search"] >= result.summary["hypervolume"]["sources_search"]
     )

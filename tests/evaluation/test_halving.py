@@ -71,15 +71,15 @@ def test_the_winner_on_all_items_is_found_with_fewer_item_evaluations(
         rungs, keep = ("items:0.125", "items:0.375", "full"), (5, 2, 1)
         halving = successive_halving(problem, candidates, rungs, keep, ByPreferences(CENTRE))
         asked = evaluator.totals.items - before
-        charged = problem.charged
+        used = problem.used
         everything = problem.evaluate(candidates, "all")
     utilities = tchebycheff(np.array([e.vector for e in everything]) / problem.z_star, CENTRE[0])
     best = int(np.argmax(utilities))
     assert halving.winners == (candidates[best],)
     assert halving.evaluations[0].scores == everything[best].scores
     assert asked == 2 * (12 * 8 + 5 * 16 + 2 * 40) and asked < 0.34 * 12 * 2 * 64
-    assert charged == pytest.approx(asked / (2 * 64))
-    assert charged == pytest.approx(halving_cost(problem, 12, rungs, keep))
+    assert used == pytest.approx(asked / (2 * 64))
+    assert used == pytest.approx(halving_cost(problem, 12, rungs, keep))
 
 
 def test_it_is_the_same_again_and_charges_nothing_new(problem: MergeProblem) -> None:
@@ -87,11 +87,11 @@ def test_it_is_the_same_again_and_charges_nothing_new(problem: MergeProblem) -> 
     rungs, keep = ("proxy:0.5", "items:0.25", "full"), (4, 2, 1)
     ranking = ByPreferences(np.array([[0.5, 0.5], [0.9, 0.1]]))
     once = successive_halving(problem, candidates, rungs, keep, ranking)
-    charged = problem.charged
-    assert charged == pytest.approx(6 * 0.25 + 4 * 0.25 + 2 * 0.75)
-    assert charged == pytest.approx(halving_cost(problem, 6, rungs, keep))
+    used = problem.used
+    assert used == pytest.approx(6 * 0.25 + 4 * 0.25 + 2 * 0.75)
+    assert used == pytest.approx(halving_cost(problem, 6, rungs, keep))
     again = successive_halving(problem, candidates, rungs, keep, ranking)
-    assert problem.charged == charged and again.winners == once.winners
+    assert problem.used == used and again.winners == once.winners
     assert [len(rung.evaluations) for rung in once.rungs] == [6, 4, 2]
     assert [rung.kept for rung in again.rungs] == [rung.kept for rung in once.rungs]
 
@@ -123,10 +123,10 @@ def test_hypervolume_ranks_by_what_is_added_to_the_front(problem: MergeProblem) 
     inside, beyond = front[0] * 0.5, front.max(axis=0) + 0.1
     a_bit = front[0] + 0.01
     vectors = np.array([inside, a_bit, beyond, inside])
-    charged = problem.charged
+    used = problem.used
     assert list(ByHypervolume()(problem, vectors, FULL)) == [2, 0, 1, 3]  # then nothing is added
     gains = [hypervolume(np.vstack([front, v])) - hypervolume(front) for v in vectors]
-    assert np.argmax(gains) == 2 and problem.charged == charged
+    assert np.argmax(gains) == 2 and problem.used == used
     assert ByHypervolume()(problem, vectors, Fidelity(0.5))[0] == 2
     assert list(ByHypervolume()(problem, vectors[[0, 2]], Fidelity(0.5, proxy=True))) == [1, 0]
 
@@ -146,4 +146,4 @@ def test_what_makes_no_sense_is_refused(problem: MergeProblem) -> None:
         successive_halving(problem, [], ("full",), (1,), ranking)
     with pytest.raises(BudgetExhausted):
         successive_halving(problem, merges(25), ("full",), (1,), ranking)
-    assert problem.charged == 0
+    assert problem.used == 0

@@ -51,14 +51,14 @@ ONE, TWO, THREE = path("a | a[0:2] + b[2]"), path("b | a[0:2] + b[2]"), path("c 
 
 
 def test_the_sources_are_scored_for_nothing(problem: MergeProblem, listener: Listener) -> None:
-    assert (problem.charged, problem.remaining, problem.trace) == (0, 5, [])
+    assert (problem.used, problem.remaining, problem.trace) == (0, 5, [])
     sources = [Candidate.whole(name, 3) for name in ("a", "b", "c", "base")]
     assert all(problem.seen(source) for source in sources)
     vectors = np.array([e.vector for e in problem.known(sources)])
     assert problem.archive.keys == tuple(problem.key(source) for source in sources)
     assert problem.z_star.tolist() == vectors[:3].max(axis=0).tolist()  # the base does not count
     assert [e.phase for e in listener.events] == ["sources"] * 4
-    assert [e.charged for e in listener.events] == [0] * 4
+    assert [e.used for e in listener.events] == [0] * 4
     problem.prepare()
     assert len(listener.events) == 4
 
@@ -66,10 +66,10 @@ def test_the_sources_are_scored_for_nothing(problem: MergeProblem, listener: Lis
 def test_distinct_new_candidates_are_charged(problem: MergeProblem) -> None:
     source = Candidate.whole("a", 3)
     found = problem.evaluate([ONE, source, ONE, TWO], "online")
-    assert problem.charged == 2 and problem.remaining == 3
+    assert problem.used == 2 and problem.remaining == 3
     assert found[0] is found[2] and found[1] is problem.known([source])[0]
     assert problem.evaluate([TWO, ONE], "online") == [found[3], found[0]]
-    assert problem.charged == 2
+    assert problem.used == 2
     assert problem.candidate(found[0].key) == ONE and problem.evaluation(found[3].key) is found[3]
 
 
@@ -82,7 +82,7 @@ def test_a_warm_store_saves_time_but_no_budget(
     again = MergeProblem(members, evaluator, LIMITS, budget=5, logger=listener)
     again.prepare()
     second = again.evaluate([ONE, TWO], "online")
-    assert again.charged == 2 and tasks[0].calls == calls
+    assert again.used == 2 and tasks[0].calls == calls
     assert [e.scores for e in second] == [e.scores for e in first]
     assert again.trace == problem.trace
     assert all(event.cached and event.seconds == 0 for event in listener.events)
@@ -97,7 +97,7 @@ def test_asking_for_more_than_is_left_scores_nothing(
     with pytest.raises(BudgetExhausted) as caught:
         problem.evaluate([ONE, *more], "online")
     assert (caught.value.asked, caught.value.remaining) == (4, 3)
-    assert (problem.charged, len(store), len(listener.events)) == (2, stored, captured)
+    assert (problem.used, len(store), len(listener.events)) == (2, stored, captured)
     problem.evaluate([ONE, *more[:3]], "online")
     assert problem.remaining == 0
     problem.evaluate([ONE, *more[:3]], "online")
@@ -109,7 +109,7 @@ def test_events_and_trace_follow_the_order_of_submission(
     found = problem.evaluate([TWO, ONE, THREE], "offline")
     events = listener.events[4:]
     assert [e.key for e in events] == [e.key for e in found] == [p.key for p in problem.trace]
-    assert [e.charged for e in events] == [p.charged for p in problem.trace] == [1, 2, 3]
+    assert [e.used for e in events] == [p.used for p in problem.trace] == [1, 2, 3]
     assert [e.hypervolume for e in events] == [p.hypervolume for p in problem.trace]
     assert events[0].text == "b | a[0:2] + b[2]" and events[0].phase == "offline"
     assert Candidate.from_dict(events[0].candidate) == TWO
@@ -121,10 +121,10 @@ def test_events_and_trace_follow_the_order_of_submission(
 
 def test_rescoring_is_free_and_changes_nothing(problem: MergeProblem, listener: Listener) -> None:
     problem.evaluate([ONE], "online")
-    before = (problem.charged, problem.archive.keys, len(listener.events))
+    before = (problem.used, problem.archive.keys, len(listener.events))
     (test, unseen) = problem.rescore([ONE, TWO])
     assert test.split == "test" and test.secondary is not None and unseen.ok
-    assert (problem.charged, problem.archive.keys, len(listener.events)) == before
+    assert (problem.used, problem.archive.keys, len(listener.events)) == before
     assert not problem.seen(TWO)
     assert problem.known([ONE])[0].split == "search"
 
@@ -135,7 +135,7 @@ def test_a_failure_is_charged_but_is_no_point_of_the_archive(
     broken = Candidate.whole(blend(1.0, 0.0, 0.0, scale=1e60), 3)
     volume = problem.archive.hypervolume()
     (failed,) = problem.evaluate([broken], "parameter")
-    assert not failed.ok and problem.charged == 1
+    assert not failed.ok and problem.used == 1
     assert failed.key not in problem.archive and problem.archive.hypervolume() == volume
     assert listener.events[-1].failed and listener.events[-1].scores == {}
     assert problem.seen(broken)
@@ -147,12 +147,12 @@ def test_paths_outside_the_limits_are_refused_but_whole_members_are_not(
     for text in ("a | a[0:2]", "a | a[0] + a[0] + a[2]"):
         with pytest.raises(InputError, match="breaks the limits"):
             problem.evaluate([path(text)], "online")
-    assert problem.charged == 0
+    assert problem.used == 0
     narrow = MergeProblem(members, evaluator, PathLimits(3, 3, stem="b"), budget=2)
     with pytest.raises(InputError, match="breaks the limits"):
         narrow.evaluate([ONE], "online")
     narrow.evaluate([Candidate.whole(blend(0.5, 0.5, 0.0), 3), TWO], "parameter")
-    assert narrow.charged == 2
+    assert narrow.used == 2
 
 
 def test_a_task_nobody_can_do_is_named(members: MemberSet, store: EvaluationStore) -> None:
@@ -198,21 +198,21 @@ def test_a_share_of_the_items_costs_that_share_and_more_of_them_the_rest(
     volume, keys = problem.archive.hypervolume(), problem.archive.keys
     (quarter,) = problem.evaluate([ONE], "rung", "items:0.25")
     assert quarter.fidelity == "items:0.25" and len(quarter.per_item["one"]) == 3
-    assert (problem.charged, problem.remaining) == (0.25, 4)
+    assert (problem.used, problem.remaining) == (0.25, 4)
     assert problem.evaluate([ONE, ONE], "rung", "items:0.25") == [quarter, quarter]
-    assert problem.charged == 0.25
+    assert problem.used == 0.25
     assert (problem.archive.hypervolume(), problem.archive.keys) == (volume, keys)
     assert not problem.seen(ONE)
     assert (problem.price("items:0.5"), problem.price("proxy"), problem.price()) == (0.5, 0.5, 1)
     (full,) = problem.evaluate([ONE], "rung")
-    assert problem.charged == 1 and isinstance(problem.charged, int)
+    assert problem.used == 1 and isinstance(problem.used, int)
     assert full.key in problem.archive and problem.seen(ONE)
     problem.evaluate([ONE], "rung", "items:0.75")  # its items were all paid for
-    assert problem.charged == 1
-    assert [point.charged for point in problem.trace] == [0.25, 1]
+    assert problem.used == 1
+    assert [point.used for point in problem.trace] == [0.25, 1]
     events = listener.events[4:]
     assert [e.fidelity for e in events] == ["items:0.25", "full", "items:0.75"]
-    assert [e.charged for e in events] == [0.25, 1, 1] and not events[0].on_front
+    assert [e.used for e in events] == [0.25, 1, 1] and not events[0].on_front
     whole = problem.evaluator.totals.items - 4 * 24  # the sources' items
     assert whole == 24
 
@@ -221,23 +221,23 @@ def test_proxies_are_paid_for_apart(members: MemberSet, evaluator: Evaluator) ->
     problem = MergeProblem(members, evaluator, LIMITS, budget=2, proxy_cost=0.1)
     problem.prepare()
     problem.evaluate([ONE, TWO, THREE], "rung", "proxy:0.5")
-    assert (problem.charged_proxy, problem.charged) == (1.5, 0.15)
+    assert (problem.used_proxy, problem.used) == (1.5, 0.15)
     problem.evaluate([ONE, TWO, THREE], "rung", "proxy")
-    assert (problem.charged_proxy, problem.charged) == (3, 0.3)
+    assert (problem.used_proxy, problem.used) == (3, 0.3)
     problem.evaluate([ONE], "rung")
-    assert (problem.charged_proxy, problem.charged, problem.remaining) == (3, 1.3, 0)
+    assert (problem.used_proxy, problem.used, problem.remaining) == (3, 1.3, 0)
     assert len(problem.archive.keys) == 5
     with pytest.raises(BudgetExhausted, match=r"1 evaluations asked for, 0\.7 left"):
         problem.evaluate([TWO], "rung")
     problem.evaluate([TWO], "rung", "items:0.5")
-    assert problem.charged == 1.8
+    assert problem.used == 1.8
 
 
 def test_the_sources_are_free_at_every_share(problem: MergeProblem) -> None:
     source = Candidate.whole("a", 3)
     for fidelity in ("items:0.5", "proxy"):
         (part,) = problem.evaluate([source], "rung", fidelity)
-        assert part.ok and problem.charged == 0 and problem.trace == []
+        assert part.ok and problem.used == 0 and problem.trace == []
 
 
 def test_proxies_that_cost_nothing_are_counted_all_the_same(
@@ -245,7 +245,7 @@ def test_proxies_that_cost_nothing_are_counted_all_the_same(
 ) -> None:
     problem = MergeProblem(members, evaluator, LIMITS, budget=0, proxy_cost=0)
     problem.evaluate([ONE, TWO], "rung", "proxy:0.5")
-    assert (problem.charged_proxy, problem.charged) == (1, 0)
+    assert (problem.used_proxy, problem.used) == (1, 0)
 
 
 def test_a_search_that_decides_by_proxies_pays_one_evaluation_each(
@@ -266,12 +266,12 @@ def test_a_search_that_decides_by_proxies_pays_one_evaluation_each(
     one, two = (path(f"{a} | {a}[0:4] + {b}[4:8]") for a, b in pairwise(names))
     found = problem.evaluate([one, two], "online")
     assert [e.fidelity for e in found] == ["proxy"] * 2
-    assert (problem.charged, problem.remaining, problem.price()) == (2, 1, 1)
+    assert (problem.used, problem.remaining, problem.price()) == (2, 1, 1)
     assert found[0].key in problem.archive and all(e.decides for e in listener.events)
     experts = problem.known([Candidate.whole(name, 8) for name in names])
     assert problem.z_star.tolist() == np.max([e.vector for e in experts], axis=0).tolist()
     problem.evaluate([path(f"{names[2]} | {names[2]}[0:7]")], "rung", "proxy:0.5")
-    assert problem.charged == 2.5 and not listener.events[-1].decides
+    assert problem.used == 2.5 and not listener.events[-1].decides
     (tested,) = problem.rescore([one])
     assert tested.fidelity == "full"
 

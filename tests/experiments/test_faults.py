@@ -26,7 +26,7 @@ from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import Condition, EvaluationStore
 
 HERE = Condition("suite", "search", "float32", "torch-cpu")
-COLUMNS = "charged,phase,key,math,seconds,cached,failed,path,fidelity"
+COLUMNS = "evaluations,phase,key,math,seconds,cached,failed,path,fidelity"
 
 
 def store(folder: Path, *keys: str) -> None:

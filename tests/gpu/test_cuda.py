@@ -143,7 +143,7 @@ def test_a_candidates_score_does_not_depend_on_its_batch(cuda: MemberSet) -> Non
 def test_a_short_search(searched: Callable[..., SearchResult], dtype: str) -> None:
     result = searched("budget=16", "pool.device=cuda", f"pool.dtype={dtype}")
     summary = result.summary
-    assert summary["charged"] == 16 and summary["failed"] == 0
+    assert summary["evaluations"] == 16 and summary["failed"] == 0
     assert summary["hypervolume"]["search"] >= summary["hypervolume"]["sources_search"]
     assert result.problem.evaluator.condition("search").backend == "torch-cuda"
 

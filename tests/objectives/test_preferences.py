@@ -9,6 +9,7 @@ from hm3rl.errors import InputError
 from hm3rl.objectives.preferences import (
     parse_preference_text,
     sample_dirichlet,
+    sample_faces,
     simplex_lattice,
     snap_to_lattice,
 )
@@ -22,6 +23,15 @@ def test_dirichlet_covers_the_simplex_evenly():
     # Uniform on the simplex: mean 1/3, variance (1/3)(2/3)/(3+1) = 1/18.
     assert np.allclose(drawn.mean(axis=0), 1 / 3, atol=0.02)
     assert np.allclose(drawn.var(axis=0), 1 / 18, atol=0.005)
+
+
+def test_faces_are_drawn_as_often_as_the_whole_simplex():
+    rows = sample_faces(4000, 4, np.random.default_rng(0))
+    np.testing.assert_allclose(rows.sum(axis=1), 1.0)
+    assert (rows >= 0).all()
+    positive = (rows > 0).sum(axis=1)
+    shares = [np.mean(positive == size) for size in (1, 2, 3, 4)]
+    np.testing.assert_allclose(shares, [0.125, 0.125, 0.125, 0.625], atol=0.03)
 
 
 def test_lattice_of_three_tasks_in_tenths_has_66_points():

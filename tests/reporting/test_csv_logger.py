@@ -9,11 +9,11 @@ from hm3rl.files import RunFolder
 from hm3rl.reporting.csv_logger import CsvLogger
 
 
-def event(charged: int, failed: bool = False) -> EvaluationEvent:
+def event(used: int, failed: bool = False) -> EvaluationEvent:
     return EvaluationEvent(
-        charged=charged,
+        used=used,
         phase="online",
-        key=f"k{charged}",
+        key=f"k{used}",
         text="math | math[0:2]",
         candidate={"path": "math | math[0:2]"},
         scores={"math": 0.5, "code": 0.25},
@@ -31,7 +31,7 @@ def test_every_evaluation_is_on_disk_when_the_call_returns(tmp_path: Path):
     logger.evaluation(event(1))
     with folder.evaluations.open() as stream:
         (row,) = csv.DictReader(stream)
-    assert (row["charged"], row["math"], row["hypervolume"]) == ("1", "0.500000", "0.125000")
+    assert (row["evaluations"], row["math"], row["hypervolume"]) == ("1", "0.500000", "0.125000")
     line = json.loads(folder.archive.read_text())
     assert line["candidate"] == {"path": "math | math[0:2]"}
     logger.finish("finished")

@@ -8,13 +8,13 @@ import pytest
 from hm3rl.reporting.figures import plot_front, plot_hypervolume
 
 ROWS = [
-    {"key": "s", "phase": "sources", "failed": "0", "charged": "0", "hypervolume": "0.2"}
+    {"key": "s", "phase": "sources", "failed": "0", "evaluations": "0", "hypervolume": "0.2"}
     | {"math": "1.0", "code": "0.2", "text": "0.1"},
-    {"key": "a", "phase": "parameter", "failed": "0", "charged": "1", "hypervolume": "0.3"}
+    {"key": "a", "phase": "parameter", "failed": "0", "evaluations": "1", "hypervolume": "0.3"}
     | {"math": "0.6", "code": "0.5", "text": "0.4"},
-    {"key": "b", "phase": "online", "failed": "0", "charged": "2", "hypervolume": "0.5"}
+    {"key": "b", "phase": "online", "failed": "0", "evaluations": "2", "hypervolume": "0.5"}
     | {"math": "0.8", "code": "0.7", "text": "0.6"},
-    {"key": "c", "phase": "online", "failed": "1", "charged": "3", "hypervolume": "0.5"}
+    {"key": "c", "phase": "online", "failed": "1", "evaluations": "3", "hypervolume": "0.5"}
     | {"math": "0.0", "code": "0.0", "text": "0.0"},
 ]
 

@@ -25,8 +25,8 @@ def test_the_data_are_those_of_the_run_folder(finished: FinishedRun):
     rows = finished.front_rows()
     assert [model["name"] for model in run["front"]] == [row["name"] for row in rows]
     assert run["front"][0]["test"] == [float(rows[0][f"test_{t}"]) for t in finished.objectives]
-    charged = [one["charged"] for one in run["evaluations"] if one["phase"] != "sources"]
-    assert charged == list(range(1, 21))
+    used = [one["evaluations"] for one in run["evaluations"] if one["phase"] != "sources"]
+    assert used == list(range(1, 21))
     assert run["hypervolume"]["test"] == finished.summary["hypervolume"]["test"]
 
 
@@ -81,7 +81,7 @@ def test_the_page_asks_for_nothing_from_outside(finished: FinishedRun):
     page = render(report_data([finished.folder]))
     assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
     carried = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
-    assert carried and json.loads(carried[1])["runs"][0]["charged"] == 20
+    assert carried and json.loads(carried[1])["runs"][0]["count"] == 20
 
 
 def test_a_path_cannot_end_the_script_that_carries_it():

@@ -21,7 +21,7 @@ SPLITS = ("search", "test")
 def decisions(result: SearchResult) -> list[dict[str, str]]:
     with result.folder.evaluations.open() as stream:
         return [
-            {name: row[name] for name in ("charged", "phase", "key", "hypervolume", "path")}
+            {name: row[name] for name in ("evaluations", "phase", "key", "hypervolume", "path")}
             for row in csv.DictReader(stream)
         ]
 
@@ -65,7 +65,7 @@ def test_a_search_in_bfloat16_has_scores_of_its_own(
     few = [f"tasks.{t}.{s}_items=8" for t in ("translation", "math", "code") for s in SPLITS]
     words = [*few, "budget=6", "search=random", f"evaluation.store={path}"]
     low = searched(*words, "pool.dtype=bfloat16")
-    assert low.summary["failed"] == 0 and low.summary["charged"] == 6
+    assert low.summary["failed"] == 0 and low.summary["evaluations"] == 6
     full = build.build_problem(api.settings(*FEW_ITEMS, *words), path, NullLogger())
     conditions = [p.evaluator.condition("search") for p in (low.problem, full)]
     assert [c.dtype for c in conditions] == ["bfloat16", "float32"]

@@ -30,7 +30,7 @@ WORDS = [*FEW_ITEMS, "budget=24", "seed=5", "threads=1"]
 def decisions(folder: Path) -> list[tuple[str, ...]]:
     with (folder / "evaluations.csv").open() as stream:
         rows = csv.DictReader(stream)
-        return [(r["charged"], r["phase"], r["key"], r["hypervolume"]) for r in rows]
+        return [(r["evaluations"], r["phase"], r["key"], r["hypervolume"]) for r in rows]
 
 
 def searched_keys(store: EvaluationStore) -> set[str]:
@@ -74,7 +74,7 @@ def test_a_warm_store_saves_time_and_never_budget(searched, tmp_path: Path):
     again = api.search(
         *FEW_ITEMS, "budget=20", f"evaluation.store={first.folder.store}", f"output={tmp_path}/w"
     )
-    assert again.problem.charged == 20
+    assert again.problem.used == 20
     assert again.problem.evaluator.totals.computed == 0
 
 
@@ -83,7 +83,7 @@ def test_more_budget_keeps_every_evaluation_of_the_first_life(searched, tmp_path
     shutil.copytree(searched("budget=20").folder.path, run)
     before = decisions(run)
     result = api.search(f"resume={run}", "budget=26")
-    assert result.summary["charged"] == 26
+    assert result.summary["evaluations"] == 26
     kept = {key for _, _, key, _ in decisions(run)}
     assert {key for _, _, key, _ in before} <= kept
 
@@ -128,7 +128,7 @@ def test_nothing_that_was_paid_for_leaves_the_archive(
     third = {key for _, phase, key, _ in decisions(run) if phase != "earlier"}
     opened = api.open_run(run)
     assert set(opened.archive.keys) == set(own_keys(run)) == first | second | third
-    assert result.summary["charged"] == 9
+    assert result.summary["evaluations"] == 9
     assert result.summary["earlier"] == len((first | second) - third) > 0
     assert result.summary["hypervolume"]["search"] == pytest.approx(opened.archive.hypervolume())
     assert {row["key"] for row in opened.front_rows()} == set(opened.archive.front_keys())

@@ -21,10 +21,7 @@ NAMES = ("nsga2", "nsga3", "de", "cmaes", "grid", "map", "mm_mo")
 
 QUICK = [
     "search.sparsity=false",  # a formula has no weights to measure
-    *(
-        f"search.{key}"
-        for key in ("initial=40", "batch=5", "samples=2", "restarts=1", "steps=1")
-    ),
+    *(f"search.{key}" for key in ("initial=40", "batch=5", "samples=2", "restarts=1", "steps=1")),
 ]
 
 
@@ -41,7 +38,7 @@ def searcher(name: str, *overrides: str, seed: int = 0) -> Searcher:
 def test_the_budget_is_spent_on_as_many_distinct_candidates(name: str, k: int):
     problem = formula_problem(k, budget=60)
     searcher(name).search(problem, 45)
-    assert problem.charged == 45 == len(set(decisions(problem)))
+    assert problem.used == 45 == len(set(decisions(problem)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,14 +63,14 @@ def test_what_plans_by_the_budget_keeps_its_plan_when_it_goes_on(name: str):
     short, long = formula_problem(budget=37), formula_problem(budget=60)
     searcher(name, "budget=37").search(short, 37)
     searcher(name, "planned_budget=37").search(long, 60)
-    assert decisions(long)[:37] == decisions(short) and long.charged == 60
+    assert decisions(long)[:37] == decisions(short) and long.used == 60
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_that_fail_are_paid_for_and_do_not_stop_the_search(name: str):
     problem = formula_problem(fails=lambda recipe: int(recipe.key, 16) % 3 == 0)
     searcher(name).search(problem, 60)
-    assert problem.charged == 60 and 5 < problem.failed < 40
+    assert problem.used == 60 and 5 < problem.failed < 40
     assert len(problem.archive) == 4 + 60 - problem.failed
 
 
@@ -81,7 +78,7 @@ def test_candidates_that_fail_are_paid_for_and_do_not_stop_the_search(name: str)
 def test_a_space_without_a_working_candidate_ends_too(name: str):
     problem = formula_problem(fails=lambda recipe: True)
     searcher(name).search(problem, 60)
-    assert problem.charged == 60 == problem.failed
+    assert problem.used == 60 == problem.failed
 
 
 @pytest.mark.parametrize("name", ["nsga2", "nsga3", "de"])
@@ -115,7 +112,7 @@ def test_a_small_space_is_exhausted_and_left(name: str):
     # One expert: of every operator there is one merge.
     problem = formula_problem(1, budget=60)
     searcher(name, *words).search(problem, 60)
-    assert problem.charged == 3
+    assert problem.used == 3
 
 
 @pytest.mark.parametrize("name", ["nsga2", pytest.param("mm_mo", marks=pytest.mark.slow)])

@@ -69,7 +69,7 @@ def test_a_ledger_scores_what_it_can_pay_for_and_repeats_for_nothing():
     assert not ledger.is_new(a) and ledger.is_new(c)
     again = ledger.score([b, c, a, d])
     assert (again.vectors[[0, 2]] == first.vectors[[1, 0]]).all() and len(again.ok) == 3
-    assert ledger.left == 0 and problem.charged == 3
+    assert ledger.left == 0 and problem.used == 3
     nothing = ledger.score([d])
     assert nothing.ok.shape == (0,) and nothing.vectors.shape == (0, 3)
 
@@ -82,6 +82,6 @@ def test_a_ledger_says_which_candidates_failed_and_has_no_numbers_for_them():
     scores = Ledger(problem, 4, "test").score([encoding.decode(vector) for vector in vectors])
     assert scores.ok.tolist() == [False, True, False, True] and scores.vectors.shape == (2, 3)
     assert [row is None for row in scores.each()] == [True, False, True, False]
-    assert problem.charged == 4 == problem.failed + 2
+    assert problem.used == 4 == problem.failed + 2
     every = Ledger(formula_problem(budget=4, fails=lambda recipe: True), 4, "test")
     assert every.score([encoding.decode(v) for v in vectors]).vectors.shape == (0, 3)

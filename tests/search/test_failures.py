@@ -81,7 +81,7 @@ def test_cma_es_ranks_failures_last_and_starts_from_none(monkeypatch):
     cma_bridge.evolve_cma(ledger, encoding, 2, np.random.default_rng(0), first)
     span = encoding.upper - encoding.lower
     from_where = [encoding.decode(encoding.lower + span * mean) for mean in starts]
-    assert problem.charged == 120 and problem.failed > 20 and len(starts) > 3
+    assert problem.used == 120 and problem.failed > 20 and len(starts) > 3
     assert all(evaluation.ok for evaluation in problem.known(from_where))
     ranked = cma_bridge.ranked(np.array([2.0, -1.0]), np.array([True, False, True, False]))
     assert ranked[:3:2] == [2.0, -1.0] and min(ranked[1], ranked[3]) > 2.0

@@ -34,7 +34,7 @@ def test_the_budget_is_spent_to_the_last_evaluation_on_different_recipes():
         "parameter",
         scored_batch=lambda batch: told.append(len(batch)),
     )
-    assert problem.charged == 33 == len({recipe.key for recipe in recipes}) == sum(told)
+    assert problem.used == 33 == len({recipe.key for recipe in recipes}) == sum(told)
     assert {recipe.operator for recipe in recipes} == set(OPERATORS)
     assert problem.deciding > 0
 

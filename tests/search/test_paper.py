@@ -58,7 +58,7 @@ def test_the_papers_row_runs_with_one_theta_and_fresh_networks_for_each_preferen
     )
     agents = result.searcher.agent
     assert isinstance(agents, SeparateAgents)
-    assert result.problem.charged == 16
+    assert result.problem.used == 16
     for agent, preference in zip(agents.agents, agents.preferences, strict=True):
         members = agent.space.members
         assert members[:-1] == EXPERTS
@@ -76,7 +76,7 @@ def test_a_run_starts_from_the_networks_of_another(
     result = api.search(
         *FEW_ITEMS, f"agent.init_from={first}", "budget=12", "seed=4", f"output={tmp_path / 'b'}"
     )
-    assert result.problem.charged == 12
+    assert result.problem.used == 12
 
 
 def test_networks_that_do_not_fit_are_refused_before_anything_is_charged(
@@ -87,7 +87,7 @@ def test_networks_that_do_not_fit_are_refused_before_anything_is_charged(
     networks = AgentSettings(init_from=str(first))
     with pytest.raises(InputError, match="members 5 there and 6 here"):
         HM3(settings, networks, seed=0).search(problem, 20)
-    assert problem.charged == 0
+    assert problem.used == 0
 
 
 @pytest.mark.parametrize(

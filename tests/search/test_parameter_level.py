@@ -73,7 +73,7 @@ def test_the_budget_is_spent_to_the_last_evaluation(problem: MergeProblem):
     recipes = search_recipes(
         problem, 13, ParameterSettings(), np.random.default_rng(0), "parameter"
     )
-    assert problem.charged == 13 == len({recipe.key for recipe in recipes})
+    assert problem.used == 13 == len({recipe.key for recipe in recipes})
 
 
 def test_members_are_chosen_for_what_they_add(problem: MergeProblem):

@@ -42,7 +42,7 @@ def test_the_budget_is_spent_on_legal_paths(name: str, levels: str, limits: str)
     problem = path_problem(3, budget=40, limits=BOUNDS[limits])
     searcher(name, f"search.levels={levels}").search(problem, 30)
     # What is left of halving is less than the price of one more candidate.
-    assert 29 < problem.charged <= 30
+    assert 29 < problem.used <= 30
     # Full evaluations are of distinct candidates; that they are legal the problem itself checks.
     assert len(problem.archive) - 4 <= 30
     merged = any(problem.candidate(key).recipes for key in problem.archive.keys)
@@ -54,7 +54,7 @@ def test_the_budget_is_spent_on_legal_paths(name: str, levels: str, limits: str)
 def test_any_number_of_objectives_will_do(name: str, k: int):
     problem = path_problem(k, budget=30)
     searcher(name).search(problem, 30)
-    assert 29 < problem.charged <= 30
+    assert 29 < problem.used <= 30
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,7 +74,7 @@ def test_candidates_that_fail_are_paid_for_and_do_not_stop_the_search(name: str)
 
     problem = path_problem(fails=fails)
     searcher(name).search(problem, 40)
-    assert 39 < problem.charged <= 40
+    assert 39 < problem.used <= 40
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,7 +85,7 @@ def test_a_small_space_is_exhausted_and_left(name: str):
     one = ["search.levels=paths", "search.operators=[task_arithmetic]"]
     searcher(name, *one).search(problem, 60)
     # rmm's second member is a merge, whose own path is as new as any other.
-    assert problem.charged == 15
+    assert problem.used == 15
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -129,7 +129,7 @@ def test_a_resumed_run_ends_as_one_that_went_through(searched, name: str, tmp_pa
 def test_rmm_trains_one_agent_for_each_preference_if_asked(preferences: int):
     problem = path_problem(budget=30)
     searcher("rmm", f"search.preferences={preferences}").search(problem, 30)
-    assert problem.charged == 30
+    assert problem.used == 30
 
 
 def test_experts_that_cannot_be_merged_may_be_stitched_only():

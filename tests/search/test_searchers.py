@@ -30,9 +30,9 @@ def test_every_searcher_spends_its_budget_exactly(searched: Run, name: str):
         pytest.skip(f"needs {', '.join(missing)}")
     result = searched("budget=20", f"search={name}") if name != "hm3" else searched("budget=20")
     if name == "depth_wise":  # some items of many candidates, whose parts need not add up
-        assert 19 < result.problem.charged <= 20
+        assert 19 < result.problem.used <= 20
         return
-    assert result.problem.charged == 20 == len(result.problem.trace)
+    assert result.problem.used == 20 == len(result.problem.trace)
     assert len({point.key for point in result.problem.trace}) == 20
     assert phases(result)["sources"] == 4
 
@@ -134,7 +134,7 @@ def test_a_search_may_decide_by_proxies_and_is_tested_in_full(searched: Run, sea
     if missing := missing_packages(search):
         pytest.skip(f"needs {', '.join(missing)}")
     result = searched("budget=20", f"search={search}", "evaluation.fidelity=proxy")
-    assert result.summary["fidelity"] == "proxy" and 19 < result.problem.charged <= 20
+    assert result.summary["fidelity"] == "proxy" and 19 < result.problem.used <= 20
     keys = {point.key for point in result.problem.trace} & set(result.problem.archive.keys)
     assert {result.problem.evaluation(key).fidelity for key in keys} == {"proxy"}
     assert {row.test.fidelity for row in result.front} == {"full"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hm3rl.agents.goals import Goals
+from hm3rl.agents.served import ServedPreferences
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.surrogate.acquisition import choose_by_hypervolume, choose_by_utility, improvement_points
 
@@ -61,6 +61,6 @@ def test_a_batch_by_utility_serves_different_preferences() -> None:
 
 def test_preferences_are_drawn_towards_the_gap_of_the_front() -> None:
     front = np.array([[1.0, 0.9], [0.9, 1.0], [0.05, 1.01]])  # nothing far out along the first
-    drawn = Goals(2).sparse(front, 600, np.random.default_rng(0))
+    drawn = ServedPreferences(2).sparse(front, 600, np.random.default_rng(0))
     np.testing.assert_allclose(drawn.sum(axis=1), 1.0)
     assert (drawn[:, 0] > 0.9).mean() > 0.15 > 0.1  # uniform draws: 0.1

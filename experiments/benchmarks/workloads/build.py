@@ -1,6 +1,6 @@
 r"""Draw the evaluation benchmark's workload from a search that was stopped half-way.
 
-    hm3rl search experiment=hm3_table6 seed=0 budget=75 planned_budget=100 output=RUN \
+    hm3rl search threads=1 seed=0 budget=75 planned_budget=100 output=RUN \
         tasks.translation.search_items=60 tasks.math.search_items=60 tasks.code.search_items=60
     python -m experiments.benchmarks.workloads.build RUN
 

@@ -40,7 +40,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """What came of a job.
 
     Attributes:
@@ -63,7 +63,7 @@ class Outcome:
     error: str | None = None
 
     @classmethod
-    def failure(cls, key: str, error: str, seconds: Mapping[str, float]) -> Outcome:
+    def failure(cls, key: str, error: str, seconds: Mapping[str, float]) -> JobResult:
         """Record that a candidate failed."""
         return cls(key, {}, {}, None, seconds, error=error)
 
@@ -86,7 +86,7 @@ class Backend(Protocol):
         """
         ...
 
-    def score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
+    def score(self, jobs: Sequence[Job]) -> Generator[JobResult, None, None]:
         """Score candidates.
 
         Args:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from hm3rl.errors import HM3Error, MachineError
-from hm3rl.evaluation.backends.base import Job, Outcome
+from hm3rl.evaluation.backends.base import Job, JobResult
 
 DEADLY = 3
 """Deaths, of one job or in a row while starting, after which no more workers are tried."""
@@ -45,7 +45,7 @@ class Reply(NamedTuple):
         refusal: Why the next one was refused, the caller's mistake or the machine's; or None.
     """
 
-    outcomes: list[Outcome]
+    outcomes: list[JobResult]
     refusal: HM3Error | None = None
 
 
@@ -111,7 +111,7 @@ class Dispatcher:
         self._calls = 0
         self._failed_starts = 0
 
-    def score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
+    def score(self, jobs: Sequence[Job]) -> Generator[JobResult, None, None]:
         """Score jobs; see `Backend.score`. One call at a time; an abandoned one is forgotten."""
         if not jobs:
             return
@@ -194,7 +194,7 @@ class _Call:
         self.number = number
         self.jobs = jobs
         self.waiting: deque[tuple[int, ...]] = deque()
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, JobResult] = {}
         self.refusals: dict[int, HM3Error] = {}
         self._deaths: dict[int, list[str]] = {}
 

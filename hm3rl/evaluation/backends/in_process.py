@@ -22,8 +22,8 @@ import torch
 
 from hm3rl.errors import HM3Error, InputError, MachineError
 from hm3rl.evaluation.answers import Answers, answer_together
-from hm3rl.evaluation.backends.base import Job, Outcome
-from hm3rl.evaluation.backends.ledger import Ledger
+from hm3rl.evaluation.backends.base import Job, JobResult
+from hm3rl.evaluation.backends.time_book import TimeBook
 from hm3rl.evaluation.background import Background
 from hm3rl.evaluation.causes import DeviceError, blamed
 from hm3rl.evaluation.conditions import attention_suffix
@@ -62,8 +62,8 @@ class _Run:
         stack: The candidate's model; None before it is assembled.
         error: Traceback once it has failed.
         decoded: Items decoded so far.
-        scores: See `Outcome`.
-        nll: See `Outcome`.
+        scores: See `JobResult`.
+        nll: See `JobResult`.
         further: Means of secondary metrics by task and name.
     """
 
@@ -87,15 +87,15 @@ class _Run:
         except Exception:  # of whatever type `causes` says is the candidate's
             self.error = traceback.format_exc()
 
-    def outcome(self, seconds: dict[str, float]) -> Outcome:
+    def outcome(self, seconds: dict[str, float]) -> JobResult:
         """What came of it."""
         if self.error is not None:
-            return Outcome.failure(self.job.key, self.error, seconds)
+            return JobResult.failure(self.job.key, self.error, seconds)
         names = self.job.items  # the order of computing is another
         scores = {name: self.scores[name] for name in names}
         nll = {name: self.nll[name] for name in names}
         further = {name: self.further[name] for name in names} if self.job.secondary else None
-        return Outcome(self.job.key, scores, nll, further, seconds, self.decoded)
+        return JobResult(self.job.key, scores, nll, further, seconds, self.decoded)
 
 
 class _Verdict(NamedTuple):
@@ -134,7 +134,7 @@ class _Group:
     """
 
     runs: list[_Run]
-    ledger: Ledger
+    ledger: TimeBook
     judged: list[_Judged] = field(default_factory=list)
     refusal: HM3Error | None = None
 
@@ -207,7 +207,7 @@ class InProcessBackend:
         for task in self.tasks.values():
             self.request(task, split)
 
-    def score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
+    def score(self, jobs: Sequence[Job]) -> Generator[JobResult, None, None]:
         """Score candidates, up to `together` at a time; see `Backend.score`.
 
         What the machine failed to do is done once more, the next candidate alone; after a failure
@@ -230,7 +230,7 @@ class InProcessBackend:
             else:
                 again = False
 
-    def _score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
+    def _score(self, jobs: Sequence[Job]) -> Generator[JobResult, None, None]:
         begun: deque[_Group] = deque()
         try:
             for some in self._groups(jobs):
@@ -272,7 +272,7 @@ class InProcessBackend:
     def _compute(self, jobs: Sequence[Job]) -> _Group:
         """Do all that the model has to do for some jobs."""
         runs = [_Run(job, number) for number, job in enumerate(jobs)]
-        group = _Group(runs, Ledger(len(runs)))
+        group = _Group(runs, TimeBook(len(runs)))
         with group.ledger.running():
             for run in runs:
                 try:
@@ -305,7 +305,7 @@ class InProcessBackend:
             for some in alike.values():
                 self._answer(name, some, group)
 
-    def _finish(self, group: _Group) -> Iterator[Outcome]:
+    def _finish(self, group: _Group) -> Iterator[JobResult]:
         """Wait for the verdicts on a group's programs, and hand its outcomes out."""
         ledger = group.ledger
         with ledger.running():
@@ -322,7 +322,7 @@ class InProcessBackend:
         if group.refusal is not None:
             raise group.refusal
 
-    def _stack(self, run: _Run, ledger: Ledger) -> Stack:
+    def _stack(self, run: _Run, ledger: TimeBook) -> Stack:
         candidate = run.job.candidate
         with ledger.part("merging", [run.number]):
             for recipe in candidate.recipes:
@@ -367,7 +367,7 @@ class InProcessBackend:
                     exact = np.array([ids is not None for ids in answers.tokens], np.float64)
                     run.scores[name] = exact[list(numbers)]
 
-    def _by_harness(self, request: Request, run: _Run, ledger: Ledger) -> np.ndarray:
+    def _by_harness(self, request: Request, run: _Run, ledger: TimeBook) -> np.ndarray:
         """Scores of the job's items of a task of the lm-evaluation-harness."""
         task, stack = request.task, run.stack
         assert isinstance(task, HarnessTask) and stack is not None

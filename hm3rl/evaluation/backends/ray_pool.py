@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from hm3rl.errors import InputError, MachineError
-from hm3rl.evaluation.backends.base import Job, Outcome
+from hm3rl.evaluation.backends.base import Job, JobResult
 from hm3rl.evaluation.backends.dispatch import Dispatcher, Reply, WorkerDied
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.backends.worker import ScoringWorker, identity
@@ -255,7 +255,7 @@ class RayBackend:
         """Encode all items here, without starting Ray; see `Backend.prepare`."""
         self._local.prepare(split)
 
-    def score(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
+    def score(self, jobs: Sequence[Job]) -> Generator[JobResult, None, None]:
         """Score candidates; see `Backend.score`."""
         if not jobs:
             return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from hm3rl.errors import HM3Error, InputError
-from hm3rl.evaluation.backends.base import Job, Outcome
+from hm3rl.evaluation.backends.base import Job, JobResult
 from hm3rl.evaluation.backends.dispatch import Reply
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.causes import blamed
@@ -70,7 +70,7 @@ class ScoringWorker:
     def score(self, jobs: Sequence[Job]) -> Reply:
         """Score jobs up to the first that is refused."""
         assert self._backend is not None, "load() comes first"
-        outcomes: list[Outcome] = []
+        outcomes: list[JobResult] = []
         try:
             with blamed("score candidates"):
                 outcomes.extend(self._backend.score(jobs))

@@ -117,7 +117,7 @@ function pairTraces(i, j, chosen) {
       traces.push({
         type: "scatter", mode: "markers", name: phase, x: part.map((e) => e.scores[i]), y: part.map((e) => e.scores[j]),
         marker: { color, symbol, size: 5, opacity: 0.4 }, hoverinfo: "text",
-        text: part.map((e) => `${phase}, evaluation ${e.charged}<br>${tasks.map((t, k) => `${t} ${fixed(e.scores[k])}`).join("<br>")}<br>${wrap(e.path)}`),
+        text: part.map((e) => `${phase}, evaluation ${e.evaluations}<br>${tasks.map((t, k) => `${t} ${fixed(e.scores[k])}`).join("<br>")}<br>${wrap(e.path)}`),
       });
     }
   }
@@ -255,7 +255,7 @@ function drawRuns() {
 
 function curveOf(one) {
   const scored = one.evaluations.filter((e) => e.phase !== "sources");
-  return { x: [0, ...scored.map((e) => e.charged)], y: [one.hypervolume.sources_search, ...scored.map((e) => e.hypervolume)] };
+  return { x: [0, ...scored.map((e) => e.evaluations)], y: [one.hypervolume.sources_search, ...scored.map((e) => e.hypervolume)] };
 }
 
 function drawCurves() {
@@ -270,7 +270,7 @@ function drawCurves() {
     line: { shape: "hv", color: COLOURS[g % COLOURS.length], dash: DASHES[g % DASHES.length], width: members.length > 1 ? 1.5 : 2.5 },
   })));
   Plotly.newPlot("curve", traces, layout({
-    showlegend: groups.size > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { l: 55, r: 15, t: 80, b: 50 }, xaxis: { title: { text: "evaluations charged" }, rangemode: "tozero" },
+    showlegend: groups.size > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { l: 55, r: 15, t: 80, b: 50 }, xaxis: { title: { text: "evaluations used" }, rangemode: "tozero" },
     yaxis: { title: { text: "hypervolume, search split" } },
   }), CONFIG);
   byId("curve-note").textContent = [...groups].filter(([, members]) => members.length > 1).map(([name, members]) => {

@@ -142,7 +142,7 @@ def _next(
     reference[:tasks] = 0.0
     surrogate = Surrogate(vectors, outcomes, reference, settings, int(rng.integers(2**31)))
     if not surrogate.fitted:
-        problem.logger.metrics(problem.charged, {"mm_mo/unfitted": 1.0})
+        problem.logger.metrics(problem.used, {"mm_mo/unfitted": 1.0})
     elites = vectors[strongest(outcomes[:, :tasks], ELITES)]
     families = [
         np.array([proposal, *(crossings(proposal, elites, rng) if settings.weak_to_strong else ())])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hm3rl.errors import InputError, MachineError
-from hm3rl.evaluation.backends.base import Job, Outcome
+from hm3rl.evaluation.backends.base import Job, JobResult
 from hm3rl.evaluation.backends.dispatch import DEADLY, IN_FLIGHT, Dispatcher, Reply, WorkerDied
 from hm3rl.paths import Candidate
 
@@ -89,7 +89,7 @@ class FakeCrew:
             if job.key.startswith("refused"):
                 self._answer(worker, future, Reply(outcomes, InputError(job.key, "mend it")))
                 return
-            outcomes.append(Outcome(job.key, {}, {}, None, {}))
+            outcomes.append(JobResult(job.key, {}, {}, None, {}))
         self._answer(worker, future, Reply(outcomes))
 
     def _answer(self, worker: int, future: int, reply: Reply | WorkerDied) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hm3rl.config.schema import EvaluationSettings, TaskSettings
 from hm3rl.errors import HM3Error, InputError
 from hm3rl.evaluation.backends import in_process as module
-from hm3rl.evaluation.backends.base import Job, Outcome
+from hm3rl.evaluation.backends.base import Job, JobResult
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
@@ -33,7 +33,7 @@ def run(
     items: Mapping[str, tuple[int, ...]],
     decode: bool = True,
     secondary: bool = False,
-) -> Outcome:
+) -> JobResult:
     (outcome,) = backend.score([Job("key", candidate, "search", items, decode, secondary)])
     return outcome
 
@@ -108,7 +108,7 @@ def test_secondary_metrics_are_means_over_the_items_run(backend: InProcessBacken
     assert two.secondary["one"]["length"] == pytest.approx(np.mean(lengths))
 
 
-def scored(outcomes: Iterable[Outcome]) -> dict[str, list[list[float]]]:
+def scored(outcomes: Iterable[JobResult]) -> dict[str, list[list[float]]]:
     return {
         o.key: [v.tolist() for part in (o.scores, o.nll) for v in part.values()] for o in outcomes
     }

@@ -38,11 +38,11 @@ def test_the_finest_grid_that_fits_comes_first_and_whole():
     Grid(SearchSettings(), seed=0).search(problem, 90)
     wanted = {recipe.key for recipe in grid_recipes(("e0", "e1", "e2"), ParameterSettings(), 2)}
     first = [problem.candidate(key).recipes[0].key for key in decisions(problem)[:63]]
-    assert set(first) == wanted and problem.charged == 90
+    assert set(first) == wanted and problem.used == 90
 
 
 def test_the_plan_decides_about_the_grid_not_the_budget_of_a_longer_life():
     short, long = formula_problem(budget=50), formula_problem(budget=120)
     Grid(SearchSettings(), seed=0).search(short, 50)
     Grid(SearchSettings(), seed=0, planned=50).search(long, 120)
-    assert decisions(long)[:50] == decisions(short) and long.charged == 120
+    assert decisions(long)[:50] == decisions(short) and long.used == 120

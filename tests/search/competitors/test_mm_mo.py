@@ -145,6 +145,6 @@ def test_it_serves_as_the_parameter_level_of_hm3(searched):
     merges, _, _ = HM3(SearchSettings(), AgentSettings(), seed=0).split(20, 3)
     first = [problem.candidate(point.key) for point in problem.trace[:merges]]
     assert all(len(c.recipes) == 1 and len(c.path.members) == 1 for c in first)
-    assert {c.recipes[0].operator for c in first} == {"dare_ties"} and problem.charged == 20
+    assert {c.recipes[0].operator for c in first} == {"dare_ties"} and problem.used == 20
     members = {r.name for p in problem.trace[merges:] for r in problem.candidate(p.key).recipes}
     assert members and members <= {c.recipes[0].name for c in first}

@@ -1,4 +1,4 @@
-"""The actor-critic for environments whose states are flat features, of the same parts as for paths.
+"""The actor-critic for environments whose states are flat features, of the merging agent's heads.
 
 Only the encoder differs from `PathPolicy` (one layer instead of a GRU), and that actions have no
 embeddings: the last layer of the actor scores them.
@@ -37,7 +37,7 @@ class StateEncoder(BaseFeaturesExtractor):
 
 
 class StatePolicy(PreferencePolicy):
-    """Masked categorical policy with vector and scalar critics over `PreferenceEnv`.
+    """Categorical policy with vector and scalar critics over `PreferenceEnv`.
 
     Args:
         observation_space: Of `PreferenceEnv`.
@@ -54,9 +54,9 @@ class StatePolicy(PreferencePolicy):
         observation_space: spaces.Dict,
         action_space: spaces.Discrete,
         lr_schedule: Schedule,
-        hidden: int = 64,
-        conditioning: str = "concat",
-        critic: str = "vector",
+        hidden: int,
+        conditioning: str,
+        critic: str,
         **kwargs: Any,
     ) -> None:
         self.hidden, self.conditioning, self.critic = hidden, conditioning, critic
@@ -82,13 +82,6 @@ class StatePolicy(PreferencePolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        for unused in ("features_extractor_class", "features_extractor_kwargs"):
-            data.pop(unused)
-        data.update(hidden=self.hidden, conditioning=self.conditioning, critic=self.critic)
-        return data
 
     def observed(self, obs: PyTorchObs) -> Heads:
         """Heads of a batch of observations, shapes (B, ...)."""

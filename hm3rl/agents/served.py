@@ -6,10 +6,10 @@ import numpy as np
 
 from hm3rl.objectives.preferences import sample_dirichlet, simplex_lattice
 
-THIN_CANDIDATES = 8
+SPARSE_CANDIDATES = 8
 
 
-class Goals:
+class ServedPreferences:
     """The preferences an agent serves.
 
     Args:
@@ -63,8 +63,8 @@ class Goals:
         plain = self.draw(n, rng)
         if len(front) == 0 or self.only is not None:
             return plain
-        shape = (n, THIN_CANDIDATES, self.objectives)
-        candidates = self.draw(n * THIN_CANDIDATES, rng).reshape(shape)
+        shape = (n, SPARSE_CANDIDATES, self.objectives)
+        candidates = self.draw(n * SPARSE_CANDIDATES, rng).reshape(shape)
         reach = (front / np.maximum(candidates[:, :, None, :], 1e-3)).min(axis=3).max(axis=2)
         sparse = candidates[np.arange(n), reach.argmin(axis=1)]
         return np.where((rng.random(n) < 0.5)[:, None], plain, sparse)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from hm3rl.evaluation.backends.base import PARTS
 
 
-class Ledger:
+class TimeBook:
     """Books seconds to jobs that run together.
 
     Time spent for several jobs is divided equally among them; what no part claims is "other".

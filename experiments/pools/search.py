@@ -1,0 +1,136 @@
+"""One search on a pool, and the scoring of its front on held-out items.
+
+As `hm3rl search`, but for the end: of the front at most `MODELS` models are scored on held-out
+items, at every budget asked for, and no pictures are drawn. A search that was killed goes on when
+it is started again: the store of its pool has all that was scored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.pools.results import Front, Key
+from experiments.zoo.levels import pick_members
+from hm3rl import api
+from hm3rl.config.compose import to_yaml
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.events import LoggerGroup
+from hm3rl.files import RunFolder, RunLock, write_text
+from hm3rl.objectives.archive import Archive
+from hm3rl.reporting.csv_logger import CsvLogger
+from hm3rl.run.build import build_problem, build_searcher
+from hm3rl.run.job import experts, experts_on_test, note_environment
+
+MODELS = 24
+"""Most models of a front that are scored on held-out items."""
+
+
+def search(
+    key: Key, words: Sequence[str], budgets: Sequence[int], folder: Path, store: Path, commit: str
+) -> list[Front]:
+    """Search, or go on with a search, and score its front.
+
+    Args:
+        key: Pool, method and seed; its budget is the search's.
+        words: Hydra overrides of pool and method.
+        budgets: Budgets to be read off.
+        folder: Run folder.
+        store: Evaluations of all searches on the pool; sharing them saves time, never budget.
+        commit: Code that runs.
+
+    Returns:
+        A front for each budget.
+    """
+    store.parent.mkdir(parents=True, exist_ok=True)
+    own = [f"budget={key.budget}", f"seed={key.seed}", f"output={folder}"]
+    settings = api.settings(*words, *own, f"evaluation.store={store}")
+    run = RunFolder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(run):
+        logger = LoggerGroup([CsvLogger(run, list(settings.tasks))])
+        problem, status = build_problem(settings, run.store, logger), "failed"
+        note_environment(run, problem, run.environment.is_file())
+        write_text(run.config, to_yaml(settings))
+        begun = time.perf_counter()
+        try:
+            problem.prepare()
+            experts_on_test(problem)
+            build_searcher(settings).search(problem, settings.budget)
+            searched = time.perf_counter()
+            found = [scored(problem, run, key._replace(budget=b), commit) for b in budgets]
+            status = "finished"
+        finally:
+            logger.finish(status)
+            problem.evaluator.close()
+            problem.evaluator.store.close()
+    seconds = {"search": searched - begun, "held_out": time.perf_counter() - searched}
+    whole = {**seconds, "deciding": problem.deciding}
+    found[-1] = _noted(found[-1], {name: round(value, 1) for name, value in whole.items()})
+    return found
+
+
+def scored(problem: MergeProblem, run: RunFolder, key: Key, commit: str) -> Front:
+    """The front as it stood after `key.budget` evaluations, on held-out items.
+
+    Args:
+        problem: After the search.
+        run: Its folder, whose archive has the order of the evaluations.
+        key: Whose front.
+        commit: Code that ran.
+
+    Returns:
+        Experts and at most `MODELS` others: those that add most to the hypervolume of the search
+        split, one after the other.
+    """
+    archive, phases = Archive(problem.objectives, problem.z_star), Counter[str]()
+    sources = {problem.key(one) for one in experts(problem)}
+    curve: dict[float, float] = {}
+    for line in run.read_archive():
+        if line["charged"] > key.budget:
+            continue
+        if line["charged"] > 0:
+            phases[line["phase"]] += 1
+        if not line["failed"]:
+            archive.add(line["key"], [line["scores"][name] for name in problem.objectives])
+            curve[line["charged"]] = round(archive.hypervolume(), 6)
+    keys = [one for one in archive.front_keys() if one not in sources]
+    points = np.array([archive.vector(one) for one in keys]).reshape(len(keys), -1)
+    own = np.array([archive.vector(problem.key(one)) for one in experts(problem)])
+    count = min(MODELS, len(keys))
+    chosen = pick_members(points / problem.z_star, own / problem.z_star, count)
+    models = [keys[i] for i in chosen]
+    asked = [*experts(problem), *(problem.candidate(one) for one in models)]
+    tested = problem.rescore(asked, "test", secondary=False)
+    kept = [i for i, one in enumerate(tested) if one.ok]
+    rows = {task: np.array([tested[i].per_item[task] for i in kept]) for task in problem.objectives}
+    if any(((row != 0) & (row != 1)).any() for row in rows.values()):
+        raise ValueError(f"{key}: a score of an item is neither 0 nor 1")
+    about = {"phases": dict(phases), "front": len(keys), "curve": _folded(curve)}
+    if len(kept) < len(tested):
+        about["failed"] = len(tested) - len(kept)
+    return Front(
+        key=key,
+        commit=commit,
+        experts=tuple(problem.pool.expert_names),
+        models=tuple(tested[i].key for i in kept if i >= len(own)),
+        solved={task: row.astype(bool) for task, row in rows.items()},
+        search=np.concatenate([own, points[chosen]])[kept],
+        volume=archive.hypervolume(),
+        about=about,
+    )
+
+
+def _folded(curve: Mapping[float, float]) -> list[tuple[float, float]]:
+    """The evaluations at which a curve rises, with its values there; the first is the sources'."""
+    steps = list(curve.items())
+    return [one for i, one in enumerate(steps) if i == 0 or one[1] > steps[i - 1][1]]
+
+
+def _noted(front: Front, seconds: Mapping[str, Any]) -> Front:
+    return Front(**{**vars(front), "about": {**front.about, "seconds": seconds}})

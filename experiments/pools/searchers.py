@@ -1,0 +1,249 @@
+"""Competitors and ablations that the package does not have; `plugin.py` makes them selectable.
+
+They start as the package's do: the parameter level with its share of the budget
+(`hm3rl.search.levels.offer_members`), whose merges and the sources' own points they are told.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from experiments.pools.blends import BlendEncoding, blends_of, known_blends
+from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.online import OnlineLoop
+from hm3rl.agents.proposals import screened
+from hm3rl.agents.separate import SeparateAgents
+from hm3rl.config.competitors import MmMoSettings
+from hm3rl.config.schema import SearchSettings
+from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.preferences import sample_faces
+from hm3rl.objectives.scalarisation import tchebycheff
+from hm3rl.paths.candidate import Candidate
+from hm3rl.search.hm3 import HM3, Pool
+from hm3rl.search.ledger import Ledger
+from hm3rl.search.levels import offer_members
+from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics
+
+SCALES = (0.3, 0.5, 1.0)
+"""Scales of the uniform merge."""
+
+BATCH = 8
+"""Evaluations in one round, as in `agent.batch`; chains of the annealing."""
+
+HOT, COLD = 0.05, 0.002
+"""Temperatures of the annealing at its beginning and end, in units of the utility of f / z*."""
+
+WIDEST, NARROWEST = 0.3, 0.05
+"""Its steps at the same moments, standard deviations of a coefficient."""
+
+
+class Uniform:
+    """1/K of each task vector at three scales: what costs nothing to know."""
+
+    name = "uniform"
+    phases = 1
+
+    def __init__(self) -> None:
+        self.agent: MergeAgent | SeparateAgents | None = None
+
+    def search(self, problem: MergeProblem, budget: int) -> Archive:
+        """Score the three merges, or as many as the budget allows; see `Searcher.search`."""
+        experts = problem.pool.expert_names
+        problem.logger.phase(self.name, min(budget, len(SCALES)))
+        weights = dict.fromkeys(experts, 1.0 / len(experts))
+        recipes = [MergeRecipe.of("task_arithmetic", weights, scale=scale) for scale in SCALES]
+        depth = problem.pool.num_layers
+        Ledger(problem, budget, self.name).score([Candidate.whole(one, depth) for one in recipes])
+        return problem.archive
+
+
+class OverBlends:
+    """What searches over blends have in common: the parameter level first.
+
+    Args:
+        settings: The searcher's settings; those of the parameter level count.
+        seed: Seed of the search.
+        planned: Budget the parameter level's share refers to; 0: the budget given to `search`.
+        groups: Groups of layers that are blended apart; None: every layer.
+    """
+
+    name = ""
+    phases = 2
+
+    def __init__(
+        self, settings: SearchSettings, seed: int, planned: int = 0, groups: int | None = 4
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.planned = planned
+        self.groups = groups
+        self.agent: MergeAgent | SeparateAgents | None = None
+
+    def search(self, problem: MergeProblem, budget: int) -> Archive:
+        """Spend the budget; see `Searcher.search`."""
+        rng = np.random.default_rng(self.seed)
+        _, left = offer_members(problem, self.settings, budget, self.planned, rng)
+        problem.logger.phase(self.name, left)
+        encoding = blends_of(problem, self.groups)
+        vectors, scores = known_blends(problem, encoding)
+        self.blend(Ledger(problem, left, self.name), encoding, vectors, scores, rng)
+        return problem.archive
+
+    def blend(
+        self,
+        ledger: Ledger,
+        encoding: BlendEncoding,
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """Spend the ledger.
+
+        Args:
+            ledger: Scores candidates.
+            encoding: Decodes vectors.
+            vectors: What is known, shape (N, D).
+            scores: Its f / z*, shape (N, K).
+            rng: Source of randomness.
+        """
+        raise NotImplementedError
+
+
+class Annealing(OverBlends):
+    """Simulated annealing (Kirkpatrick et al., 1983), one chain for each of eight preferences.
+
+    Each chain starts from the best that is known under its preference (augmented Tchebycheff), and
+    moves by a Gaussian step in the stem or one group of layers, or in all of them alike.
+    """
+
+    name = "annealing"
+
+    def blend(
+        self,
+        ledger: Ledger,
+        encoding: BlendEncoding,
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """Anneal all chains side by side; see `OverBlends.blend`."""
+        preferences = sample_faces(BATCH, scores.shape[1], rng)
+        start = np.array([tchebycheff(scores, goal).argmax() for goal in preferences])
+        at, worth = vectors[start], tchebycheff(scores[start], preferences)
+        total = ledger.left
+        while ledger.left:
+            done = 1.0 - ledger.left / total
+            heat = HOT * (COLD / HOT) ** done
+            size = WIDEST * (NARROWEST / WIDEST) ** done
+            moved = np.array([_step(encoding, vector, size, rng) for vector in at])
+            candidates = [encoding.decode(vector) for vector in moved]
+            if not any(map(ledger.is_new, candidates)):
+                return
+            for i, row in enumerate(ledger.score(candidates).each()):
+                if row is None:
+                    continue
+                found = float(tchebycheff(row, preferences[i]))
+                if rng.random() < np.exp(min((found - worth[i]) / heat, 0.0)):
+                    at[i], worth[i] = moved[i], found
+
+
+def _step(
+    encoding: BlendEncoding, vector: np.ndarray, size: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A neighbour of a vector: one row of it moves, or every row by the same step."""
+    rows = vector.reshape(encoding.shape).copy()
+    step = rng.normal(0.0, size, size=encoding.shape[1])
+    place = int(rng.integers(-1, len(rows)))
+    rows[slice(None) if place < 0 else place] += step
+    return np.clip(rows, 0.0, 1.0).ravel()
+
+
+class LayerBO(OverBlends):
+    """Bayesian optimisation of the blends by BoTorch's qLogNEHVI; above four objectives, ParEGO.
+
+    32 Monte-Carlo samples and 4 restarts, so that an evaluation costs about a second.
+    """
+
+    sizes = MmMoSettings(batch=BATCH, samples=32, restarts=4, steps=20)
+
+    def __init__(
+        self, settings: SearchSettings, seed: int, planned: int = 0, groups: int | None = 4
+    ) -> None:
+        super().__init__(settings, seed, planned, groups)
+        self.name = "layer_bo" if groups else "layer_bo_every"
+
+    def blend(
+        self,
+        ledger: Ledger,
+        encoding: BlendEncoding,
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """Batches of the largest expected improvement; see `OverBlends.blend`."""
+        while ledger.left:
+            asked = self._next(ledger, encoding, vectors, scores, rng)
+            if not len(asked):
+                return
+            found = ledger.score([encoding.decode(vector) for vector in asked])
+            tried = asked[: len(found.ok)]
+            vectors = np.concatenate([vectors, tried[found.ok]])
+            scores = np.concatenate([scores, found.vectors])
+
+    def _next(
+        self,
+        ledger: Ledger,
+        encoding: BlendEncoding,
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """The next vectors, of new candidates, shape (n, D); none if the space is exhausted."""
+        # Imported here: it needs the extra `baselines`.
+        from hm3rl.search.bayesian import Surrogate
+
+        seed = int(rng.integers(2**31))
+        surrogate = Surrogate(vectors, scores, np.zeros(scores.shape[1]), self.sizes, seed)
+        chosen: dict[str, np.ndarray] = {}
+        for vector in surrogate.propose(min(BATCH, ledger.left)):
+            candidate = encoding.decode(vector)
+            if ledger.is_new(candidate):
+                chosen.setdefault(ledger.problem.key(candidate), vector)
+        return np.array(list(chosen.values())) if chosen else ledger.fresh(encoding, BATCH, rng)
+
+
+class NoneMembers(HM3):
+    """hm3 with nothing that learns but the surrogate: no path is proposed by a policy.
+
+    What options can switch off, `experiments.pools.methods` does; that the untrained policy is
+    asked for paths, no option can.
+    """
+
+    def _agent(self, problem: MergeProblem, pool: Pool) -> MergeAgent | SeparateAgents:
+        agent = super()._agent(problem, pool)
+        assert isinstance(agent, MergeAgent)  # one for all preferences
+        return Unguided(agent.state)
+
+
+class Unguided(MergeAgent):
+    """An agent whose online phase asks no policy."""
+
+    def online(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
+        """Spend the rest of the budget on what the surrogate chooses; see `MergeAgent.online`."""
+        with self.state.working():
+            UnguidedLoop(self.state).run(evaluate, budget, log)
+
+
+class UnguidedLoop(OnlineLoop):
+    """The online phase with variations and ascents under the surrogate as its only proposals."""
+
+    def _rollout_turn(self, left: int) -> bool:
+        return False
+
+    def _screened(self, count: int, evaluate: EvaluatePaths) -> int:
+        state = self.state
+        if not state.surrogate.ready:
+            return 0  # behaviour paths then
+        return state.evaluate(*screened(state, count, policy=None), evaluate)
