@@ -1,14 +1,22 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hm3rl.config.validate import CHOICES
 
 from hm3rl.agents.agent import MergeAgent
-from hm3rl.config.schema import AgentSettings, OutcomeSettings, ScreeningSettings
+from hm3rl.config.agents import (
+    AcquisitionSettings,
+    GPSettings,
+    HM3AgentSettings,
+    LinearSettings,
+    SurrogateSettings,
+)
+from hm3rl.config.schema import RunSettings
+from hm3rl.config.values import CHOICES
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.errors import InputError
 from hm3rl.objectives.preferences import sample_dirichlet
@@ -21,18 +29,35 @@ PROBLEM = SyntheticProblem.draw(layers=6, members=4, objectives=3, seed=0)
 NAMES = ("x", "y", "z")
 
 
-def quick(**options: object) -> AgentSettings:
-    small = AgentSettings(
+def quick(
+    seed: int = 0, surrogate: SurrogateSettings | None = None, **options: object
+) -> RunSettings:
+    small = HM3AgentSettings(
         embedding=8,
         hidden=16,
         pretrain_steps=60,
         distil_steps=60,
         replay_steps=4,
-        imagined=16,
-        outcome=OutcomeSettings(fit_steps=15, refit_steps=4),
-        screening=ScreeningSettings(proposals=120, samples=16, explore_share=0.25),
+        model_generated=16,
+        acquisition=AcquisitionSettings(proposals=120, samples=16, explore_share=0.25),
     )
-    return replace(small, **options)  # type: ignore[arg-type]
+    return RunSettings(
+        seed=seed,
+        surrogate=surrogate or GPSettings(fit_steps=15, refit_steps=4),
+        agent=replace(small, **options),  # type: ignore[arg-type]
+    )
+
+
+def choices(settings: Any, above: str = "") -> dict[str, tuple[str, ...]]:
+    """The words that each option of settings and their parts may be, by its key."""
+    found: dict[str, tuple[str, ...]] = {}
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if is_dataclass(value):
+            found.update(choices(value, f"{above}{one.name}."))
+        elif CHOICES in one.metadata:
+            found[above + one.name] = one.metadata[CHOICES]
+    return found
 
 
 class Budget:
@@ -52,8 +77,8 @@ class Budget:
         return [Outcome(v, -v, good) for v, good in zip(vectors, ok, strict=True)]
 
 
-def run(settings: AgentSettings, offline: int, online: int, seed: int = 0) -> tuple:
-    agent, budget = MergeAgent.fresh(PROBLEM.space(), settings, NAMES, seed), Budget()
+def run(settings: RunSettings, offline: int, online: int) -> tuple:
+    agent, budget = MergeAgent.fresh(PROBLEM.space(), NAMES, settings), Budget()
     if offline:
         agent.offline(budget, offline, lambda values: None)
         assert len(budget.seen) == offline
@@ -78,11 +103,11 @@ def test_it_spends_its_budget_exactly_and_ends_near_the_optimum() -> None:
     "options",
     [
         {"scalarisation": "tchebycheff", "conditioning": "film"},
-        {"screening": ScreeningSettings(enabled=False), "anchor": "kl", "rollouts": 4},
+        {"acquisition": AcquisitionSettings(enabled=False), "anchor": "kl", "rollouts": 4},
         {"reward": "spread", "critic": "scalar", "anchor": "none", "hindsight": False},
-        {"screening": ScreeningSettings(proposals=80, samples=8, acquisition="utility")},
-        {"length_cost": 0.01, "regression": "cloning", "imagined": 0},
-        {"outcome": OutcomeSettings(kind="linear")},
+        {"acquisition": AcquisitionSettings(proposals=80, samples=8, function="utility")},
+        {"length_cost": 0.01, "regression": "cloning", "model_generated": 0},
+        {"surrogate": LinearSettings()},
         {"head": "wolpertinger", "neighbours": 3, "anchor": "kl"},
         {"head": "wolpertinger", "reward": "spread", "critic": "scalar", "gamma": 0.99},
         {"regression": "iql", "gamma": 0.99},
@@ -93,7 +118,7 @@ def test_every_option_runs_without_an_offline_phase(options: dict) -> None:
 
 
 def test_the_same_seed_makes_the_same_decisions() -> None:
-    first, second, other = (run(quick(), 16, 18, seed)[1] for seed in (1, 1, 2))
+    first, second, other = (run(quick(seed), 16, 18)[1] for seed in (1, 1, 2))
     assert first == second
     assert first != other
 
@@ -102,7 +127,7 @@ def test_the_same_seed_makes_the_same_decisions() -> None:
     "options",
     [
         {},
-        {"outcome": OutcomeSettings("linear", fit_steps=15)},
+        {"surrogate": LinearSettings(fit_steps=15)},
         {"head": "wolpertinger"},
         {"likelihood_weight": 0.5},
     ],
@@ -127,7 +152,7 @@ def test_a_file_that_is_no_agent_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_absorbed_is_free_and_never_asked_for() -> None:
     space = PROBLEM.space()
-    agent, budget = MergeAgent.fresh(space, quick(), NAMES, 0), Budget()
+    agent, budget = MergeAgent.fresh(space, NAMES, quick()), Budget()
     whole = [space.decode(space.whole(m)) for m in range(4)]
     own = [path for path in whole if space.offers(path)]  # only m0's stem is legal
     stranger = LayerPath.whole("stranger", 6)
@@ -140,7 +165,7 @@ def test_what_is_absorbed_is_free_and_never_asked_for() -> None:
 
 @pytest.mark.parametrize("head", ["categorical", "wolpertinger"])
 def test_ppo_learns_nothing_from_rollouts_that_failed(head: str) -> None:
-    agent = MergeAgent.fresh(PROBLEM.space(), quick(head=head, rollouts=4), NAMES, 0)
+    agent = MergeAgent.fresh(PROBLEM.space(), NAMES, quick(head=head, rollouts=4))
     before = {name: value.clone() for name, value in agent.state.policy.state_dict().items()}
     used = agent.state.roll_out_real(lambda paths: [Outcome.failure() for _ in paths])
     assert used == len(agent.state.dataset.failed) > 0 and len(agent.state.replay) == 0
@@ -150,7 +175,7 @@ def test_ppo_learns_nothing_from_rollouts_that_failed(head: str) -> None:
 
 def test_failures_are_charged_passed_over_and_remembered(tmp_path: Path) -> None:
     agent, budget = (
-        MergeAgent.fresh(PROBLEM.space(), quick(rollouts=4), NAMES, 0),
+        MergeAgent.fresh(PROBLEM.space(), NAMES, quick(rollouts=4)),
         Budget(fail=True),
     )
     agent.offline(budget, 12, lambda values: None)
@@ -179,17 +204,17 @@ def test_a_small_space_is_exhausted_without_repeating() -> None:
         seen.extend(str(path) for path in paths)
         return [Outcome(np.array([p.refs[0].member == "m0", 0.5]), np.zeros(2)) for p in paths]
 
-    agent = MergeAgent.fresh(space, quick(rollouts=2), ("x", "y"), 0)
+    agent = MergeAgent.fresh(space, ("x", "y"), quick(rollouts=2))
     agent.offline(evaluate, 3, lambda values: None)
     agent.online(evaluate, 10, lambda values: None)
     assert len(seen) == len(set(seen)) == 4
 
 
 def test_merges_that_are_no_members_teach_the_outcome_model(tmp_path: Path) -> None:
-    agent, budget = MergeAgent.fresh(PROBLEM.space(), quick(), NAMES, 0), Budget()
+    agent, budget = MergeAgent.fresh(PROBLEM.space(), NAMES, quick()), Budget()
     vectors = PROBLEM.value(np.tile(np.arange(4)[:, None], (1, 6)))
     descriptors = np.zeros((4, 6, 1), dtype=np.float32)
-    agent.absorb_merges(np.eye(4, dtype=np.float32), descriptors, [Outcome(v, v) for v in vectors])
+    agent.learn_merges(np.eye(4, dtype=np.float32), descriptors, [Outcome(v, v) for v in vectors])
     agent.offline(budget, 12, lambda values: None)
     whole = agent.space.decode(agent.space.whole(2))
     mean, std = agent.predict([whole])
@@ -201,10 +226,10 @@ def test_merges_that_are_no_members_teach_the_outcome_model(tmp_path: Path) -> N
     np.testing.assert_allclose(again[1], std, atol=1e-8)
 
 
-@pytest.mark.parametrize("key", sorted(CHOICES))
+@pytest.mark.parametrize("key", sorted(choices(HM3AgentSettings())))
 def test_words_that_name_no_option_are_refused(key: str) -> None:
     settings = quick()
     *room, name = key.split(".")
-    setattr(getattr(settings, room[0]) if room else settings, name, "nonsense")
+    setattr(getattr(settings.agent, room[0]) if room else settings.agent, name, "nonsense")
     with pytest.raises(InputError, match=f"agent.{key}=nonsense"):
-        MergeAgent.fresh(PROBLEM.space(), settings, NAMES, 0)
+        MergeAgent.fresh(PROBLEM.space(), NAMES, settings)

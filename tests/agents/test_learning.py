@@ -12,7 +12,7 @@ from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
 from hm3rl.agents.served import ServedPreferences
-from hm3rl.config.schema import AgentSettings
+from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.envs.merge_path import MergePathEnv
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
@@ -24,8 +24,8 @@ from tests.agents.test_policy import K, M, make_policy, make_space
 LEFT, RIGHT = np.array([1.0, 0.0]), np.array([0.0, 1.0])
 
 
-def settings(**options: object) -> AgentSettings:
-    return AgentSettings(embedding=8, hidden=16, pretrain_rate=5e-3, **options)  # type: ignore[arg-type]
+def settings(**options: object) -> HM3AgentSettings:
+    return HM3AgentSettings(embedding=8, hidden=16, pretrain_rate=5e-3, **options)  # type: ignore[arg-type]
 
 
 def share_of_first(space: PathSpace, row: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def share_of_first(space: PathSpace, row: np.ndarray) -> np.ndarray:
     return np.array([first, 1.0 - first])
 
 
-def regression_of(policy: PathPolicy, options: AgentSettings) -> Regression:
+def regression_of(policy: PathPolicy, options: HM3AgentSettings) -> Regression:
     utility = Utility(options.scalarisation, options.length_cost, options.utopia)  # type: ignore[arg-type]
     return Regression(policy, options, ServedPreferences(K), utility, np.random.default_rng(0))
 
@@ -157,15 +157,15 @@ def test_the_vector_critic_learns_likelihoods_where_they_are_known() -> None:
         assert final.std() == pytest.approx(1.0, abs=0.3)
 
 
-def test_imagined_trajectories_reach_the_policy_but_not_the_critics() -> None:
+def test_model_generated_trajectories_reach_the_policy_but_not_the_critics() -> None:
     space = make_space(actions="same_depth")
     replay = filled_replay(space, 10)
-    replay.add(replay.tokens, replay.vectors + 50.0, replay.preferences, imagined=True)
+    replay.add(replay.tokens, replay.vectors + 50.0, replay.preferences, model_generated=True)
     regression = regression_of(make_policy(space), settings())
     batches = regression._critic_batches(replay, np.arange(20))
     assert all(float(batch.vector.max()) < 2.0 for batch in batches)
     assert float(regression._policy_batch(replay, np.arange(20)).vector.max()) > 40.0
-    replay.forget_imagined()
+    replay.forget_model_generated()
     assert len(replay) == 10
 
 

@@ -16,8 +16,8 @@ PREFERENCES = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
 
 def separate() -> SeparateAgents:
     spaces = [PROBLEM.space()] * 3
-    light = quick(rollouts=4, pretrain_steps=10, distil_steps=10, imagined=4, replay_steps=1)
-    return SeparateAgents.build(spaces, light, NAMES, 0, PREFERENCES)
+    light = quick(rollouts=4, pretrain_steps=10, distil_steps=10, model_generated=4, replay_steps=1)
+    return SeparateAgents.build(spaces, NAMES, light, PREFERENCES)
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +52,15 @@ def test_the_nearest_agent_answers_with_its_own_preference(trained: tuple, tmp_p
     expected = agents.agents[1].decode(PREFERENCES[1])
     assert agents.decode(asked) == expected
     agents.save(tmp_path / "agent.zip")
-    again = load_agent(tmp_path / "agent.zip")
+    again = load_agent(tmp_path / "agent.zip", quick())
     assert isinstance(again, SeparateAgents)
     assert again.decode(asked) == expected
     np.testing.assert_array_equal(again.preferences, PREFERENCES)
 
 
 def test_one_agent_is_loaded_as_one(tmp_path: Path) -> None:
-    MergeAgent.fresh(PROBLEM.space(), quick(), NAMES, 0).save(tmp_path / "agent.zip")
-    assert isinstance(load_agent(tmp_path / "agent.zip"), MergeAgent)
+    MergeAgent.fresh(PROBLEM.space(), NAMES, quick()).save(tmp_path / "agent.zip")
+    assert isinstance(load_agent(tmp_path / "agent.zip", quick()), MergeAgent)
 
 
 def test_what_is_absorbed_is_known_to_all() -> None:

@@ -19,9 +19,9 @@ from tests.agents.test_agent import NAMES, PROBLEM, Budget, quick
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    light = quick(pretrain_steps=5, distil_steps=5, imagined=4)
+    light = quick(3, pretrain_steps=5, distil_steps=5, model_generated=4)
     agent, folder = (
-        MergeAgent.fresh(PROBLEM.space(), light, NAMES, 3),
+        MergeAgent.fresh(PROBLEM.space(), NAMES, light),
         tmp_path_factory.mktemp("run"),
     )
     agent.offline(Budget(), 12, lambda values: None)
@@ -32,7 +32,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("inside", ["", "agent.zip"])
 def test_networks_are_taken_over_and_knowledge_is_not(saved: Path, inside: str) -> None:
     other = SyntheticProblem.draw(layers=6, members=4, objectives=3, seed=9)
-    agent = MergeAgent.fresh(other.space(), quick(), NAMES, 0)
+    agent = MergeAgent.fresh(other.space(), NAMES, quick())
     start_from(agent.state, str(saved / inside))
     expected = MergeAgent.load(saved / "agent.zip").state.policy.state_dict()
     for name, value in agent.state.policy.state_dict().items():
@@ -42,14 +42,14 @@ def test_networks_are_taken_over_and_knowledge_is_not(saved: Path, inside: str) 
 
 def test_other_sizes_are_refused_naming_both(saved: Path) -> None:
     larger = SyntheticProblem.draw(layers=6, members=5, objectives=3, seed=9)
-    agent = MergeAgent.fresh(larger.space(), quick(hidden=24), NAMES, 0)
+    agent = MergeAgent.fresh(larger.space(), NAMES, quick(hidden=24))
     with pytest.raises(InputError, match="members 4 there and 5 here") as caught:
         start_from(agent.state, str(saved))
     assert "agent.hidden 16 there and 24 here" in str(caught.value)
 
 
 def test_a_folder_without_an_agent_is_refused(tmp_path: Path) -> None:
-    agent = MergeAgent.fresh(PROBLEM.space(), quick(), NAMES, 0)
+    agent = MergeAgent.fresh(PROBLEM.space(), NAMES, quick())
     with pytest.raises(InputError, match=r"no .*agent.zip"):
         start_from(agent.state, str(tmp_path))
 
@@ -81,7 +81,8 @@ def _no_arrays() -> bytes:
 
 def test_the_agents_own_preference_is_saved(tmp_path: Path) -> None:
     only = np.array([0.2, 0.3, 0.5])
-    agent = MergeAgent.fresh(PROBLEM.space(), quick(pretrain_steps=2, imagined=4), NAMES, 0, only)
+    light = quick(pretrain_steps=2, model_generated=4)
+    agent = MergeAgent.fresh(PROBLEM.space(), NAMES, light, only)
     agent.offline(Budget(), 8, lambda values: None)
     agent.save(tmp_path / "agent.zip")
     again = MergeAgent.load(tmp_path / "agent.zip")

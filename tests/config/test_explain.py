@@ -18,7 +18,7 @@ from hm3rl.files import write_text
         ("bugdet=3", "unknown key bugdet", "did you mean budget?"),
         ("agent.gama=1", "unknown key agent.gama", "did you mean agent.gamma?"),
         ("dtype=bfloat16", "unknown key dtype", "did you mean pool.dtype?"),
-        ("agent.zzz=1", "unknown key agent.zzz", "keys of agent: scalarisation, "),
+        ("agent.zzz=1", "unknown key agent.zzz", "keys of agent: name, scalarisation, "),
         ("zzz=1", "unknown key zzz", "keys of a run: name, root"),
         ("search=hm4", "there is no search=hm4", "did you mean hm3? there are: architecture_only"),
         ("experiment=mine", "there is no experiment=mine", "--config-dir"),
