@@ -265,8 +265,7 @@ def export(
     chosen = replace(run.settings, pool=replace(run.settings.pool, dtype=written))
     split = evaluation.split if evaluation is not None else "search"
     changed = written != run.settings.pool.dtype or candidate.alignment != "none"
-    for recipe in candidate.recipes:
-        run.problem.members.add(recipe)
+    run.problem.members.admit(candidate)
     return export_candidate(
         candidate,
         run.problem.members,

@@ -48,7 +48,7 @@ def draw(found: dict[int, Shares], target: Path) -> None:
             _panel(axis, found, panels[place], methods)
         else:
             axis.set_axis_off()
-    figure.supxlabel("evaluations charged", fontsize=9)
+    figure.supxlabel("evaluations used", fontsize=9)
     figure.supylabel("share s (held-out items)", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)

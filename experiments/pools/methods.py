@@ -12,29 +12,29 @@ from experiments.pools.train import BASE, MODELS
 from hm3rl.config.words import quoted
 from hm3rl.search.model_based import FIRST
 
-PLUGIN = "experiments.pools.plugin"
+PLUGINS = ("experiments.pools.plugin", "experiments.pools.searchers")
 
 METHODS: dict[str, tuple[str, ...]] = {
     "hm3": COMMON["hm3"],
     "none_members": (
-        "search.name=none_members",
+        "agent=unguided",
         "agent.critic_warm_up=0",
         "agent.replay_steps=0",
         "agent.pretrain_steps=0",
         "agent.distil_steps=0",
-        "agent.imagined=0",
-        "agent.screening.explore_share=0",
+        "agent.model_generated=0",
+        "agent.acquisition.explore_share=0",
     ),
     "no_offline": COMMON["no_offline"],
     "parameter_only": COMMON["parameter_only"],
-    "layer_bo": ("search.name=layer_bo",),
-    "layer_bo_every": ("search.name=layer_bo_every",),
-    "annealing": ("search.name=annealing",),
+    "layer_bo": ("search=layer_bo",),
+    "layer_bo_every": ("search=layer_bo", "search.groups=0"),
+    "annealing": ("search=annealing",),
     "depth_wise": COMMON["depth_wise"],
     "map": COMMON["map"],
     "nsga2": COMMON["nsga2"],
     "random": COMMON["random"],
-    "uniform": ("search.name=uniform",),
+    "uniform": ("search=uniform",),
 }
 """All that stands in a row of the tables. Equal budgets; `uniform` uses three evaluations of it."""
 
@@ -90,7 +90,7 @@ def overrides(
     def place(name: str) -> str:
         return f"zoo:{name}" if shipped else quoted(str((models / name).resolve()))
 
-    words = ["pool=own", "tasks=own", f"plugins=[{PLUGIN}]", f"pool.base={place(BASE)}"]
+    words = ["pool=own", "tasks=own", f"plugins=[{','.join(PLUGINS)}]", f"pool.base={place(BASE)}"]
     words += [f"+pool.experts.{name}={place(name)}" for name in pool.experts]
     for task in pool.tasks:
         words += [

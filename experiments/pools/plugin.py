@@ -1,22 +1,18 @@
-"""Makes the bench's tasks and searchers selectable: `plugins=[experiments.pools.plugin]`.
+"""Makes the bench's tasks selectable: `plugins=[experiments.pools.plugin]`.
 
 The zoo's five tasks have kinds in the package already; with the bench's vocabulary they are the
-same. Everything that is registered is registered at the end of this file.
+same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from experiments.pools.lists import list_tasks
 from experiments.pools.numbers import number_tasks
-from experiments.pools.searchers import Annealing, LayerBO, NoneMembers, Uniform
-from hm3rl.config.schema import RunSettings, TaskSettings
+from hm3rl.config.tasks import SizedTaskSettings
 from hm3rl.errors import InputError
-from hm3rl.run.build import register_searcher
-from hm3rl.search.base import Searcher
+from hm3rl.registry import register
 from hm3rl.tasks.base import Task
-from hm3rl.tasks.build import SIZES, TaskTools, register_task
+from hm3rl.tasks.build import TaskTools
 
 N_SEARCH, N_TEST = 150, 300
 """Items of a task where nobody says otherwise."""
@@ -25,7 +21,7 @@ OWN_TASKS = tuple(task.name for task in (*list_tasks(1, 1), *number_tasks(1, 1))
 """Kinds of task that this module adds."""
 
 
-def bench_task(name: str, settings: TaskSettings, tools: TaskTools) -> Task:
+def bench_task(name: str, settings: SizedTaskSettings, tools: TaskTools) -> Task:
     """A task of the bench, which keeps its name.
 
     Raises:
@@ -43,16 +39,5 @@ def bench_task(name: str, settings: TaskSettings, tools: TaskTools) -> Task:
     return task
 
 
-SEARCHERS: dict[str, Callable[[RunSettings], Searcher]] = {
-    "uniform": lambda s: Uniform(),
-    "annealing": lambda s: Annealing(s.search, s.seed, s.planned_budget),
-    "layer_bo": lambda s: LayerBO(s.search, s.seed, s.planned_budget, groups=4),
-    "layer_bo_every": lambda s: LayerBO(s.search, s.seed, s.planned_budget, groups=None),
-    "none_members": lambda s: NoneMembers(s.search, s.agent, s.seed, s.planned_budget),
-}
-"""Searchers that this module adds."""
-
 for _kind in OWN_TASKS:
-    register_task(_kind, bench_task, reads=SIZES)
-for _name, _make in SEARCHERS.items():
-    register_searcher(_name, _make)
+    register("task", _kind, options=SizedTaskSettings)(bench_task)

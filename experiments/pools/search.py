@@ -92,13 +92,13 @@ def scored(problem: MergeProblem, run: RunFolder, key: Key, commit: str) -> Fron
     sources = {problem.key(one) for one in experts(problem)}
     curve: dict[float, float] = {}
     for line in run.read_archive():
-        if line["charged"] > key.budget:
+        if line["evaluations"] > key.budget:
             continue
-        if line["charged"] > 0:
+        if line["evaluations"] > 0:
             phases[line["phase"]] += 1
         if not line["failed"]:
             archive.add(line["key"], [line["scores"][name] for name in problem.objectives])
-            curve[line["charged"]] = round(archive.hypervolume(), 6)
+            curve[line["evaluations"]] = round(archive.hypervolume(), 6)
     keys = [one for one in archive.front_keys() if one not in sources]
     points = np.array([archive.vector(one) for one in keys]).reshape(len(keys), -1)
     own = np.array([archive.vector(problem.key(one)) for one in experts(problem)])

@@ -1,10 +1,13 @@
-"""Competitors and ablations that the package does not have; `plugin.py` makes them selectable.
+"""Competitors and ablations that the package does not have: a plugin.
 
 They start as the package's do: the parameter level with its share of the budget
-(`hm3rl.search.levels.offer_members`), whose merges and the sources' own points they are told.
+(`hm3rl.search.levels.OverPaths`), whose merges and the sources' own points they are told.
 """
 
 from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,18 +15,19 @@ from experiments.pools.blends import BlendEncoding, blends_of, known_blends
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.online import OnlineLoop
 from hm3rl.agents.proposals import screened
-from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.competitors import MmMoSettings
-from hm3rl.config.schema import SearchSettings
+from hm3rl.config.agents import HM3AgentSettings
+from hm3rl.config.searchers import MmMoSizes, OverPathsSettings, SearcherSettings
+from hm3rl.config.values import number
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import sample_faces
 from hm3rl.objectives.scalarisation import tchebycheff
 from hm3rl.paths.candidate import Candidate
-from hm3rl.search.hm3 import HM3, Pool
+from hm3rl.registry import register
+from hm3rl.search.base import Searcher
 from hm3rl.search.ledger import Ledger
-from hm3rl.search.levels import offer_members
+from hm3rl.search.levels import OverPaths
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics
 
 SCALES = (0.3, 0.5, 1.0)
@@ -39,14 +43,9 @@ WIDEST, NARROWEST = 0.3, 0.05
 """Its steps at the same moments, standard deviations of a coefficient."""
 
 
-class Uniform:
+@register("searcher", "uniform")
+class Uniform(Searcher[SearcherSettings]):
     """1/K of each task vector at three scales: what costs nothing to know."""
-
-    name = "uniform"
-    phases = 1
-
-    def __init__(self) -> None:
-        self.agent: MergeAgent | SeparateAgents | None = None
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Score the three merges, or as many as the budget allows; see `Searcher.search`."""
@@ -59,38 +58,35 @@ class Uniform:
         return problem.archive
 
 
-class OverBlends:
+@dataclass
+class BlendSettings(OverPathsSettings):
+    """Options of searches over blends.
+
+    Attributes:
+        groups: Groups of layers that are blended apart; 0: every layer.
+    """
+
+    groups: int = number(4, least=0)
+
+
+class OverBlends(OverPaths[BlendSettings]):
     """What searches over blends have in common: the parameter level first.
 
     Args:
-        settings: The searcher's settings; those of the parameter level count.
-        seed: Seed of the search.
-        planned: Budget the parameter level's share refers to; 0: the budget given to `search`.
-        groups: Groups of layers that are blended apart; None: every layer.
+        settings: The run.
     """
-
-    name = ""
-    phases = 2
-
-    def __init__(
-        self, settings: SearchSettings, seed: int, planned: int = 0, groups: int | None = 4
-    ) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.planned = planned
-        self.groups = groups
-        self.agent: MergeAgent | SeparateAgents | None = None
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        _, left = offer_members(problem, self.settings, budget, self.planned, rng)
+        _, left = self.offer_members(problem, budget, rng)
         problem.logger.phase(self.name, left)
-        encoding = blends_of(problem, self.groups)
+        encoding = blends_of(problem, self.options.groups or None)
         vectors, scores = known_blends(problem, encoding)
         self.blend(Ledger(problem, left, self.name), encoding, vectors, scores, rng)
         return problem.archive
 
+    @abstractmethod
     def blend(
         self,
         ledger: Ledger,
@@ -108,17 +104,15 @@ class OverBlends:
             scores: Its f / z*, shape (N, K).
             rng: Source of randomness.
         """
-        raise NotImplementedError
 
 
+@register("searcher", "annealing", options=BlendSettings)
 class Annealing(OverBlends):
     """Simulated annealing (Kirkpatrick et al., 1983), one chain for each of eight preferences.
 
     Each chain starts from the best that is known under its preference (augmented Tchebycheff), and
     moves by a Gaussian step in the stem or one group of layers, or in all of them alike.
     """
-
-    name = "annealing"
 
     def blend(
         self,
@@ -135,7 +129,7 @@ class Annealing(OverBlends):
         total = ledger.left
         while ledger.left:
             done = 1.0 - ledger.left / total
-            heat = HOT * (COLD / HOT) ** done
+            temperature = HOT * (COLD / HOT) ** done
             size = WIDEST * (NARROWEST / WIDEST) ** done
             moved = np.array([_step(encoding, vector, size, rng) for vector in at])
             candidates = [encoding.decode(vector) for vector in moved]
@@ -145,7 +139,7 @@ class Annealing(OverBlends):
                 if row is None:
                     continue
                 found = float(tchebycheff(row, preferences[i]))
-                if rng.random() < np.exp(min((found - worth[i]) / heat, 0.0)):
+                if rng.random() < np.exp(min((found - worth[i]) / temperature, 0.0)):
                     at[i], worth[i] = moved[i], found
 
 
@@ -160,19 +154,14 @@ def _step(
     return np.clip(rows, 0.0, 1.0).ravel()
 
 
+@register("searcher", "layer_bo", options=BlendSettings, needs=("botorch",))
 class LayerBO(OverBlends):
     """Bayesian optimisation of the blends by BoTorch's qLogNEHVI; above four objectives, ParEGO.
 
     32 Monte-Carlo samples and 4 restarts, so that an evaluation costs about a second.
     """
 
-    sizes = MmMoSettings(batch=BATCH, samples=32, restarts=4, steps=20)
-
-    def __init__(
-        self, settings: SearchSettings, seed: int, planned: int = 0, groups: int | None = 4
-    ) -> None:
-        super().__init__(settings, seed, planned, groups)
-        self.name = "layer_bo" if groups else "layer_bo_every"
+    sizes = MmMoSizes(batch=BATCH, samples=32, restarts=4, steps=20)
 
     def blend(
         self,
@@ -201,7 +190,6 @@ class LayerBO(OverBlends):
         rng: np.random.Generator,
     ) -> np.ndarray:
         """The next vectors, of new candidates, shape (n, D); none if the space is exhausted."""
-        # Imported here: it needs the extra `baselines`.
         from hm3rl.search.bayesian import Surrogate
 
         seed = int(rng.integers(2**31))
@@ -214,21 +202,13 @@ class LayerBO(OverBlends):
         return np.array(list(chosen.values())) if chosen else ledger.fresh(encoding, BATCH, rng)
 
 
-class NoneMembers(HM3):
-    """hm3 with nothing that learns but the surrogate: no path is proposed by a policy.
+@register("agent", "unguided", options=HM3AgentSettings)
+class Unguided(MergeAgent):
+    """HM3's agent with an online phase that asks no policy.
 
     What options can switch off, `experiments.pools.methods` does; that the untrained policy is
     asked for paths, no option can.
     """
-
-    def _agent(self, problem: MergeProblem, pool: Pool) -> MergeAgent | SeparateAgents:
-        agent = super()._agent(problem, pool)
-        assert isinstance(agent, MergeAgent)  # one for all preferences
-        return Unguided(agent.state)
-
-
-class Unguided(MergeAgent):
-    """An agent whose online phase asks no policy."""
 
     def online(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
         """Spend the rest of the budget on what the surrogate chooses; see `MergeAgent.online`."""

@@ -78,10 +78,8 @@ class OnlineLoop:
             return state.evaluate(*screened(state, count, state.policy), evaluate)
         preferences = self._sparse(4 * count)
         rows = roll_out(state.policy, state.space, preferences, 1.0, state.rng)
-        fresh = state.dataset.fresh(rows, count)
-        first = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
-        own = preferences[[first[row.tobytes()] for row in fresh]]
-        return state.evaluate(fresh, own, evaluate)
+        at = state.dataset.fresh_at(rows, count)
+        return state.evaluate(rows[at], preferences[at], evaluate)
 
     def _rescue(self, count: int, evaluate: EvaluatePaths) -> int:
         """Behaviour paths, when nothing new came out otherwise."""

@@ -78,11 +78,8 @@ def propose(
         parts += [(tops, aims), (around, np.tile(aims, (2, 1)))]
     tokens = np.concatenate([rows for rows, _ in parts])
     preferences = np.concatenate([aims for _, aims in parts])
-    fresh = dataset.fresh(tokens)
-    first: dict[bytes, int] = {}
-    for i, row in enumerate(tokens):
-        first.setdefault(row.tobytes(), i)
-    return Proposals(fresh, preferences[[first[row.tobytes()] for row in fresh]])
+    at = dataset.fresh_at(tokens)
+    return Proposals(tokens[at], preferences[at])
 
 
 def shortlist(model: PathSurrogate, tokens: np.ndarray, preferences: np.ndarray) -> np.ndarray:

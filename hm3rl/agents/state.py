@@ -196,11 +196,8 @@ class AgentState:
         assert self._rollouts is not None
         tokens = np.stack([self.space.encode(path) for path in paths])
         preferences = self._episodes.preferences
-        first: dict[bytes, int] = {}
-        for i, row in enumerate(tokens):
-            first.setdefault(row.tobytes(), i)
-        fresh = self.dataset.fresh(tokens)
-        self.evaluate(fresh, preferences[[first[row.tobytes()] for row in fresh]], self._rollouts)
+        at = self.dataset.fresh_at(tokens)
+        self.evaluate(tokens[at], preferences[at], self._rollouts)
         outcomes = [self.dataset.outcome(row) for row in tokens]
         return [outcome.vector if outcome.ok else None for outcome in outcomes]
 

@@ -93,7 +93,7 @@ class ByHypervolume:
                 scores[name][list(asked[name])].mean() if name in asked else scores[name].mean()
                 for name in problem.objectives
             ]
-            points.append(np.array(means) / problem.z_star)
+            points.append(problem.normalise(np.array(means)))
         left = list(range(len(vectors)))
         order: list[int] = []
         while left:
@@ -172,7 +172,7 @@ def successive_halving(
         evaluations = problem.evaluate(current, phase, fidelity)
         worked = [i for i, evaluation in enumerate(evaluations) if evaluation.ok]
         vectors = np.array([evaluations[i].vector for i in worked])
-        order = ranking(problem, vectors / problem.z_star, fidelity) if worked else []
+        order = ranking(problem, problem.normalise(vectors), fidelity) if worked else []
         kept = tuple(worked[i] for i in order[:count])
         history.append(Rung(fidelity, tuple(evaluations), kept))
         current = [current[i] for i in kept]

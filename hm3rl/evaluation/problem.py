@@ -141,6 +141,10 @@ class MergeProblem:
             raise RuntimeError("call MergeProblem.prepare() first")
         return self._archive
 
+    def normalise(self, vectors: np.ndarray) -> np.ndarray:
+        """Raw scores as f / z*, any shape that ends in K."""
+        return self.archive.normalise(vectors)
+
     @property
     def z_star(self) -> np.ndarray:
         """Score of the best expert on each task, search split, shape (K,), all positive."""
@@ -259,8 +263,7 @@ class MergeProblem:
         count = 0
         for candidate, evaluation in zip(missing, found, strict=True):
             if evaluation is not None:
-                for recipe in candidate.recipes:
-                    self.members.add(recipe)
+                self.members.admit(candidate)
                 self._enter(candidate, Scored(evaluation, cached=True), EARLIER, free=True)
                 count += 1
         return count

@@ -299,7 +299,7 @@ def _whole_merge(candidate: Candidate, members: MemberSet) -> WholeMerge | None:
     (recipe,) = candidate.recipes
     if candidate != Candidate.whole(recipe, pool.num_layers):
         return None
-    members.add(recipe)
+    members.admit(candidate)
     merge = WholeMerge(members.task_vectors, recipe, pool.model(pool.base_name))
     return merge if merge.possible else None
 

@@ -49,7 +49,11 @@ class Archive:
     @property
     def normalised(self) -> np.ndarray:
         """Scores divided by z*, shape (N, K)."""
-        return self.vectors / self.z_star
+        return self.normalise(self.vectors)
+
+    def normalise(self, vectors: np.ndarray) -> np.ndarray:
+        """Raw scores as f / z*, any shape that ends in K: what every utility and front goes by."""
+        return np.asarray(vectors / self.z_star)
 
     def vector(self, key: str) -> np.ndarray:
         """Raw scores of one candidate, shape (K,)."""
@@ -73,7 +77,7 @@ class Archive:
                 f"scores of {key} must be {len(self.z_star)} finite numbers, got {vector}"
             )
         self._rows[key] = vector
-        point = vector / self.z_star
+        point = self.normalise(vector)
         if any((other >= point).all() for other in self._front.values()):
             return False
         self._front = {k: v for k, v in self._front.items() if not (point >= v).all()}

@@ -52,8 +52,7 @@ def assemble(candidate: Candidate, members: MemberSet) -> PreTrainedModel:
             members have not the calibration batch that the candidate is aligned on.
         ArithmeticError: The states to align are zero, NaN or infinite.
     """
-    for recipe in candidate.recipes:
-        members.add(recipe)
+    members.admit(candidate)
     check_layers(candidate, members)
     path = candidate.path
     alignments: Sequence[Alignment | None] = [None] * path.length

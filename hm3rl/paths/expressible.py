@@ -30,8 +30,7 @@ def check_expressible(candidate: Candidate, members: MemberSet) -> None:
             does not fold.
     """
     check_foldable(candidate)
-    for recipe in candidate.recipes:
-        members.add(recipe)
+    members.admit(candidate)
     check_layers(candidate, members)
     check_one_config(candidate.path, {name: members.config(name) for name in candidate.members})
 

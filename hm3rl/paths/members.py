@@ -17,6 +17,7 @@ from hm3rl.models.hashing import short_hash
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths.aligner import Aligner
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT, split_alignment
+from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.families import family_of
 from hm3rl.paths.statistics import Calibration
 
@@ -68,6 +69,11 @@ class MemberSet:
     def recipes(self) -> tuple[MergeRecipe, ...]:
         """Recipes of the merged members, in order added."""
         return tuple(self._recipes.values())
+
+    def admit(self, candidate: Candidate) -> None:
+        """Register all merged members that a candidate refers to; see `add`."""
+        for recipe in candidate.recipes:
+            self.add(recipe)
 
     def add(self, recipe: MergeRecipe) -> str:
         """Register a merged member; adding it again changes nothing.

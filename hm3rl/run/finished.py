@@ -67,7 +67,7 @@ class FinishedRun:
 
     def worth(self, vector: np.ndarray, length: int, preference: np.ndarray) -> float:
         """Utility of raw scores, shape (K,), of a path of `length` layers."""
-        return float(self.utility(vector / self.archive.z_star, length, preference))
+        return float(self.utility(self.archive.normalise(vector), length, preference))
 
     def candidate(self, key: str) -> Candidate:
         """The candidate with a key."""
@@ -115,8 +115,7 @@ class FinishedRun:
             )
         problem.prepare()
         for candidate in self._candidates.values():
-            for recipe in candidate.recipes:
-                problem.members.add(recipe)
+            problem.members.admit(candidate)
         return problem
 
     def evaluation(self, key: str) -> Evaluation:

@@ -98,7 +98,9 @@ def pick(
     scored = [(option, one) for option, one in options if one.ok]
     vectors = [one.vector for _, one in scored] + [run.archive.vector(best)]
     lengths = [option.path.length for option, _ in scored] + [run.candidate(best).path.length]
-    chosen = run.utility.best(np.array(vectors) / run.archive.z_star, np.array(lengths), preference)
+    chosen = run.utility.best(
+        run.archive.normalise(np.array(vectors)), np.array(lengths), preference
+    )
     if chosen == len(scored):
         return _from_front(run, best, front_utility, str(path), decoded_utility)
     candidate, evaluation = scored[chosen]

@@ -130,4 +130,4 @@ def to_outcome(problem: MergeProblem, evaluation: Evaluation) -> Outcome:
     """An evaluation as the agent sees it: scores over z* and likelihoods, or a failure."""
     if not evaluation.ok:
         return Outcome.failure()
-    return Outcome(evaluation.vector / problem.z_star, np.asarray(evaluation.nll))
+    return Outcome(problem.normalise(evaluation.vector), np.asarray(evaluation.nll))

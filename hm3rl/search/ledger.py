@@ -99,5 +99,7 @@ class Ledger:
         vectors = [evaluation.vector for evaluation in evaluations if evaluation.ok]
         return Scores(
             np.array([evaluation.ok for evaluation in evaluations], dtype=bool),
-            np.reshape(vectors, (len(vectors), len(self.problem.objectives))) / self.problem.z_star,
+            self.problem.normalise(
+                np.reshape(vectors, (len(vectors), len(self.problem.objectives)))
+            ),
         )

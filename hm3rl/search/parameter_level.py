@@ -213,7 +213,7 @@ def search_recipes(
         for recipe, evaluation in zip(batch, problem.evaluate(candidates, phase), strict=True):
             if evaluation.status == "ok":
                 scored.append(recipe)
-                vectors.append(np.asarray(evaluation.vector) / problem.z_star)
+                vectors.append(problem.normalise(evaluation.vector))
         if scored_batch is not None:
             scored_batch(scored[before:])
         spent += len(batch)
@@ -239,11 +239,13 @@ def select_members(
     """
     depth = problem.pool.num_layers
     points = {
-        recipe: problem.archive.vector(problem.key(Candidate.whole(recipe, depth))) / problem.z_star
+        recipe: problem.normalise(
+            problem.archive.vector(problem.key(Candidate.whole(recipe, depth)))
+        )
         for recipe in recipes
     }
     sources = [
-        problem.archive.vector(problem.key(Candidate.whole(name, depth))) / problem.z_star / 2
+        problem.normalise(problem.archive.vector(problem.key(Candidate.whole(name, depth)))) / 2
         for name in problem.pool.expert_names
     ]
     chosen: list[MergeRecipe] = []

@@ -77,6 +77,10 @@ class Dataset:
 
     def fresh(self, tokens: np.ndarray, limit: int | None = None) -> np.ndarray:
         """Distinct rows that are not known yet, in order, at most `limit` of them."""
+        return np.asarray(tokens)[self.fresh_at(tokens, limit)]
+
+    def fresh_at(self, tokens: np.ndarray, limit: int | None = None) -> list[int]:
+        """Where these rows stand: of equal ones the first."""
         seen: set[bytes] = set()
         keep = []
         for i, row in enumerate(np.asarray(tokens, dtype=np.int64)):
@@ -87,7 +91,7 @@ class Dataset:
             keep.append(i)
             if limit is not None and len(keep) == limit:
                 break
-        return np.asarray(tokens)[keep]
+        return keep
 
     @property
     def ok(self) -> np.ndarray:

@@ -12,22 +12,29 @@ from transformers import LlamaForCausalLM
 
 from experiments.pools import frozen
 from experiments.pools.blends import BlendEncoding, blends_of, known_blends
-from experiments.pools.methods import METHODS, PLANNED, overrides, runs
+from experiments.pools.methods import METHODS, PLANNED, PLUGINS, overrides, runs
 from experiments.pools.plugin import OWN_TASKS, bench_task
 from experiments.pools.pools import DEVELOPED, FILE, SETS, ZOO, Pool, draw, pools, to_json
 from experiments.pools.settings import DEVELOPMENT, SEALED, BenchSettings
 from experiments.pools.train import MODELS, tokenizer
-from hm3rl import api
-from hm3rl.config.schema import TaskSettings
+from hm3rl import api, registry
+from hm3rl.config.tasks import SizedTaskSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.events import NullLogger
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths.candidate import Candidate
-from hm3rl.run.build import build_problem, build_searcher, check_settings, missing_packages
+from hm3rl.plugins import load_plugins
+from hm3rl.run.build import build_problem, build_searcher, check_settings
 
-QUICK = ("agent.outcome.fit_steps=8", "agent.screening.proposals=120", "agent.pretrain_steps=20")
+QUICK = ("surrogate.fit_steps=8", "agent.acquisition.proposals=120", "agent.pretrain_steps=20")
 SIZES = {"n_search": 24, "n_test": 24}
+
+
+def missing_packages(method: str) -> list[str]:
+    load_plugins(PLUGINS)
+    named = [word.partition("=")[2] for word in METHODS[method] if word.startswith("search=")]
+    return registry.find("searcher", (named or ["hm3"])[0]).missing_packages()
 
 
 def zoo_problem(folder: Path, method: str, budget: int) -> MergeProblem:
@@ -109,10 +116,10 @@ def test_a_pool_is_a_search_with_the_items_of_the_bench(models: Path, tmp_path: 
 def test_every_task_has_a_kind_of_its_name() -> None:
     tools = None  # exact match needs neither tokenizer nor runner
     for name in OWN_TASKS:
-        task = bench_task(name, TaskSettings(kind=name), tools)  # type: ignore[arg-type]
+        task = bench_task(name, SizedTaskSettings(kind=name), tools)  # type: ignore[arg-type]
         assert task.name == name
     with pytest.raises(InputError, match="keep their names"):
-        bench_task("mine", TaskSettings(kind="dates"), tools)  # type: ignore[arg-type]
+        bench_task("mine", SizedTaskSettings(kind="dates"), tools)  # type: ignore[arg-type]
     every = {*DEVELOPMENT, *(task for tasks in SEALED.values() for task in tasks)}
     assert every - {*OWN_TASKS} == {"translation", "math", "code", "sorting", "reversal"}
 
@@ -176,7 +183,7 @@ def test_competitors_spend_their_budget_and_no_more(method: str, tmp_path: Path)
     if method == "layer_bo":
         pytest.importorskip("botorch")
     problem = zoo_problem(tmp_path, method, 26)
-    assert problem.charged == 26 and problem.failed == 0
+    assert problem.used == 26 and problem.failed == 0
     start = zoo_problem(tmp_path, "uniform", 3).archive.hypervolume()
     assert problem.archive.hypervolume() > start
 
@@ -189,4 +196,4 @@ def test_nobody_asks_a_policy_without_one(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(f"hm3rl.agents.{module}.roll_out", asked)
     monkeypatch.setattr("hm3rl.agents.regression.Regression.step", asked)
     monkeypatch.setattr("hm3rl.agents.state.AgentState.roll_out_real", asked)
-    assert zoo_problem(tmp_path, "none_members", 26).charged == 26
+    assert zoo_problem(tmp_path, "none_members", 26).used == 26

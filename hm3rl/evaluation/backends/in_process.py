@@ -325,8 +325,9 @@ class InProcessBackend:
     def _stack(self, run: _Run, ledger: TimeBook) -> Stack:
         candidate = run.job.candidate
         with ledger.part("merging", [run.number]):
+            self.members.admit(candidate)
             for recipe in candidate.recipes:
-                self.members.model(self.members.add(recipe))
+                self.members.model(recipe.name)
         with ledger.part("assembly", [run.number]):
             return Stack.of_candidate(candidate, assemble(candidate, self.members))
 

@@ -131,7 +131,7 @@ class Brackets:
         for rung in halving.rungs:
             for point, evaluation in zip(current, rung.evaluations, strict=True):
                 if evaluation.ok:
-                    self._vectors[point] = evaluation.vector / self.problem.z_star
+                    self._vectors[point] = self.problem.normalise(evaluation.vector)
                 else:
                     self._vectors.pop(point, None)
             current = [current[i] for i in rung.kept]
@@ -208,7 +208,7 @@ class Brackets:
         if self.problem.seen(candidate) and self.problem.known([candidate])[0].ok:
             self._asked[point] = None
             vector = self.problem.known([candidate])[0].vector
-            self._vectors[point] = vector / self.problem.z_star
+            self._vectors[point] = self.problem.normalise(vector)
 
     def _candidate(self, point: Blocks) -> Candidate:
         row = self.space.row(point)
