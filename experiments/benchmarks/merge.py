@@ -35,7 +35,8 @@ from transformers import AutoModelForCausalLM
 from experiments.benchmarks.memory import PeakMemory
 from experiments.benchmarks.shapes import EXPERTS, SHAPES, make_sources
 from hm3rl.merging.merge import merged_model
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.traits import traits_of
 from hm3rl.merging.task_vectors import TaskVectors
 from hm3rl.merging.threads import in_threads
 from hm3rl.models.loading import quiet_transformers
@@ -118,12 +119,12 @@ def floor_seconds(entries: int, operator: str) -> float:
 
     Args:
         entries: Weights of the model, stored in two bytes each.
-        operator: A key of `OPERATOR_TRAITS`.
+        operator: The name of an operator.
     """
     source, target = torch.ones(COPIED, dtype=torch.uint8), torch.zeros(COPIED, dtype=torch.uint8)
     per_byte = min(timed(lambda: target.copy_(source)).seconds for _ in range(5)) / (2 * COPIED)
     seconds = 2 * entries * (len(EXPERTS) + 2) * per_byte
-    if OPERATOR_TRAITS[operator].random:
+    if traits_of(operator).random:
         parts = [torch.empty(1 << 16) for _ in range(256)]
         draw = min(
             timed(lambda: in_threads(lambda t: t.uniform_(), parts, lambda t: t.numel())).seconds

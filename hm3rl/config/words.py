@@ -155,7 +155,14 @@ def with_task_keys(
     lines = [word.input_line or "" for word in words]
     if not places:
         return lines
-    there = existing([line for number, line in enumerate(lines) if number not in places])
+    # A task that some word takes out is there until then, and its keys may be set.
+    removals = {
+        number
+        for number, word in enumerate(words)
+        if word.is_delete() and re.fullmatch(r"tasks\.[^.]+", word.key_or_group)
+    }
+    apart = {*places, *removals}
+    there = existing([line for number, line in enumerate(lines) if number not in apart])
     added = {n for at, n in places.items() if words[at].is_add() or words[at].is_force_add()}
     for number, name in places.items():
         # A word of a task that is not there stays as it is, for Hydra to refuse.

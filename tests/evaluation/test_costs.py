@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hm3rl import api
-from hm3rl.config.schema import TaskSettings
+from hm3rl.config.tasks import PathLengthSettings, SizedTaskSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.costs import (
     Minimised,
@@ -41,12 +41,12 @@ def test_the_utility_of_a_length_falls_linearly_to_zero_at_the_worst():
 
 
 def test_costs_are_built_with_their_place_and_worst():
-    tasks = {"length": TaskSettings("path_length"), "math": TaskSettings("math")}
+    tasks = {"length": PathLengthSettings("path_length"), "math": SizedTaskSettings("math")}
     (length,) = build_costs(tasks, depth=8)
     assert (length.place, length.worst) == (0, 16.0)
     assert objectives([MathTask()], [length]) == ("length", "math")
     with pytest.raises(InputError, match=r"worst=8 layers, and the sources have 8"):
-        build_costs({"length": TaskSettings("path_length", worst=8.0)}, depth=8)
+        build_costs({"length": PathLengthSettings("path_length", worst=8.0)}, depth=8)
 
 
 def test_a_task_to_be_minimised_reads_as_one_minus_its_score():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hm3rl.config.schema import EvaluationSettings, TaskSettings
+from hm3rl.config.schema import EvaluationSettings
+from hm3rl.config.tasks import SizedTaskSettings
 from hm3rl.errors import InputError, MachineError
 from hm3rl.evaluation.answers import Answers
 from hm3rl.evaluation.backends import in_process
@@ -297,7 +298,7 @@ def test_the_shipped_experts_are_good_at_their_own_task(
 ) -> None:
     """End to end on real models: generation, execution of programs, chrF, the store."""
     names = zoo_members.pool.expert_names
-    small = {name: TaskSettings(kind=name, search_items=40, test_items=2) for name in names}
+    small = {name: SizedTaskSettings(kind=name, search_items=40, test_items=2) for name in names}
     tasks = build_tasks(small, EvaluationSettings(), zoo_members.pool.tokenizer)
     evaluator = Evaluator(zoo_members, tasks, store)
     found = evaluator.evaluate([Candidate.whole(name, 8) for name in names], secondary=True)

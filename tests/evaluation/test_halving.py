@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hm3rl.config.schema import EvaluationSettings, TaskSettings
+from hm3rl.config.schema import EvaluationSettings
+from hm3rl.config.tasks import SizedTaskSettings
 from hm3rl.errors import BudgetExhausted, InputError
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.fidelity import Fidelity
@@ -48,7 +49,7 @@ def test_the_winner_on_all_items_is_found_with_fewer_item_evaluations(
     zoo_members: MemberSet, tmp_path: Path
 ) -> None:
     names, judged = zoo_members.pool.expert_names, ("translation", "math")
-    few = {name: TaskSettings(kind=name, search_items=64, test_items=2) for name in judged}
+    few = {name: SizedTaskSettings(kind=name, search_items=64, test_items=2) for name in judged}
     tasks = build_tasks(few, EvaluationSettings(), zoo_members.pool.tokenizer)
     rng = np.random.default_rng(0)
     candidates = [

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from hm3rl.config.schema import EvaluationSettings, TaskSettings
+from hm3rl.config.schema import EvaluationSettings
+from hm3rl.config.tasks import HarnessSettings
 from hm3rl.errors import InputError, MachineError
 from hm3rl.evaluation import harness
 from hm3rl.evaluation.evaluator import Evaluator
@@ -73,7 +74,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def build(pool: ModelPool, path: Path | str, **settings: object) -> HarnessTask:
-    chosen = TaskSettings(kind="lm_eval", lm_eval=str(path), **settings)  # type: ignore[arg-type]
+    chosen = HarnessSettings(kind="lm_eval", lm_eval=str(path), **settings)  # type: ignore[arg-type]
     (task,) = build_tasks({"own": chosen}, EvaluationSettings(), pool.tokenizer)
     assert isinstance(task, HarnessTask)
     return task

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hm3rl.config.schema import EvaluationSettings, TaskSettings
+from hm3rl.config.schema import EvaluationSettings
+from hm3rl.config.tasks import SizedTaskSettings
 from hm3rl.errors import BudgetExhausted, InputError, MachineError
 from hm3rl.evaluation.backends import in_process
 from hm3rl.evaluation.evaluator import Evaluator
@@ -252,7 +253,7 @@ def test_a_search_that_decides_by_proxies_pays_one_evaluation_each(
     zoo_members: MemberSet, store: EvaluationStore, listener: Listener
 ) -> None:
     names = zoo_members.pool.expert_names
-    small = {name: TaskSettings(kind=name, search_items=8, test_items=4) for name in names}
+    small = {name: SizedTaskSettings(kind=name, search_items=8, test_items=4) for name in names}
     tasks = build_tasks(small, EvaluationSettings(), zoo_members.pool.tokenizer)
     problem = MergeProblem(
         zoo_members,

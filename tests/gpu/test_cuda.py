@@ -16,8 +16,8 @@ from hm3rl.config.schema import EvaluationSettings, TaskSettings
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.merging.merge import merge_state
-from hm3rl.merging.operators import OPERATORS
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.traits import operator_names, traits_of
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.assembly import assemble
@@ -57,11 +57,11 @@ def cuda() -> MemberSet:
     return zoo("cuda")
 
 
-@pytest.mark.parametrize("operator", sorted(OPERATORS))
+@pytest.mark.parametrize("operator", sorted(operator_names()))
 def test_every_operator_merges_as_on_the_cpu(
     cpu: MemberSet, cuda: MemberSet, operator: str
 ) -> None:
-    traits = OPERATOR_TRAITS[operator]
+    traits = traits_of(operator)
     weights = dict(list(WEIGHTS.items())[: traits.experts])
     recipe = MergeRecipe.of(operator, weights, **({"density": 0.6} if traits.density else {}))
     there = merge_state(cuda.task_vectors, recipe)

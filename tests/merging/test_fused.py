@@ -19,8 +19,9 @@ from hm3rl.merging import task_vectors as vectors
 from hm3rl.merging import threads
 from hm3rl.merging.magnitudes import MagnitudeSketch
 from hm3rl.merging.merge import merge_state
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.task_vectors import TaskVectors
+from hm3rl.merging.traits import traits_of
 from hm3rl.models.pool import ModelPool
 
 if importlib.util.find_spec("numba") is None:
@@ -95,7 +96,7 @@ class OneTensor:
 
 def random_recipes(operator: str, experts: tuple[str, ...], seed: int) -> list[MergeRecipe]:
     """Recipes of random weights, some of them negative, with and without normalising."""
-    rng, traits = np.random.default_rng(seed), OPERATOR_TRAITS[operator]
+    rng, traits = np.random.default_rng(seed), traits_of(operator)
     found = []
     for normalise in (True, False):
         weights = rng.uniform(0.05, 1.0, len(experts)).round(4)
@@ -147,7 +148,7 @@ def test_what_is_no_number_shows_in_both_kernels(operator, kind, monkeypatch):
         ("a", 9, np.inf),
     ):
         sources.of[expert][entry] = value
-    density = {"density": 0.4} if OPERATOR_TRAITS[operator].density else {}
+    density = {"density": 0.4} if traits_of(operator).density else {}
     recipe = MergeRecipe.of(operator, dict(zip("abc", (0.5, 0.3, 0.2), strict=True)), **density)
     fast = merge_state(TaskVectors(sources), recipe)["weight"]
     with_torch(monkeypatch)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
+from hm3rl import registry
 from hm3rl.errors import InputError
 from hm3rl.merging import task_vectors, threads
 from hm3rl.merging.merge import distance_from_base, merge_state, merge_tensor, merged_model
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.operators import TensorMerge
+from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.survival import Survival
 from hm3rl.merging.task_vectors import TaskVectors, band
+from hm3rl.merging.traits import OperatorTraits, operator_names
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import named_tensors
 
@@ -119,7 +124,7 @@ def test_statistics_beyond_the_limit_are_not_kept_and_give_the_same(operator, ti
     assert 0 < half.cached_bytes <= half.limit_bytes
 
 
-@pytest.mark.parametrize("operator", sorted(OPERATOR_TRAITS))
+@pytest.mark.parametrize("operator", sorted(operator_names()))
 def test_neither_pieces_nor_threads_change_the_result(operator, tiny_pool, monkeypatch):
     recipe = MergeRecipe.of(operator, {"a": 0.6, "b": 0.4}, density=0.3, seed=2)
     whole = merge_state(TaskVectors(tiny_pool), recipe)
@@ -200,7 +205,7 @@ def test_weights_that_cancel_at_one_place_are_refused_with_its_name(vectors):
         merge_state(vectors, recipe)
 
 
-@pytest.mark.parametrize("operator", sorted(OPERATOR_TRAITS))
+@pytest.mark.parametrize("operator", sorted(operator_names()))
 def test_every_operator_merges_whole_models(operator, vectors, tiny_pool):
     recipe = MergeRecipe.of(operator, {"a": 0.5, "b": 0.4}, density=0.6)
     state = merge_state(vectors, recipe)
@@ -210,8 +215,44 @@ def test_every_operator_merges_whole_models(operator, vectors, tiny_pool):
     assert any(not torch.equal(state[name], base[name]) for name in base)
 
 
+@pytest.fixture
+def own() -> Iterator[list[TensorMerge]]:
+    """Registers `masked` and `trimmed`, which keep what they were given for each tensor."""
+    known, given = registry.snapshot(), []
+
+    def keep(t: TensorMerge) -> torch.Tensor:
+        given.append(t)
+        return t.base + t.deltas.sum(dim=0)
+
+    masks = OperatorTraits(density=True, random=True, weighted=False)
+    registry.register("operator", "masked", traits=masks)(keep)
+    trims = OperatorTraits(density=True, gamma=True, normalise=False, gram=True)
+    registry.register("operator", "trimmed", traits=trims)(keep)
+    yield given
+    registry.restore(known)
+
+
+def test_an_operator_of_ones_own_gets_seeded_masks_and_thresholds(own, vectors):
+    name = vectors.mergeable[0]
+    recipe = MergeRecipe.of("masked", {"a": 0.7, "b": 0.3}, density=0.4, seed=6)
+    assert recipe.seed == 6 and len({weight for _, weight in recipe.weights}) == 1
+    merge_tensor(vectors, recipe, name)
+    for expert, survival in zip("ab", own[0].survival, strict=True):
+        assert survival == Survival(0.4, 0.0, 6, name, expert, 1)
+    assert own[0].densities.tolist() == pytest.approx([0.4, 0.4]) and own[0].smallest is None
+    recipe = MergeRecipe.of("trimmed", {"a": 0.7, "b": 0.3}, density=0.4, gamma=0.1, scale=2.0)
+    merge_tensor(vectors, recipe, name)
+    theirs = MergeRecipe.of("breadcrumbs", {"a": 0.7, "b": 0.3}, density=0.4, gamma=0.1)
+    entries = vectors.base(name).numel()
+    first, last = band(entries, 0.4, theirs.gamma)
+    assert own[1].smallest == [vectors.magnitude(name, expert, last) for expert in "ab"]
+    assert own[1].largest == [vectors.magnitude(name, expert, first) for expert in "ab"]
+    assert own[1].scale == 2.0 and own[1].gram.shape == (3, 3) and not own[1].survival
+    assert MergeRecipe.of("trimmed", {"a": 0.7, "b": 0.3}, density=0.4, seed=1).seed == 0
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("operator", sorted(OPERATOR_TRAITS))
+@pytest.mark.parametrize("operator", sorted(operator_names()))
 def test_an_accelerator_gives_the_same(operator, tiny_pool, tiny_pool_dir):
     experts = {name: tiny_pool_dir[name] for name in "abc"}
     pool = ModelPool.load(tiny_pool_dir["base"], experts, device="cuda")

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from hm3rl.merging.operators import DROPPING, GEOMETRIC, OPERATORS, TRIMMING, TensorMerge
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl import registry
+from hm3rl.merging.operators import TensorMerge
+from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.survival import keep_probabilities
 from hm3rl.merging.task_vectors import band
+from hm3rl.merging.traits import operator_names, traits_of
 
 SHAPE = (6, 5)
 
@@ -61,7 +63,7 @@ def gram_of(base: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
 
 def run(operator: str, t: TensorMerge) -> torch.Tensor:
     """Operators may overwrite the task vectors; the tests still need them."""
-    return OPERATORS[operator](replace(t, deltas=t.deltas.clone()))
+    return registry.find("operator", operator).load()(replace(t, deltas=t.deltas.clone()))
 
 
 def by_entry(t: TensorMerge, rule) -> torch.Tensor:
@@ -79,10 +81,16 @@ def check(t: TensorMerge, operator: str, rule) -> None:
 
 
 def test_every_operator_has_traits_and_a_function():
-    assert set(OPERATORS) == set(OPERATOR_TRAITS)
-    assert {n for n, t in OPERATOR_TRAITS.items() if t.random} == DROPPING
-    assert {n for n, t in OPERATOR_TRAITS.items() if t.density} == DROPPING | TRIMMING
-    assert not GEOMETRIC & (DROPPING | TRIMMING)
+    traits = {name: traits_of(name) for name in operator_names()}
+    assert all(callable(registry.find("operator", name).load()) for name in traits)
+    dropping = {"dare_linear", "dare_ties", "della_linear", "della", "hm3_eq5"}
+    trimming = {"ties", "breadcrumbs", "breadcrumbs_ties"}
+    assert {n for n, t in traits.items() if t.random} == dropping
+    assert {n for n, t in traits.items() if t.trims} == trimming
+    assert {n for n, t in traits.items() if t.density} == dropping | trimming
+    geometric = {n for n, t in traits.items() if t.gram}
+    assert geometric == {"slerp", "multi_slerp", "karcher", "model_stock"}
+    assert not geometric & (dropping | trimming)
 
 
 @pytest.mark.parametrize("normalise", [True, False])
@@ -263,7 +271,7 @@ def test_opposite_task_vectors_leave_the_base():
         torch.testing.assert_close(run(operator, t), t.base)
 
 
-@pytest.mark.parametrize("operator", sorted(set(OPERATORS) - {"slerp"}))
+@pytest.mark.parametrize("operator", sorted(set(operator_names()) - {"slerp"}))
 def test_experts_equal_to_the_base_give_the_base(operator):
     t = problem(normalise=True)
     silent = torch.zeros_like(t.deltas)
@@ -300,5 +308,5 @@ def test_against_peft_when_it_is_installed():
 
 
 def test_recipe_name_of_operator_is_checked_against_the_registry():
-    for name in OPERATORS:
+    for name in operator_names():
         assert MergeRecipe.of(name, {"a": 0.5, "b": 0.5}).operator == name

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hm3rl.errors import InputError
-from hm3rl.merging.recipe import OPERATOR_TRAITS, MergeRecipe
+from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.traits import operator_names
 
 weights = st.floats(0.05, 3.0)
 
 
 @given(
-    st.sampled_from(sorted(OPERATOR_TRAITS)),
+    st.sampled_from(sorted(operator_names())),
     weights,
     weights,
     st.floats(0.1, 1.0),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hm3rl.config.schema import OutcomeSettings
+from hm3rl.config.agents import LinearSettings
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.utility import Utility
@@ -18,7 +18,8 @@ from tests.surrogate.test_path_surrogate import known_paths
 def test_the_posterior_is_the_textbook_one() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
     dataset = known_paths(problem, 30)
-    features, model = FeatureMap(problem.space())(dataset.tokens), PathRegression(2)
+    mapping = FeatureMap(problem.space())
+    features, model = mapping(dataset.tokens), PathRegression(2, mapping.depths)
     train, test = features.rows(np.arange(20)), features.rows(np.arange(20, 30))
     model.fit(train, dataset.vectors[:20], 0)
     # The same in function space: a Gaussian process with the linear kernel.
@@ -42,8 +43,8 @@ def test_the_posterior_is_the_textbook_one() -> None:
 def test_additive_outcomes_are_learnt_from_little_more_paths_than_weights() -> None:
     problem = SyntheticProblem.draw(16, 4, 3, seed=1)
     dataset = known_paths(problem, 160)
-    features = FeatureMap(problem.space())(dataset.tokens)
-    model = PathRegression(3)
+    mapping = FeatureMap(problem.space())
+    features, model = mapping(dataset.tokens), PathRegression(3, mapping.depths)
     model.fit(features.rows(np.arange(100)), dataset.vectors[:100], 30)
     truth = dataset.vectors[100:]
     residual = ((model.mean(features.rows(np.arange(100, 160))) - truth) ** 2).mean(axis=0)
@@ -53,10 +54,11 @@ def test_additive_outcomes_are_learnt_from_little_more_paths_than_weights() -> N
 def test_evidence_tells_noise_from_signal() -> None:
     problem = SyntheticProblem.draw(6, 3, 1, seed=3)
     dataset = known_paths(problem, 200)
-    features = FeatureMap(problem.space())(dataset.tokens)
+    mapping = FeatureMap(problem.space())
+    features = mapping(dataset.tokens)
     vectors = dataset.vectors
     noisy = vectors + 0.5 * vectors.std() * np.random.default_rng(0).normal(size=vectors.shape)
-    model = PathRegression(1)
+    model = PathRegression(1, mapping.depths)
     model.fit(features, noisy, 30)
     found = float(model.log_parameters[0, NOISE].exp()) * noisy.var(ddof=1)
     assert found == pytest.approx((0.5 * vectors.std()) ** 2, rel=0.3)
@@ -65,7 +67,8 @@ def test_evidence_tells_noise_from_signal() -> None:
 def test_degenerate_targets_do_not_break_the_fit() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
     dataset = known_paths(problem, 4)
-    features, model = FeatureMap(problem.space())(dataset.tokens), PathRegression(2)
+    mapping = FeatureMap(problem.space())
+    features, model = mapping(dataset.tokens), PathRegression(2, mapping.depths)
     model.fit(features, np.column_stack([np.zeros(4), dataset.vectors[:, 0]]), 20)
     assert torch.isfinite(model.log_parameters).all()
     assert model.mean(features)[:, 0] == pytest.approx(0.0, abs=1e-6)
@@ -73,7 +76,7 @@ def test_degenerate_targets_do_not_break_the_fit() -> None:
 
 def test_it_serves_as_outcome_model() -> None:
     problem = SyntheticProblem.draw(8, 4, 3, seed=2)
-    model = PathSurrogate(problem.space(), 3, OutcomeSettings(kind="linear", fit_steps=20))
+    model = PathSurrogate(problem.space(), 3, LinearSettings(fit_steps=20))
     dataset = known_paths(problem, 120)
     model.fit(dataset)
     assert isinstance(model.scores, PathRegression)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hm3rl.config.schema import OutcomeSettings
+from hm3rl.config.agents import GPSettings
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.utility import Utility
@@ -89,7 +89,7 @@ def test_fitting_raises_the_likelihood_and_predicts_unseen_paths() -> None:
 
 def test_samples_have_the_posteriors_moments() -> None:
     problem = SyntheticProblem.draw(5, 3, 2, seed=0)
-    model = PathSurrogate(problem.space(), 2, OutcomeSettings(fit_steps=5))
+    model = PathSurrogate(problem.space(), 2, GPSettings(fit_steps=5))
     model.fit(known_paths(problem, 15))
     tokens = known_paths(problem, 8, seed=9).tokens
     samples = model.samples(tokens, 4000, np.random.default_rng(0))
@@ -101,7 +101,7 @@ def test_samples_have_the_posteriors_moments() -> None:
 def test_climbing_a_well_fitted_model_finds_near_optimal_paths() -> None:
     problem = SyntheticProblem.draw(8, 4, 3, seed=2)
     dataset = known_paths(problem, 200)
-    model = PathSurrogate(problem.space(), 3, OutcomeSettings(fit_steps=30))
+    model = PathSurrogate(problem.space(), 3, GPSettings(fit_steps=30))
     model.fit(dataset)
     goals = sample_dirichlet(6, 3, np.random.default_rng(0))
     rows = climb(model, dataset.tokens[:6], goals, Utility(), np.random.default_rng(0))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hm3rl import api
+from hm3rl.config.compose import to_dict
 from hm3rl.config.schema import EvaluationSettings, RunSettings
 from hm3rl.errors import InputError
 from hm3rl.run.build import load_scoring_backend
@@ -54,7 +55,7 @@ VERBS: dict[str, Callable[[RunSettings], object]] = {
     "search": api.search_with,
     "evaluate": lambda settings: api.evaluate("zoo:code", settings),
     "check": check_report,
-    "a worker of the pool": load_scoring_backend,
+    "a worker of the pool": lambda settings: load_scoring_backend(to_dict(settings)),
 }
 
 

@@ -263,14 +263,16 @@ def test_a_program_killed_from_outside_is_run_again(pool: SandboxPool) -> None:
 
 def test_a_program_that_ends_itself_runs_twice_and_fails_for_good(pool: SandboxPool) -> None:
     asked: list[str] = []
-    ask = sandbox._Worker.ask
+    ask = sandbox._SandboxProcess.ask
 
-    def counted(self: sandbox._Worker, program: str, tests: Sequence[ProgramTest]) -> object:
+    def counted(
+        self: sandbox._SandboxProcess, program: str, tests: Sequence[ProgramTest]
+    ) -> object:
         asked.append(program)
         return ask(self, program, tests)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sandbox._Worker, "ask", counted)
+        patch.setattr(sandbox._SandboxProcess, "ask", counted)
         assert pool.run([ABORTS, ABORTS], [ADD_ONE] * 2) == [0.0, 0.0]
         assert pool.run([ABORTS], [ADD_ONE]) == [0.0]
     assert asked == [ABORTS, ABORTS]
@@ -279,9 +281,11 @@ def test_a_program_that_ends_itself_runs_twice_and_fails_for_good(pool: SandboxP
 def test_the_second_run_is_in_a_fresh_worker_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     lock, running = Lock(), [0]
     aborted: list[tuple[int, int]] = []  # programs running then, process id of the worker
-    ask = sandbox._Worker.ask
+    ask = sandbox._SandboxProcess.ask
 
-    def watched(self: sandbox._Worker, program: str, tests: Sequence[ProgramTest]) -> object:
+    def watched(
+        self: sandbox._SandboxProcess, program: str, tests: Sequence[ProgramTest]
+    ) -> object:
         with lock:
             running[0] += 1
         reply = ask(self, program, tests)
@@ -291,7 +295,7 @@ def test_the_second_run_is_in_a_fresh_worker_and_alone(monkeypatch: pytest.Monke
             running[0] -= 1
         return reply
 
-    monkeypatch.setattr(sandbox._Worker, "ask", watched)
+    monkeypatch.setattr(sandbox._SandboxProcess, "ask", watched)
     with SandboxPool(workers=2) as pool:
         busy = [f"import time\ntime.sleep(0.02)\ndef f(x): return x + {k}" for k in range(12)]
         scores = pool.run([*busy[:6], ABORTS, *busy[6:]], [ADD_ONE] * 13)
@@ -338,13 +342,13 @@ def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.Monk
 def test_an_interrupted_worker_gives_its_answer_to_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(self: sandbox._Worker, seconds: float) -> bytes:
+    def interrupted(self: sandbox._SandboxProcess, seconds: float) -> bytes:
         raise KeyboardInterrupt
 
     with SandboxPool() as pool:
         assert pool.isolation is not None
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sandbox._Worker, "_receive", interrupted)
+            patch.setattr(sandbox._SandboxProcess, "_receive", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 pool.run([RIGHT], [ADD_ONE])
         assert pool.run(["def f(x): return 7"], [(("f(1)", "7"),)]) == [1.0]

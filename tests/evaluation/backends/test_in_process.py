@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hm3rl.config.schema import EvaluationSettings, TaskSettings
+from hm3rl.config.schema import EvaluationSettings
+from hm3rl.config.tasks import SizedTaskSettings
 from hm3rl.errors import HM3Error, InputError
 from hm3rl.evaluation.backends import in_process as module
 from hm3rl.evaluation.backends.base import Job, JobResult
@@ -59,7 +60,7 @@ def test_without_decoding_an_item_scores_whether_it_is_answered_with_its_referen
     zoo_members: MemberSet,
 ) -> None:
     names = zoo_members.pool.expert_names
-    small = {name: TaskSettings(kind=name, search_items=30, test_items=2) for name in names}
+    small = {name: SizedTaskSettings(kind=name, search_items=30, test_items=2) for name in names}
     tasks = build_tasks(small, EvaluationSettings(), zoo_members.pool.tokenizer)
     backend = InProcessBackend(zoo_members, tasks)
     items = {name: tuple(range(30)) for name in names}
