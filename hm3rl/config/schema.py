@@ -40,6 +40,7 @@ class PoolSettings:
         vocabulary: What happens to sources whose tokens have other ids than the donor's: `refuse`,
             or `map` embedding and head by token; tokens that a source lacks take the donor's row.
         tokenizer: The donor, the source whose tokenizer all share; empty: the base.
+        smollm2_adapters: Folder with an adapter's folder for each expert called `smollm2:NAME`.
         merged_mb: Memory for merged models that are kept for their next use; one is kept always.
     """
 
@@ -50,6 +51,7 @@ class PoolSettings:
     architecture: str = "same"
     vocabulary: str = "refuse"
     tokenizer: str = ""
+    smollm2_adapters: str = ""
     merged_mb: int = number(4096, least=1)
 
 
@@ -60,7 +62,8 @@ class TaskSettings:
     Attributes:
         kind: `translation`, `math`, `code`, `sorting` or `reversal` (the tiny zoo's own), `jsonl`,
             `lm_eval`, or `path_length`: no task, but an objective to be minimised.
-        path: File with one JSON object a line (prompt, reference, optionally tests), for `jsonl`.
+        path: File with one JSON object a line (prompt, reference, optionally tests), for `jsonl`;
+            `items:FILE` is one that the package brings.
         lm_eval: Name of a task of the lm-evaluation-harness, or path of a YAML task, for `lm_eval`.
         metric: `exact_match` (if empty), `chrf` or `pass_at_1`, for `jsonl`; a metric of the task,
             or `metric,filter`, for `lm_eval` (if empty, its first).

@@ -394,6 +394,7 @@ def load_pool(settings: RunSettings, writable: bool = False) -> ModelPool:
         vocabulary=settings.pool.vocabulary,
         tokenizer=settings.pool.tokenizer,
         writable=writable,
+        adapters=settings.pool.smollm2_adapters,
     )
 
 
