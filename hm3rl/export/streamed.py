@@ -130,7 +130,8 @@ def _write_merge(
         InputError: A merged tensor is not finite.
     """
     # One buffer for all shards: memory freed and taken anew would pile up as fragments.
-    largest = max(sum(sizes[n] + ALIGNED for n in s) for s in split_shards(sizes, shard_bytes))
+    shards = split_shards(sizes, shard_bytes).filename_to_tensors.values()
+    largest = max(sum(sizes[name] + ALIGNED for name in names) for names in shards)
     buffer = torch.empty(largest, dtype=torch.uint8)
 
     def produce(names: Sequence[str]) -> Mapping[str, torch.Tensor]:
