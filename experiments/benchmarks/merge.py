@@ -36,9 +36,9 @@ from experiments.benchmarks.memory import PeakMemory
 from experiments.benchmarks.shapes import EXPERTS, SHAPES, make_sources
 from hm3rl.merging.merge import merged_model
 from hm3rl.merging.recipe import MergeRecipe
-from hm3rl.merging.traits import traits_of
 from hm3rl.merging.task_vectors import TaskVectors
 from hm3rl.merging.threads import in_threads
+from hm3rl.merging.traits import traits_of
 from hm3rl.models.loading import quiet_transformers
 from hm3rl.models.pool import ModelPool
 
