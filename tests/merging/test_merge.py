@@ -238,7 +238,8 @@ def test_an_operator_of_ones_own_gets_seeded_masks_and_thresholds(own, vectors):
     assert recipe.seed == 6 and len({weight for _, weight in recipe.weights}) == 1
     merge_tensor(vectors, recipe, name)
     for expert, survival in zip("ab", own[0].survival, strict=True):
-        assert survival == Survival(0.4, 0.0, 6, name, expert, 1)
+        drawn = Survival(0.4, 0.0, 6, name, expert, 1).draw(50)
+        assert survival.density == 0.4 and torch.equal(survival.draw(50), drawn)
     assert own[0].densities.tolist() == pytest.approx([0.4, 0.4]) and own[0].smallest is None
     recipe = MergeRecipe.of("trimmed", {"a": 0.7, "b": 0.3}, density=0.4, gamma=0.1, scale=2.0)
     merge_tensor(vectors, recipe, name)

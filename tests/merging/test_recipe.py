@@ -155,7 +155,7 @@ def test_name_shows_the_first_eight_digits():
 @pytest.mark.parametrize(
     ("operator", "settings", "message"),
     [
-        ("tiess", {}, "unknown merge operator 'tiess'"),
+        ("tiess", {}, "unknown operator 'tiess'"),
         ("ties", {"density": 0.0}, "outside"),
         ("ties", {"scale": float("nan")}, "not a number"),
         ("dare_ties", {"seed": -1}, "negative"),

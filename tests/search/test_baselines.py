@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hm3rl import api
+from experiments.common.plan import understood
+from hm3rl import api, registry
 from hm3rl.config.compose import compose_settings
 from hm3rl.errors import InputError
-from hm3rl.run import build
-from hm3rl.run.build import SEARCHERS, check_settings, missing_packages
+from hm3rl.run.build import build_searcher, check_settings
 from hm3rl.search.base import Searcher
 from tests.run import test_resume
 from tests.search.formula import decisions, formula_problem
@@ -26,11 +26,12 @@ QUICK = [
 
 
 def searcher(name: str, *overrides: str, seed: int = 0) -> Searcher:
-    if missing := missing_packages(name):
+    if missing := registry.find("searcher", name).missing_packages():
         pytest.skip(f"needs {', '.join(missing)}")
-    settings = compose_settings([f"search={name}", f"seed={seed}", "budget=60", *QUICK, *overrides])
+    words = understood((f"search={name}", f"seed={seed}", "budget=60", *QUICK))
+    settings = compose_settings([*words, *overrides])
     check_settings(settings)
-    return SEARCHERS[name](settings)
+    return build_searcher(settings)
 
 
 @pytest.mark.parametrize("k", [2, 3, 4, 5])
@@ -127,15 +128,20 @@ def test_a_resumed_run_ends_as_one_that_went_through(searched, name: str, tmp_pa
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
-    monkeypatch.setattr(build, "find_spec", lambda package: None)
+    monkeypatch.setattr(registry, "find_spec", lambda package: None)
     with pytest.raises(InputError, match=r"nsga2 needs pymoo(.|\n)*hm3rl\[baselines\]"):
         check_settings(compose_settings(["search=nsga2"]))
 
 
 @pytest.mark.parametrize(
-    ("override", "named"),
-    [("search.space=dreams", "dreams"), ("search.population=2", "population=2")],
+    ("words", "named"),
+    [
+        (["search=nsga2", "search.space=dreams"], "search.space=dreams"),
+        (["search=de", "search.population=2"], "search.population=2"),
+        (["search=de", "search.space=paths"], "unknown key search.space"),
+        (["search.population=20"], "search=de"),  # an option that the chosen searcher lacks
+    ],
 )
-def test_bad_settings_are_named(override: str, named: str):
+def test_bad_settings_are_named(words: list[str], named: str):
     with pytest.raises(InputError, match=named):
-        check_settings(compose_settings([override]))
+        check_settings(compose_settings(words))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hm3rl.config.schema import ParameterSettings
+from hm3rl.config.searchers import ParameterSettings
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.search.encoding import RecipeEncoding
 from hm3rl.search.ledger import Ledger

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hm3rl.config.competitors import DepthWiseSettings, RMMSettings
 
-from hm3rl.config.schema import ParameterSettings, SearchSettings
+from hm3rl.config.searchers import DepthWiseSettings, ParameterSettings, RMMSettings
 from hm3rl.search.architecture_level import path_scorer, path_space
 from hm3rl.search.blocks import BlockSpace
 from hm3rl.search.competitors.rmm import Walkers
@@ -96,7 +95,7 @@ def test_gaussian_processes_never_hear_of_failures(monkeypatch):
     )
     problem = formula_problem(budget=40, fails=some_recipes)
     rng = np.random.default_rng(0)
-    recipes = sample_recipes(problem, 40, SearchSettings(), rng, "parameter")
+    recipes = sample_recipes(problem, 40, ParameterSettings(), rng, "parameter")
     assert problem.failed > 5 and len(recipes) == 40 - problem.failed
     assert not any(map(some_recipes, recipes))
     assert heard and all(map(real, heard)) and len(heard[-1]) <= len(recipes)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hm3rl.config.schema import ParameterSettings
+from hm3rl.config.searchers import ParameterSettings
 from hm3rl.search.model_based import search_by_model
 from hm3rl.search.parameter_level import search_recipes
 from tests.search.formula import decisions, formula_problem

@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 import hm3rl.paths.members as members_module
 from hm3rl import api
 from hm3rl.agents.separate import SeparateAgents
+from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.config.compose import compose_settings
-from hm3rl.config.schema import AgentSettings, ParameterSettings, SearchSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.config.searchers import HM3Settings, ParameterSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
@@ -83,10 +85,10 @@ def test_networks_that_do_not_fit_are_refused_before_anything_is_charged(
     searched: Callable[..., SearchResult], problem: MergeProblem
 ) -> None:
     first = searched("budget=20").folder.path
-    settings = SearchSettings(parameter=ParameterSettings(members=3))
-    networks = AgentSettings(init_from=str(first))
+    search = HM3Settings(parameter=ParameterSettings(members=3))
+    settings = RunSettings(search=search, agent=HM3AgentSettings(init_from=str(first)))
     with pytest.raises(InputError, match="members 5 there and 6 here"):
-        HM3(settings, networks, seed=0).search(problem, 20)
+        HM3(settings).search(problem, 20)
     assert problem.used == 0
 
 
@@ -120,7 +122,7 @@ def test_no_merge_is_made_twice_though_the_cache_forgets_most_of_them(
     monkeypatch.setattr(members_module, "merged_model", count)
     expert = problem.pool.model("math")
     problem.members.cache_bytes = (BATCH + 1) * sum(p.nbytes for p in expert.parameters())
-    searcher = HM3(SearchSettings(parameter=ParameterSettings(members=1)), AgentSettings(), seed=0)
+    searcher = HM3(RunSettings(search=HM3Settings(parameter=ParameterSettings(members=1))))
     pool = searcher._pool(problem, 2 * BATCH + 4, np.random.default_rng(0))
     assert len(pool.others) == 2 * BATCH + 3
     searcher._agent(problem, pool)

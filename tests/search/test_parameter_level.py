@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hm3rl.config.schema import ParameterSettings
+from hm3rl.config.searchers import ParameterSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.paths.candidate import Candidate

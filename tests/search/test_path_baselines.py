@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hm3rl import api
+from experiments.common.plan import understood
+from hm3rl import api, registry
 from hm3rl.config.compose import compose_settings
 from hm3rl.errors import InputError
 from hm3rl.paths.limits import PathLimits
-from hm3rl.run.build import SEARCHERS, check_settings, missing_packages
+from hm3rl.run.build import build_searcher, check_settings
 from tests.run import test_resume
 from tests.search.formula import decisions
 from tests.search.formula_paths import ANY, DEPTH, path_problem
@@ -22,17 +23,17 @@ SAME = PathLimits(DEPTH, DEPTH, actions="same_depth")
 BOUNDS = {"same_depth": SAME, "any": ANY}
 
 
-def words(name: str) -> list[str]:
+def words(name: str) -> tuple[str, ...]:
     """Overrides that select a searcher of `NAMES`."""
-    return [f"search={name}", "search.epochs=4", "search.proposals=60"]
+    return understood((f"search={name}", "search.epochs=4", "search.proposals=60"))
 
 
 def searcher(name: str, *overrides: str, seed: int = 0):
     settings = compose_settings([*words(name), f"seed={seed}", "budget=40", *overrides])
-    if missing := missing_packages(settings.search.name):
+    if missing := registry.find("searcher", settings.search.name).missing_packages():
         pytest.skip(f"needs {', '.join(missing)}")
     check_settings(settings)
-    return SEARCHERS[settings.search.name](settings)
+    return build_searcher(settings)
 
 
 @pytest.mark.parametrize("limits", BOUNDS)
@@ -82,8 +83,8 @@ def test_a_small_space_is_exhausted_and_left(name: str):
     # Two members and a fixed stem: 16 paths, 15 of them new.
     limits = PathLimits(DEPTH, DEPTH, stem="e0", actions="same_depth")
     problem = path_problem(1, budget=60, limits=limits)
-    one = ["search.levels=paths", "search.operators=[task_arithmetic]"]
-    searcher(name, *one).search(problem, 60)
+    one = ["search.operators=[task_arithmetic]"] if name == "rmm" else []
+    searcher(name, "search.levels=paths", *one).search(problem, 60)
     # rmm's second member is a merge, whose own path is as new as any other.
     assert problem.used == 15
 
@@ -94,9 +95,8 @@ def test_it_beats_random_paths(name: str):
         found = []
         for seed in range(2):
             problem = path_problem(3, budget=80)
-            searcher(method, "search.levels=paths", "search.epochs=20", seed=seed).search(
-                problem, 80
-            )
+            more = ["search.epochs=20"] if method == "rmm" else []
+            searcher(method, "search.levels=paths", *more, seed=seed).search(problem, 80)
             found.append(problem.archive.hypervolume())
         return float(np.mean(found))
 
@@ -133,24 +133,30 @@ def test_rmm_trains_one_agent_for_each_preference_if_asked(preferences: int):
 
 
 def test_experts_that_cannot_be_merged_may_be_stitched_only():
-    from hm3rl.run.build import stitches
-
     for name in ("depth_wise", "cmaes_dfs", "nsga2_paths"):
-        assert stitches(compose_settings([f"search={name}", "search.levels=paths"]))
-        assert not stitches(compose_settings([f"search={name}"]))
-    assert not stitches(compose_settings(["search=rmm", "search.levels=paths"]))
+        assert not searcher(name, "search.levels=paths").merges
+        assert searcher(name).merges
+    assert searcher("rmm", "search.levels=paths").merges
+    assert not searcher("architecture_only").merges
 
 
 @pytest.mark.parametrize(
-    ("override", "named"),
+    ("words", "named"),
     [
-        ("search.levels=some", "some"),
-        ("search.levels=paths", "architecture_only"),
-        ("search.space=paths", "nsga2_paths"),
-        ("search.episodes=0", "episodes=0"),
-        ("search.eta=1", "eta=1"),
+        (["search=random", "search.levels=some"], "search.levels=some"),
+        (["search.levels=paths"], "unknown key search.levels"),
+        (["search=nsga3", "search.levels=paths"], "nsga3_paths"),
+        (["search=random", "search.space=paths"], "search=nsga2"),
+        (["search=rmm", "search.episodes=0"], "search.episodes=0"),
+        (["search=rmm", "search.operators=[]"], "search.operators is empty"),
+        (["search=rmm", "search.operators=[tiess]"], "unknown operator 'tiess'"),
+        (["search=depth_wise", "search.eta=1"], "search.eta=1"),
+        (
+            ["search=cmaes_dfs", "search.scale_max=2", "paths.alignment=scalar"],
+            "search.scale_max=2 with paths.alignment=scalar",
+        ),
     ],
 )
-def test_bad_settings_are_named(override: str, named: str):
+def test_bad_settings_are_named(words: list[str], named: str):
     with pytest.raises(InputError, match=named):
-        check_settings(compose_settings([override]))
+        check_settings(compose_settings(words))

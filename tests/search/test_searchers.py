@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hm3rl.config.schema import AgentSettings, SearchSettings
+from hm3rl import registry
+from hm3rl.config.schema import RunSettings
 from hm3rl.files import RunFolder
-from hm3rl.run.build import SEARCHERS, missing_packages
 from hm3rl.run.finished import FinishedRun
 from hm3rl.run.job import SearchResult
 from hm3rl.search.hm3 import HM3
@@ -19,15 +19,19 @@ from hm3rl.search.hm3 import HM3
 Run = Callable[..., SearchResult]
 
 
+def skip_without_packages(name: str) -> None:
+    if missing := registry.find("searcher", name).missing_packages():
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
 def phases(result: SearchResult) -> Counter[str]:
     with result.folder.evaluations.open() as stream:
         return Counter(row["phase"] for row in csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("name", registry.SHIPPED["searcher"])
 def test_every_searcher_spends_its_budget_exactly(searched: Run, name: str):
-    if missing := missing_packages(name):
-        pytest.skip(f"needs {', '.join(missing)}")
+    skip_without_packages(name)
     result = searched("budget=20", f"search={name}") if name != "hm3" else searched("budget=20")
     if name == "depth_wise":  # some items of many candidates, whose parts need not add up
         assert 19 < result.problem.used <= 20
@@ -61,7 +65,7 @@ def test_hm3_splits_its_budget_as_it_is_told(searched: Run):
 def test_more_experts_or_a_small_budget_give_merges_a_larger_share(
     budget: int, experts: int, parts: tuple[int, int, int]
 ):
-    assert HM3(SearchSettings(), AgentSettings(), seed=0).split(budget, experts) == parts
+    assert HM3(RunSettings()).split(budget, experts) == parts
 
 
 @pytest.mark.parametrize("name", ["rmm", "random"])
@@ -78,7 +82,7 @@ def test_the_ablations_drop_a_level_or_a_phase(searched: Run):
 
 @pytest.mark.parametrize("budget", range(3, 40))
 def test_every_phase_gets_at_least_one_evaluation(budget: int):
-    parts = HM3(SearchSettings(), AgentSettings(), seed=0).split(budget, 3)
+    parts = HM3(RunSettings()).split(budget, 3)
     assert sum(parts) == budget and min(parts) >= 1
 
 
@@ -131,8 +135,7 @@ def test_front_csv_has_both_splits_and_rebuildable_paths(searched: Run):
 
 @pytest.mark.parametrize("search", ["hm3", "depth_wise"])
 def test_a_search_may_decide_by_proxies_and_is_tested_in_full(searched: Run, search: str):
-    if missing := missing_packages(search):
-        pytest.skip(f"needs {', '.join(missing)}")
+    skip_without_packages(search)
     result = searched("budget=20", f"search={search}", "evaluation.fidelity=proxy")
     assert result.summary["fidelity"] == "proxy" and 19 < result.problem.used <= 20
     keys = {point.key for point in result.problem.trace} & set(result.problem.archive.keys)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hm3rl.config.schema import ParameterSettings, SearchSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.config.searchers import MergingSettings, ParameterSettings
 from hm3rl.search.competitors.grid import Grid, grid_recipes
 from tests.search.formula import decisions, formula_problem
 
@@ -33,9 +34,13 @@ def test_operators_get_only_the_weights_they_can_carry_out():
     assert {len(recipe.weights) for recipe in recipes} == {2} and len(recipes) == 6
 
 
+def grid(planned: int = 0) -> Grid:
+    return Grid(RunSettings(search=MergingSettings("grid"), planned_budget=planned))
+
+
 def test_the_finest_grid_that_fits_comes_first_and_whole():
     problem = formula_problem(budget=90)
-    Grid(SearchSettings(), seed=0).search(problem, 90)
+    grid().search(problem, 90)
     wanted = {recipe.key for recipe in grid_recipes(("e0", "e1", "e2"), ParameterSettings(), 2)}
     first = [problem.candidate(key).recipes[0].key for key in decisions(problem)[:63]]
     assert set(first) == wanted and problem.used == 90
@@ -43,6 +48,6 @@ def test_the_finest_grid_that_fits_comes_first_and_whole():
 
 def test_the_plan_decides_about_the_grid_not_the_budget_of_a_longer_life():
     short, long = formula_problem(budget=50), formula_problem(budget=120)
-    Grid(SearchSettings(), seed=0).search(short, 50)
-    Grid(SearchSettings(), seed=0, planned=50).search(long, 120)
+    grid().search(short, 50)
+    grid(planned=50).search(long, 120)
     assert decisions(long)[:50] == decisions(short) and long.used == 120

@@ -6,9 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hm3rl.config.competitors import MmMoSettings
 
-from hm3rl.config.schema import AgentSettings, SearchSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.config.searchers import MmMoSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.indicators import hypervolume
@@ -139,10 +139,11 @@ def test_sparsity_is_measured_in_distances_of_the_experts(problem: MergeProblem)
 
 
 def test_it_serves_as_the_parameter_level_of_hm3(searched):
-    words = ["search.parameter.sampler=mm_mo", "search.initial=4", "search.steps=5"]
-    result = searched("budget=20", *words)
+    sizes = ("initial=4", "samples=4", "restarts=1", "steps=5")
+    words = [f"search.parameter.mm_mo.{size}" for size in sizes]
+    result = searched("budget=20", "search.parameter.sampler=mm_mo", *words)
     problem = result.problem
-    merges, _, _ = HM3(SearchSettings(), AgentSettings(), seed=0).split(20, 3)
+    merges, _, _ = HM3(RunSettings()).split(20, 3)
     first = [problem.candidate(point.key) for point in problem.trace[:merges]]
     assert all(len(c.recipes) == 1 and len(c.path.members) == 1 for c in first)
     assert {c.recipes[0].operator for c in first} == {"dare_ties"} and problem.used == 20
