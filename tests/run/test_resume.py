@@ -9,20 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hm3rl import api
+from hm3rl import api, registry
+from hm3rl.config.schema import RunSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.files import RunFolder
 from hm3rl.models.zoo import zoo_folder
-from hm3rl.run.build import SEARCHERS
 from hm3rl.search.competitors.random import RandomSearch
-from tests.small_search import FEW_ITEMS
+from tests.small_search import FEW_ITEMS, few_items
 
 WORDS = [*FEW_ITEMS, "budget=24", "seed=5", "threads=1"]
 
@@ -89,12 +91,18 @@ def test_more_budget_keeps_every_evaluation_of_the_first_life(searched, tmp_path
 
 
 @pytest.fixture
-def changeable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def changeable() -> Iterator[list[str]]:
     """Words of a search that decides otherwise with every budget."""
-    monkeypatch.setitem(
-        SEARCHERS, "random", lambda s: RandomSearch(s.search, s.seed + s.budget, s.planned_budget)
-    )
-    return [*FEW_ITEMS, "search=random", "pool=zoo", "budget=6"]
+
+    class Changeable(RandomSearch):
+        def __init__(self, settings: RunSettings) -> None:
+            super().__init__(replace(settings, seed=settings.seed + settings.budget))
+
+    known = registry.snapshot()
+    options = registry.find("searcher", "random").options_type()
+    registry.register("searcher", "changeable", options=options)(Changeable)
+    yield [*few_items("search=changeable"), "pool=zoo", "budget=6"]
+    registry.restore(known)
 
 
 def own_keys(run: Path) -> list[str]:
