@@ -46,7 +46,7 @@ class ModelPool:
         notes: What the sources' folders claim and do not hold, what was changed to bring them to
             one vocabulary, and which have the same weights, in words.
         changed: Sources whose tensors the vocabulary changed; their hashes say so too.
-        adapters: Experts that are LoRA adapters over the base, already merged into its weights.
+        adapters: Experts that are adapters over the base, already merged into its weights.
     """
 
     expert_names: tuple[str, ...]
@@ -81,8 +81,8 @@ class ModelPool:
 
         Args:
             base: Folder of the base, or "zoo:NAME".
-            experts: Folder (or "zoo:NAME") by expert name, at least one; a folder may hold a LoRA
-                adapter over the base.
+            experts: Folder (or "zoo:NAME") by expert name, at least one; a folder may hold an
+                adapter over the base, which PEFT merges.
             dtype: Precision to hold the weights in.
             device: Where to hold them.
             architecture: "same": all sources can be merged and any path exported; "mixed": sources
