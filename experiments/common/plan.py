@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hm3rl import registry
 from hm3rl.config.explain import dotted_keys
 from hm3rl.config.parts import options_of
 
@@ -38,7 +39,9 @@ def understood(words: Sequence[str]) -> tuple[str, ...]:
         words: Overrides; `search=NAME` among them says which searcher, by default HM3.
     """
     named = [word.partition("=")[2] for word in words if word.startswith("search=")]
-    name = (named or ["hm3"])[-1].removesuffix("_paths")
+    chosen = (named or ["hm3"])[-1]
+    # A file of the group is called after the searcher whose options it sets, as nsga2_paths is.
+    name = max(filter(chosen.startswith, registry.names("searcher")), key=len)
     known = set(dotted_keys(type(options_of("searcher", name)), "search."))
     return tuple(
         word for word in words if not word.startswith("search.") or word.partition("=")[0] in known

@@ -12,6 +12,10 @@ from hm3rl.errors import InputError
 from hm3rl.files import write_text
 from hm3rl.models.zoo import resolve_source
 
+HM3 = ("search=hm3_pretrained",)
+AS_HM3 = ("search.parameter_share=0.4", "search.parameter.members=8")
+"""Members and their share of the budget, as `hm3_pretrained` has them."""
+
 FOUR_MEMBERS = (
     "search.parameter_share=0.2",
     "search.offline_share=0.2",
@@ -78,10 +82,10 @@ def write(study: Study, context: Context) -> None:
 STUDY = Study(
     name="smollm2",
     variants={
-        "hm3": method("hm3", {100: 3}),
-        "hm3_four_members": Variant((*METHODS["hm3"], *FOUR_MEMBERS), {100: 1}),
+        "hm3": Variant(HM3, {100: 3}),
+        "hm3_four_members": Variant((*HM3, *FOUR_MEMBERS), {100: 1}),
         "parameter_only": method("parameter_only", {100: 3}),
-        "random": method("random", {100: 3}),
+        "random": Variant((*METHODS["random"], *AS_HM3), {100: 3}),
         "mm_mo": method("mm_mo", {30: 3}),
     },
     write=write,
