@@ -341,8 +341,15 @@ def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") ->
     """
     check_settings(chosen)
     # A whole model stands as base and only expert of a pool of its own: no merge is made of it.
-    base = chosen.pool.base if is_adapter(resolve_source(model)) else model
-    pool = ModelPool.load(base, {"model": model}, DTYPES[chosen.pool.dtype], chosen.pool.device)
+    adapters = chosen.pool.smollm2_adapters
+    base = chosen.pool.base if is_adapter(resolve_source(model, adapters)) else model
+    pool = ModelPool.load(
+        base,
+        {"model": model},
+        DTYPES[chosen.pool.dtype],
+        chosen.pool.device,
+        adapters=adapters,
+    )
     members = MemberSet(pool)
     tasks = build_tasks(chosen.tasks, chosen.evaluation, pool.tokenizer, pool.origins.values())
     check_isolation(tasks)

@@ -148,12 +148,19 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
 
 
 def test_evaluate_puts_an_adapter_into_the_base(tmp_path: Path):
+    pytest.importorskip("peft")
     folder = tmp_path / "adapter"
     folder.mkdir()
     tensors = load_file(zoo_folder("math") / "model.safetensors")
-    whole = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
-    save_file(whole, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    query = "model.layers.0.self_attn.q_proj"
+    whole = tensors.pop(f"{query}.weight")
+    tensors[f"{query}.base_layer.weight"] = whole
+    tensors[f"{query}.lora_A.weight"] = torch.ones(1, whole.shape[1])
+    tensors[f"{query}.lora_B.weight"] = torch.zeros(whole.shape[0], 1)
+    named = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+    save_file(named, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 1, "target_modules": query}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
     scored = [
         json.loads(call("evaluate", model, *FEW_ITEMS, "--json").stdout)["scores"]
         for model in (folder, "zoo:math", "zoo:base")

@@ -37,6 +37,8 @@ def test_a_wheel_outside_the_checkout_runs_the_demo(tmp_path: Path):
 
     where = run(python, "-c", "import hm3rl; print(hm3rl.__file__)").strip()
     assert Path(where).is_relative_to(site)
+    read = "from hm3rl.tasks.jsonl import JsonlTask; JsonlTask('math', 'items:smollm2/math.jsonl')"
+    run(python, "-c", read)
     words = ("-m", "hm3rl.cli", "search", "experiment=tiny", *FEW_ITEMS, "budget=8")
     shown = run(python, *words)
     assert "hypervolume" in shown

@@ -9,7 +9,8 @@ import numpy as np
 
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.separate import SeparateAgents
-from hm3rl.config.schema import AgentSettings, OutcomeSettings, ScreeningSettings
+from hm3rl.config.agents import AcquisitionSettings, HM3AgentSettings, LinearSettings
+from hm3rl.config.schema import RunSettings
 from hm3rl.envs.synthetic import SyntheticProblem
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.paths.layer_path import LayerPath
@@ -41,20 +42,23 @@ UNSEEN_SEED = 20261122
 
 BEAM = 16
 
-FULL = AgentSettings(batch=32, outcome=OutcomeSettings(kind="linear"))
-"""The defaults, with the outcome model that deep paths need and larger batches."""
+SURROGATE = LinearSettings()
+"""The surrogate that deep paths need."""
+
+FULL = HM3AgentSettings(batch=32)
+"""The defaults, with larger batches."""
 
 PLAIN = replace(
     FULL,
-    screening=ScreeningSettings(enabled=False, offline_share=0.0),
-    imagined=0,
+    acquisition=AcquisitionSettings(enabled=False, offline_share=0.0),
+    model_generated=0,
     distil_steps=0,
 )
-"""Nothing chosen or taught by the outcome model: actor, critics and replay alone."""
+"""Nothing chosen or taught by the surrogate: actor, critics and replay alone."""
 
-NO_SCREENING = replace(FULL, screening=PLAIN.screening)
+NO_SCREENING = replace(FULL, acquisition=PLAIN.acquisition)
 
-VARIANTS: dict[str, AgentSettings] = {
+VARIANTS: dict[str, HM3AgentSettings] = {
     "full": FULL,
     "full_no_offline": FULL,
     "full_no_screening": NO_SCREENING,
@@ -71,19 +75,20 @@ VARIANTS: dict[str, AgentSettings] = {
 
 
 def build(
-    problem: SyntheticProblem, settings: AgentSettings, seed: int
+    problem: SyntheticProblem, settings: HM3AgentSettings, seed: int
 ) -> MergeAgent | SeparateAgents:
     """The agent, or one for each preference of a spread set."""
     names = tuple(f"f{k}" for k in range(problem.gains.shape[2]))
+    run = RunSettings(agent=settings, surrogate=SURROGATE, seed=seed)
     if not settings.per_preference:
-        return MergeAgent.fresh(problem.space(), settings, names, seed)
+        return MergeAgent.fresh(problem.space(), names, run)
     goals = sample_dirichlet(settings.preferences, len(names), np.random.default_rng([seed, 3]))
     spaces = [problem.space()] * len(goals)
-    return SeparateAgents.build(spaces, settings, names, seed, goals)
+    return SeparateAgents.build(spaces, names, run, goals)
 
 
 def run(
-    size: Size, variant: str, seed: int, settings: AgentSettings | None = None
+    size: Size, variant: str, seed: int, settings: HM3AgentSettings | None = None
 ) -> dict[str, float]:
     """One run: an instance of the problem and an agent, both from the seed.
 

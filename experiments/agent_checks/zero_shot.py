@@ -77,14 +77,10 @@ def dedicated(run: FinishedRun, preference: np.ndarray, budget: int) -> Candidat
         "members",
     )
     given = problem.used
-    settings = replace(
-        run.agent.state.settings,
-        screening=replace(run.agent.state.settings.screening, acquisition="utility"),
-        distil_steps=0,
-    )
-    agent = MergeAgent.fresh(
-        run.agent.space, settings, problem.objectives, run.settings.seed, preference
-    )
+    own = run.agent.state.settings
+    own = replace(own, acquisition=replace(own.acquisition, function="utility"), distil_steps=0)
+    settings = replace(run.settings, agent=own)
+    agent = MergeAgent.fresh(run.agent.space, problem.objectives, settings, preference)
     agent.absorb(*known_outcomes(problem, names))
     if run.agent.state.surrogate.auxiliary is not None:
         agent.state.set_auxiliary(run.agent.state.surrogate.auxiliary)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from hm3rl import api
+from hm3rl.config.compose import to_dict
 from hm3rl.evaluation.backends.base import Backend, Job, JobResult
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.backends.ray_pool import RayBackend
@@ -85,10 +86,13 @@ def agree(one: Sequence[JobResult], other: Sequence[JobResult]) -> bool:
 def measure(count: int, rounds: int) -> dict[str, Any]:
     """Run everything; times in seconds unless they say otherwise."""
     settings = api.settings("threads=1")
-    local = load_scoring_backend(settings)
+    local = load_scoring_backend(to_dict(settings))
     cores = len(os.sched_getaffinity(0))
     remote = RayBackend(
-        local, partial(load_scoring_backend, settings), WORKERS, threads=max(cores // WORKERS, 1)
+        local,
+        partial(load_scoring_backend, to_dict(settings)),
+        WORKERS,
+        threads=max(cores // WORKERS, 1),
     )
     chosen = candidates(count, local.pool.expert_names, local.pool.num_layers)
     jobs, tiny = jobs_of(chosen, local), jobs_of(chosen, local, TINY_ITEMS)

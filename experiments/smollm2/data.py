@@ -1,6 +1,6 @@
 """Held-out items and training text of the three tasks, from fixed seeds.
 
-    python -m experiments.smollm2.data     # writes tasks/{translation,math,code}.jsonl anew
+    python -m experiments.smollm2.data     # writes items:smollm2/{translation,math,code}.jsonl
 
 An item belongs to train, search or test by the hash of its prompt, as everywhere in the package:
 training text is drawn until its hash says train, so it cannot equal a held-out prompt.
@@ -17,7 +17,9 @@ from experiments.smollm2 import functions, translation, word_problems
 from experiments.smollm2.rows import Row
 from hm3rl.tasks.base import Split, split_of
 
-FOLDER = Path(__file__).with_name("tasks")
+FOLDER = Path(__file__).with_name("tasks").resolve()
+"""Where the package keeps them. The link to it is for configurations of earlier runs."""
+
 COUNTS: dict[Split, int] = {"train": 64, "search": 100, "test": 200}
 """Lines of each file; those of the training split are for calibration only (alignment)."""
 

@@ -57,9 +57,14 @@ def answers(model: str, chosen: RunSettings, split: Split, count: int) -> dict[s
     Raises:
         InputError: The model or a task is missing or unusable.
     """
-    base = chosen.pool.base if is_adapter(resolve_source(model)) else model
+    adapters = chosen.pool.smollm2_adapters
+    base = chosen.pool.base if is_adapter(resolve_source(model, adapters)) else model
     pool = ModelPool.load(
-        base, {"model": model}, api.precision(chosen.pool.dtype), chosen.pool.device
+        base,
+        {"model": model},
+        api.precision(chosen.pool.dtype),
+        chosen.pool.device,
+        adapters=adapters,
     )
     stack = Stack.of_model(pool.model("model"))
     found = {}

@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from experiments.smollm2.data import FOLDER, GENERATORS
+from experiments.smollm2.train import ADAPTERS
 from hm3rl.evaluation.answers import answer_together
 from hm3rl.evaluation.requests import Request, make_batch
 from hm3rl.evaluation.scoring import MARGIN
@@ -91,7 +92,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", default=BASE, help="a model as the pool names it")
     parser.add_argument("--items", type=int, default=24)
     args = parser.parse_args(words)
-    pool = ModelPool.load(BASE, {ASKED: args.source}, dtype=DTYPE)
+    pool = ModelPool.load(BASE, {ASKED: args.source}, dtype=DTYPE, adapters=ADAPTERS)
     margin = MARGIN[DTYPE]
     print(
         f"| task | answer tokens | logits | error | narrow (< {margin:g}) | doubtful "

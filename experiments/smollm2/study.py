@@ -26,7 +26,7 @@ def missing() -> str:
     pool = compose_settings(["experiment=smollm2"]).pool
     for source in (pool.base, *pool.experts.values()):
         try:
-            resolve_source(source)
+            resolve_source(source, pool.smollm2_adapters)
         except InputError as error:
             return str(error)
     return ""

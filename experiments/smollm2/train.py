@@ -29,7 +29,7 @@ from experiments.smollm2.data import GENERATORS
 from hm3rl.errors import InputError
 from hm3rl.models.fingerprint import folder_hash
 from hm3rl.models.loading import load_model
-from hm3rl.models.pretrained import SOURCES, adapters_folder
+from hm3rl.models.pretrained import SOURCES
 from hm3rl.models.source import read_source
 from hm3rl.models.zoo import resolve_source
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from experiments.smollm2.training import LogRow, Schedule
 
 BASE = "smollm2:base"
+ADAPTERS = Path(__file__).with_name("adapters")
+"""What configs/pool/smollm2.yaml gives as pool.smollm2_adapters."""
 PACKAGES = ("torch", "transformers", "peft")
 
 
@@ -179,7 +181,7 @@ def main(words: Sequence[str] | None = None) -> int:
     schedule = Schedule(
         **{field.name: getattr(arguments, field.name) for field in fields(Schedule)}
     )
-    target = arguments.to or adapters_folder("smollm2") / arguments.expert
+    target = arguments.to or ADAPTERS / arguments.expert
     try:
         train_expert(arguments.expert, schedule, arguments.base, arguments.device, target)
     except InputError as error:

@@ -35,6 +35,7 @@ class PoolSettings:
         vocabulary: What happens to sources whose tokens have other ids than the donor's: `refuse`,
             or `map` embedding and head by token; tokens that a source lacks take the donor's row.
         tokenizer: The donor, the source whose tokenizer all share; empty: the base.
+        smollm2_adapters: Folder with an adapter's folder for each expert called `smollm2:NAME`.
         merged_mb: Memory for merged models that are kept for their next use; one is kept always.
     """
 
@@ -45,6 +46,7 @@ class PoolSettings:
     architecture: str = choice("same", "mixed")
     vocabulary: str = choice("refuse", "map")
     tokenizer: str = ""
+    smollm2_adapters: str = ""
     merged_mb: int = number(4096, least=1)
 
 

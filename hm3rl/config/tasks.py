@@ -39,7 +39,8 @@ class JsonlSettings(SizedTaskSettings):
     """Items of one's own: `jsonl`.
 
     Attributes:
-        path: File with one JSON object a line (prompt, reference, optionally tests).
+        path: File with one JSON object a line (prompt, reference, optionally tests);
+            `items:FILE` is one that the package brings.
         metric: `exact_match` (if empty), `chrf` or `pass_at_1`.
         chat_template: Whether prompts go through the tokenizer's chat template.
     """

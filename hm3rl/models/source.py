@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -33,7 +32,6 @@ from hm3rl.models.loading import (
     load_config,
     read_json,
 )
-from hm3rl.models.shallow import named_tensors
 from hm3rl.models.tensor_names import check_writable, loaded_names, skeleton, superfluous
 from hm3rl.models.vocabulary import Vocabulary, plan_vocabulary
 
@@ -84,11 +82,6 @@ class Source:
     config: PretrainedConfig
     tensors: Mapping[str, StoredTensor]
     notes: tuple[str, ...]
-
-    @cached_property
-    def shapes(self) -> dict[str, torch.Size]:
-        """Shape by name of every tensor of the model, tied ones once, in the model's order."""
-        return {n: t.shape for n, t in named_tensors(skeleton(self.config)).items()}
 
 
 @dataclass(frozen=True)
@@ -182,7 +175,7 @@ def read_sources(
             raise
         unwritable = f"no checkpoint can be exported: {error.what}"
     for adapter in adapters.values():
-        adapter.check(whole[base].shapes)
+        adapter.check(whole[base].config)
     configs = {name: whole.get(name, whole[base]).config for name in paths}
     plan = plan_vocabulary(paths, labels, configs, vocabulary, tokenizer)
     notes = [note for source in whole.values() for note in source.notes]

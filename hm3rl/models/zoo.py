@@ -37,11 +37,12 @@ def zoo_folder(name: str) -> Path:
         return Path(folder)
 
 
-def resolve_source(name: str | Path) -> Path:
+def resolve_source(name: str | Path, adapters: str | Path = "") -> Path:
     """Turn a source as the user names it into a folder.
 
     Args:
         name: A folder, "zoo:NAME", or "smollm2:NAME".
+        adapters: Folder of the adapters that "smollm2:NAME" names.
 
     Returns:
         The folder, absolute; it is not checked here that a plain folder exists.
@@ -53,5 +54,5 @@ def resolve_source(name: str | Path) -> Path:
     if text.startswith(ZOO_PREFIX):
         return zoo_folder(text.removeprefix(ZOO_PREFIX))
     if text.startswith(PREFIXES):
-        return pretrained_folder(text)
+        return pretrained_folder(text, adapters)
     return Path(text).expanduser().resolve()

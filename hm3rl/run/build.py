@@ -191,6 +191,7 @@ def load_pool(settings: RunSettings, writable: bool = False) -> ModelPool:
         vocabulary=settings.pool.vocabulary,
         tokenizer=settings.pool.tokenizer,
         writable=writable,
+        adapters=settings.pool.smollm2_adapters,
     )
 
 

@@ -59,10 +59,14 @@ def reopen_problem(
     """
     noted = folder.read_environment()["sources"]
     for name, origin in {BASE: settings.pool.base, **settings.pool.experts}.items():
-        if not resolve_source(origin).is_dir():
+        elsewhere = f"say where it lies now: --sources {name}=FOLDER"
+        try:
+            found = resolve_source(origin, settings.pool.smollm2_adapters).is_dir()
+        except InputError as error:  # nothing has that name, or not any more
+            raise InputError(error.what, f"{error.remedy}; or {elsewhere}") from None
+        if not found:
             raise InputError(
-                f"{name!r}, a source of the run in {folder.path}, is not at {origin}",
-                f"say where it lies now: --sources {name}=FOLDER",
+                f"{name!r}, a source of the run in {folder.path}, is not at {origin}", elsewhere
             )
     problem = build_problem(settings, folder.store, logger, keep, began=True)
     changed = [name for name, found in problem.pool.hashes.items() if noted.get(name) != found]

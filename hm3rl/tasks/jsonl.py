@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from hm3rl.tasks.metrics import METRICS, TEXT_METRICS, extract_program
 from hm3rl.tasks.program_tests import ProgramTest, read_test
 from hm3rl.tasks.suite import MIN_ITEMS
 
+PACKAGED = "items:"
+"""How the names of files begin that the package brings."""
+
 FIELDS = frozenset({"prompt", "reference", "metric", "tests"})
 
 
@@ -35,7 +39,7 @@ class JsonlTask(Task):
 
     Args:
         name: Name of the task.
-        path: The file.
+        path: The file, or "items:FILE" for one that the package brings.
         metric: One of `METRICS`, for lines that do not say.
         max_new_tokens: Longest answer in tokens, the end token included.
         tokenizer: Its chat template is applied to every prompt; None leaves prompts as they are.
@@ -58,7 +62,7 @@ class JsonlTask(Task):
     ) -> None:
         self.name = name
         self.max_new_tokens = max_new_tokens
-        self._path = Path(path)
+        self._path = _file(path)
         self._tokenizer = tokenizer
         if tokenizer is not None and not tokenizer.chat_template:
             raise InputError(
@@ -233,6 +237,16 @@ class JsonlTask(Task):
                     "give 100 lines or more",
                 )
         return splits
+
+
+def _file(path: str | Path) -> Path:
+    """Find a task's file; whether it exists is seen when it is read."""
+    name = str(path)
+    if not name.startswith(PACKAGED):
+        return Path(path)
+    # Wheels are unpacked on installation, so the resource is a real file that stays.
+    with as_file(files("hm3rl.tasks") / "items" / name.removeprefix(PACKAGED)) as file:
+        return Path(file)
 
 
 def _is_chat(prompt: object) -> bool:

@@ -33,7 +33,7 @@ def test_every_committed_experiment_runs_in_a_shrunk_form(file: Path, tmp_path: 
     try:
         pool = api.settings(f"experiment={file.stem}").pool
         for source in (pool.base, *pool.experts.values()):
-            resolve_source(source)
+            resolve_source(source, pool.smollm2_adapters)
     except InputError as error:
         pytest.skip(str(error))
     smaller = [*FEW_ITEMS, *PRETRAINED.get(file.stem, [])]

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hm3rl.config.schema import OutcomeSettings
-
 if importlib.util.find_spec("mo_gymnasium") is None:
     pytest.skip("needs mo-gymnasium", allow_module_level=True)
 
@@ -53,8 +51,7 @@ def test_a_shrunk_run_has_every_measure_of_the_table() -> None:
         embedding=8,
         pretrain_steps=20,
         distil_steps=40,
-        outcome=OutcomeSettings("linear", fit_steps=10),
-        screening=synthetic.replace(synthetic.FULL.screening, proposals=100, samples=8),
+        acquisition=synthetic.replace(synthetic.FULL.acquisition, proposals=100, samples=8),
     )
     found = synthetic.run(synthetic.Size(5, 48, 32), "full", 0, settings=quick)
     assert found["evaluations"] == 80

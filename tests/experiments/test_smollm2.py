@@ -26,6 +26,7 @@ from experiments.smollm2.data import (
     held_out_rows,
     training_rows,
 )
+from experiments.smollm2.train import ADAPTERS
 from experiments.smollm2.word_problems import OPERATIONS
 from hm3rl import api
 from hm3rl.errors import InputError
@@ -235,15 +236,25 @@ def test_the_base_is_converted_by_llama_cpp_bit_for_bit(tmp_path: Path):
 
 
 def test_an_expert_that_is_not_trained_names_the_command():
+    pool = api.settings("experiment=smollm2").pool
     with pytest.raises(InputError, match=r"python -m experiments.smollm2.train poetry"):
-        pretrained_folder("smollm2:poetry")
-    experts = api.settings("experiment=smollm2").pool.experts
-    assert experts == {task: f"smollm2:{task}" for task in TASKS}
+        pretrained_folder("smollm2:poetry", pool.smollm2_adapters)
+    assert pool.experts == {task: f"smollm2:{task}" for task in TASKS}
+    for task in TASKS:
+        assert pretrained_folder(f"smollm2:{task}", pool.smollm2_adapters) == ADAPTERS / task
+
+
+def test_configurations_of_earlier_runs_find_their_items():
+    for task, settings in api.settings("experiment=smollm2").tasks.items():
+        assert settings.path == f"items:smollm2/{task}.jsonl"
+        now = JsonlTask(task, settings.path, metric=settings.metric)
+        before = JsonlTask(task, f"experiments/smollm2/tasks/{task}.jsonl", metric=settings.metric)
+        assert now.items("search") == before.items("search")
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_shipped_expert_has_a_card_a_log_and_few_megabytes(task: str):
-    folder = pretrained_folder(f"smollm2:{task}")
+    folder = pretrained_folder(f"smollm2:{task}", ADAPTERS)
     facts = json.loads((folder / "training.json").read_text())
     card, log = (folder / "README.md").read_text(), (folder / "training_log.csv").read_text()
     assert facts["expert"] == task and f"experiments.smollm2.train {task}" in card
@@ -260,9 +271,7 @@ def test_each_shipped_expert_is_the_best_at_its_task(tmp_path: Path):
     # A CPU without instructions for bf16 takes several times as long in it.
     chosen = api.settings("experiment=smollm2", "threads=1", "pool.dtype=float32", *small)
     problem = build_problem(chosen, tmp_path / "store.sqlite", NullLogger())
-    facts = [
-        json.loads((pretrained_folder(f"smollm2:{t}") / "training.json").read_text()) for t in TASKS
-    ]
+    facts = [json.loads((ADAPTERS / task / "training.json").read_text()) for task in TASKS]
     assert {one["base_content_hash"] for one in facts} == {problem.pool.hashes["base"]}
     problem.prepare()
     experts = problem.known([Candidate.whole(task, 30) for task in TASKS])

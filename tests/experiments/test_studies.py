@@ -24,12 +24,12 @@ from experiments.common.records import records
 from experiments.common.report import write_methods_only
 from experiments.common.runner import Command, commands, run
 from experiments.common.tables import method_table, time_line
-from hm3rl import api
+from hm3rl import api, registry
 from hm3rl.config.compose import compose_settings
 from hm3rl.errors import InputError
 from hm3rl.files import RunFolder, RunLock
 from hm3rl.objectives.archive import Archive
-from hm3rl.run.build import check_settings, missing_packages
+from hm3rl.run.build import check_settings
 from hm3rl.run.finished import FinishedRun
 from hm3rl.run.job import SearchResult
 from tests.small_search import FEW_ITEMS
@@ -307,7 +307,7 @@ def test_every_row_of_every_study_composes():
         settings = compose_settings(words)
         assert tuple(settings.tasks) == names
         assert settings.threads == 1
-        if not missing_packages(settings.search.name):
+        if not registry.find("searcher", settings.search.name).missing_packages():
             check_settings(settings)
 
 

@@ -19,10 +19,8 @@ from hm3rl.errors import InputError, IntegrityError
 from hm3rl.export import checkpoint, weights
 from hm3rl.export.checkpoint import export_candidate
 from hm3rl.export.record import verify_record
-from hm3rl.export.streamed import merge_streamed
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.models.pool import ModelPool
-from hm3rl.models.streaming import StreamedSources
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
@@ -289,12 +287,6 @@ def test_all_chat_templates_go_with_the_tokenizer(tiny_pool_dir, tmp_path):
     (tmp_path / "model" / template).write_text("other")
     with pytest.raises(InputError, match=f"{template} .* was changed"):
         verify_record(tmp_path / "model")
-    merge_streamed(
-        StreamedSources.open(folders["base"], {"a": folders["a"]}),
-        MergeRecipe.of("linear", {"a": 1.0}),
-        tmp_path / "streamed",
-    )
-    assert (tmp_path / "streamed" / template).is_file()
 
 
 @pytest.mark.parametrize("owner", ["base", "a"])

@@ -257,9 +257,10 @@ def test_pools_of_one_model_are_possible(tiny_pool_dir, write, tmp_path):
 
 def test_adapters_are_written_as_in_mergekit(save_pool, tiny_config, write, tmp_path):
     folders = save_pool(tmp_path / "pool", tiny_config(), ("a",))
+    pytest.importorskip("peft")
     adapter, name = tmp_path / "lora", "model.layers.1.mlp.up_proj"
     adapter.mkdir()
-    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["up_proj"]}
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": name}
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
     tensors = {
         f"base_model.model.{name}.lora_A.weight": torch.randn(2, 16),
@@ -320,7 +321,7 @@ TROUBLES = {
     "compiled": "saved from a compiled model",
     "mixture": "'mixtral' cannot be written",
     "no tensors": "holds no tensors",
-    "kind": "use_dora",
+    "kind": "lora_magnitude_vector",
     "untied": "no lm_head.weight is stored",
     "list": "holds a list",
     "positions": None,

@@ -81,7 +81,9 @@ def check(t: TensorMerge, operator: str, rule) -> None:
 
 
 def test_every_operator_has_traits_and_a_function():
-    traits = {name: traits_of(name) for name in operator_names()}
+    # Other tests add operators of their own, which are functions rather than where one stands.
+    parts = [registry.find("operator", name) for name in operator_names()]
+    traits = {part.name: traits_of(part.name) for part in parts if isinstance(part.target, str)}
     assert all(callable(registry.find("operator", name).load()) for name in traits)
     dropping = {"dare_linear", "dare_ties", "della_linear", "della", "hm3_eq5"}
     trimming = {"ties", "breadcrumbs", "breadcrumbs_ties"}

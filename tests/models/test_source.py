@@ -23,7 +23,6 @@ from hm3rl.models.fingerprint import folder_hash
 from hm3rl.models.loading import find_weights, quiet_transformers
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.source import read_source
-from hm3rl.models.streaming import StreamedSources
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 TOKENS = torch.arange(4, 16)[None]
@@ -37,10 +36,6 @@ def folders(tiny_pool_dir, tmp_path) -> dict[str, Path]:
 
 def load(folders: dict[str, Path], **settings) -> ModelPool:
     return ModelPool.load(folders["base"], {"a": folders["a"]}, **settings)
-
-
-def stream(folders: dict[str, Path]) -> StreamedSources:
-    return StreamedSources.open(folders["base"], {"a": folders["a"]})
 
 
 def edit_config(folder: Path, **changes) -> None:
@@ -82,7 +77,6 @@ def test_a_stored_head_that_differs_is_the_models_whatever_the_config_says(folde
     assert torch.equal(pool.model("base")(TOKENS).logits, tied(TOKENS).logits)
     assert any("expert 'a': config.json says" in note and "untied" in note for note in pool.notes)
     assert any("base: the tied head is written out" in note for note in pool.notes)
-    refused(lambda: stream(folders), "cannot be merged from their files")
 
 
 def test_a_stored_head_that_is_the_embedding_stays_tied(folders):
@@ -96,7 +90,7 @@ def test_a_tied_model_may_be_stored_by_its_head_alone(folders):
     edit_weights(folders["a"], lambda t: t.update({HEAD: t.pop(EMBEDDING)}))
     assert torch.equal(load(folders).model("a")(TOKENS).logits, before)
     kept = load_file(folders["a"] / "model.safetensors")[HEAD]
-    assert torch.equal(stream(folders).tensors("a")[EMBEDDING], kept)
+    assert torch.equal(load(folders).tensors("a")[EMBEDDING], kept)
 
 
 def rows(folder: Path) -> None:
@@ -121,8 +115,7 @@ def test_other_facts_that_config_and_weights_state_must_agree(folders, edit, nam
     for folder in folders.values():
         edit(folder)
     edit_weights(folders["a"], lambda t: t["model.norm.weight"].fill_(float("nan")))
-    for act in (lambda: load(folders), lambda: stream(folders)):
-        assert way in refused(act, "does not fit its config.json", named).remedy
+    assert way in refused(lambda: load(folders), "does not fit its config.json", named).remedy
 
 
 def shard(folder: Path, scale: float = 1.0) -> None:
@@ -169,8 +162,7 @@ def test_the_files_are_those_that_transformers_loads(folders, layout):
     assert read_source("a", folder).files == tuple(files)
     pool = load(folders)
     stored = {n: t for file in files for n, t in load_file(file).items()}
-    for tensors in (pool.tensors("a"), stream(folders).tensors("a")):
-        assert all(torch.equal(t, tensors[n]) for n, t in stored.items())
+    assert all(torch.equal(t, pool.tensors("a")[n]) for n, t in stored.items())
     assert pool.hashes["a"] == folder_hash(folder, files)
 
 
@@ -238,8 +230,7 @@ def test_stored_frequencies_and_the_base_of_the_rope_must_agree(folders, theta):
     if theta == 1e4:
         load(folders)
         return
-    for act in (lambda: load(folders), lambda: stream(folders)):
-        refused(act, "has the base 10000", "about 1e+06", '"rope_theta"')
+    refused(lambda: load(folders), "has the base 10000", "about 1e+06", '"rope_theta"')
 
 
 def test_a_mixture_of_experts_is_loaded_and_cannot_be_exported(save_pool, tmp_path):
@@ -268,8 +259,7 @@ def test_a_compiled_models_names_are_refused_with_a_way_out(folders):
             tensors[f"_orig_mod.{name}"] = tensors.pop(name)
 
     edit_weights(folders["a"], wrap)
-    for act in (lambda: load(folders), lambda: stream(folders)):
-        refused(act, "saved from a compiled model", "model._orig_mod.save_pretrained")
+    refused(lambda: load(folders), "saved from a compiled model", "model._orig_mod.save_pretrained")
 
 
 def test_buffers_that_old_gpt2_files_hold_are_passed_over(save_pool, family_configs, tmp_path):
@@ -285,7 +275,6 @@ def test_buffers_that_old_gpt2_files_hold_are_passed_over(save_pool, family_conf
 
     edit_weights(folders["a"], as_it_was)
     assert torch.equal(load(folders).model("a")(TOKENS).logits, before)
-    assert len(stream(folders).tensors("a")) == len(stream(folders).tensors("base"))
 
 
 def test_the_text_model_of_a_wrapper_is_taken_out_by_what_the_refusal_says(
@@ -306,7 +295,6 @@ def test_the_text_model_of_a_wrapper_is_taken_out_by_what_the_refusal_says(
         shutil.copy(file, folder)
     both = {"base": folder, "a": folder}
     error = refused(lambda: load(both), "'gemma3'", "text model 'gemma3_text'")
-    refused(lambda: stream(both), "text model 'gemma3_text'")
     monkeypatch.chdir(tmp_path)
     with quiet_transformers():
         exec(error.remedy.partition("\n")[2], {})
@@ -317,9 +305,8 @@ def test_the_text_model_of_a_wrapper_is_taken_out_by_what_the_refusal_says(
 @pytest.mark.parametrize("asked", ["flash_attention_2", "nonsense"])
 def test_an_attention_that_cannot_run_names_the_line_to_delete(folders, asked):
     edit_config(folders["a"], attn_implementation=asked)
-    for act in (lambda: load(folders), lambda: stream(folders)):
-        error = refused(act, f"asks for the attention '{asked}'")
-        assert f'delete the line "attn_implementation": "{asked}"' in error.remedy
+    error = refused(lambda: load(folders), f"asks for the attention '{asked}'")
+    assert f'delete the line "attn_implementation": "{asked}"' in error.remedy
     edit_config(folders["a"], attn_implementation=...)
     load(folders)
 
@@ -342,7 +329,6 @@ def test_the_bases_longest_input_is_taken_where_rope_is_unscaled(folders, positi
     pool = load(folders)
     assert pool.model("a").config.max_position_embeddings == pool.max_positions == 128
     assert any(f"expert 'a' names {positions} positions" in note for note in pool.notes)
-    assert any(f"names {positions} positions" in note for note in stream(folders).notes)
 
 
 def test_a_longest_input_that_matters_is_refused_with_the_line_to_edit(folders):
@@ -370,8 +356,6 @@ def test_sources_with_the_same_weights_are_named(folders, tmp_path):
         "expert 'c' has the same weights as base: it adds nothing to the pool",
     )
     assert load({"base": folders["base"], "a": folders["base"]}).notes == ()
-    assert stream({"base": folders["base"], "a": again}).notes == ()
-    assert len(stream({**folders, "base": again}).notes) == 1
 
 
 def test_models_are_loaded_as_they_are_stored(folders):
