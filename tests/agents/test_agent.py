@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from hm3rl.agents.agent import MergeAgent
+from hm3rl.agents.separate import load_agent
+from hm3rl.agents.transfer import start_from
 from hm3rl.config.agents import (
     AcquisitionSettings,
     GPSettings,
@@ -142,6 +144,33 @@ def test_an_agent_survives_its_zip(tmp_path: Path, options: dict) -> None:
     paths = [agent.decode(g) for g in goals]
     for found, expected in zip(again.predict(paths), agent.predict(paths), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+def test_an_agent_that_version_0_1_saved_opens_as_it_was(tmp_path: Path) -> None:
+    old = Path(__file__).parent / "data" / "agent_version_1.zip"
+    agent = load_agent(old, quick())
+    assert isinstance(agent, MergeAgent)
+    options = agent.state.settings
+    assert (options.hidden, options.model_generated, options.acquisition.samples) == (4, 4, 8)
+    assert options.acquisition.function == "utility"
+    assert agent.state.surrogate.settings == LinearSettings(fit_steps=3, refit_steps=1)
+    goals = [np.array([share, 1 - share]) for share in (0.0, 0.5, 1.0)]
+    assert {str(agent.decode(goal)) for goal in goals} == {"m0 | m1[0] + m2[1] + m1[2]"}
+    # What that version chose and predicted, from 16 paths and three whole models.
+    best = ["m0 | m1[0:2] + m0[2]", "m0 | m2[0] + m1[1] + m0[2]", "m0 | m2[0] + m1[1:3]"]
+    paths = [agent.decode(goal, beam=4) for goal in goals]
+    assert [str(path) for path in paths] == best and len(agent.state.dataset) == 16
+    mean, std = agent.predict(paths)
+    expected = [[-0.49877, 2.089271], [0.066106, 1.888844], [0.970907, -0.013941]]
+    np.testing.assert_allclose(mean, expected, atol=1e-5)
+    expected = [[0.000588, 0.000975], [0.000457, 0.000758], [0.000488, 0.00081]]
+    np.testing.assert_allclose(std, expected, atol=1e-5)
+    agent.save(tmp_path / "agent.zip")
+    again = MergeAgent.load(tmp_path / "agent.zip")
+    np.testing.assert_allclose(again.predict(paths)[0], mean, atol=1e-8)
+    problem = SyntheticProblem.draw(layers=3, members=3, objectives=2, seed=6)
+    small = quick(embedding=4, hidden=4)
+    start_from(MergeAgent.fresh(problem.space(), ("x", "y"), small).state, str(old))
 
 
 def test_a_file_that_is_no_agent_is_refused(tmp_path: Path) -> None:

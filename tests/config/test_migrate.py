@@ -1,0 +1,93 @@
+"""Runs of version 0.1 open with the settings that the same words give today.
+
+The files in data/ are config.yaml of runs as version 0.1 wrote them, every key of it included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hm3rl import registry
+from hm3rl.config.compose import compose_settings, from_plain, settings_of_run, to_dict, to_yaml
+from hm3rl.config.migrate import PARTS_OF_SEARCH, migrated
+from hm3rl.errors import InputError
+from hm3rl.files import RunFolder
+from hm3rl.run.build import check_settings
+
+DATA = Path(__file__).parent / "data"
+WORDS = {
+    "hm3": [
+        *("surrogate=linear", "surrogate.fit_steps=9", "agent.model_generated=5"),
+        *("agent.acquisition.function=utility", "search.offline_share=0.3"),
+        *("search.parameter.sampler=mm_mo", "search.parameter.mm_mo.batch=3"),
+        *("budget=41", "seed=7"),
+    ],
+    "cmaes": ["search=cmaes", "search.groups=4"],
+    "nsga2_paths": [
+        *("search=nsga2_paths", "search.population=8", "search.levels=paths", "paths=any"),
+        *("+tasks.length.kind=path_length", "tasks.length.worst=9"),
+    ],
+    "mm_mo": ["search=mm_mo", "search.initial=6", "search.fisher=false"],
+}
+
+
+def old(name: str = "hm3") -> dict[str, Any]:
+    loaded = yaml.safe_load((DATA / f"version_0_1_{name}.yaml").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_run_of_version_0_1_has_the_settings_of_the_same_words(name: str, tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    folder.config.write_text((DATA / f"version_0_1_{name}.yaml").read_text())
+    assert settings_of_run(folder) == compose_settings(WORDS[name])
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_what_this_version_wrote_comes_back_as_it_is(name: str, tmp_path: Path):
+    settings = compose_settings(WORDS[name])
+    assert migrated(to_dict(settings)) == to_dict(settings)
+    RunFolder(tmp_path).config.write_text(to_yaml(settings))
+    assert settings_of_run(RunFolder(tmp_path)) == settings
+    assert migrated(migrated(old(name))) == migrated(old(name))
+
+
+@pytest.mark.parametrize("name", registry.SHIPPED["searcher"])
+def test_every_searcher_keeps_the_options_that_it_read(name: str):
+    """Every number that it kept under a key of its own, and those of the parameter level."""
+    stored = old()
+    stored["search"]["name"] = name
+    stored["search"]["parameter"]["members"] = 5
+    part = PARTS_OF_SEARCH.get(name)
+    own = stored["search"][part] if part else {}
+    own.update({key: value + 1 for key, value in own.items() if type(value) is int})
+    search = from_plain(migrated(stored)).search
+    assert type(search) is registry.find("searcher", name).options_type()
+    assert {key: getattr(search, key) for key in own} == own
+    if "parameter" in {one.name for one in fields(search)}:
+        assert search.parameter.members == 5 and search.parameter.mm_mo.batch == 3
+
+
+def test_a_task_loses_what_its_kind_never_read():
+    stored = old()
+    stored["tasks"]["math"]["metric"] = "chrf"  # version 0.1 took it from runs that began
+    stored["tasks"]["own"] = {**stored["tasks"]["math"], "kind": "jsonl", "path": "x.jsonl"}
+    settings = from_plain(migrated(stored))
+    assert vars(settings.tasks["math"]).keys() == {
+        *("kind", "max_new_tokens", "search_items", "test_items")
+    }
+    assert (settings.tasks["own"].path, settings.tasks["own"].metric) == ("x.jsonl", "chrf")
+    check_settings(settings, began=True)
+
+
+def test_a_part_that_is_gone_is_named():
+    stored = old()
+    stored["search"]["name"] = "greedy"
+    with pytest.raises(InputError, match="unknown searcher 'greedy'"):
+        from_plain(migrated(stored))
