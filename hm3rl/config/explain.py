@@ -104,7 +104,7 @@ def unknown_key(key: str, level: Sequence[str] = (), where: str = "") -> InputEr
     # A key that stands elsewhere: dtype for pool.dtype.
     near += [name for name in every if name.rpartition(".")[2] == last and name != key]
     if not level:
-        near += get_close_matches(key, every, n=1)
+        near += get_close_matches(key, [name for name in every if name != key], n=1)
     if near:
         hint = f"did you mean {' or '.join(dict.fromkeys(near))}?"
     elif level:

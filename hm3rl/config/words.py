@@ -82,6 +82,12 @@ def refuse_ignored(words: Sequence[Override], sweep: bool) -> None:
         key = word.key_or_group
         if key == "hydra" or key.startswith(("hydra.", "hydra/")):
             _refuse_hydra(key, sweep)
+        elif key.endswith(".name") and key.removesuffix(".name") in GROUPS:
+            group = key.removesuffix(".name")
+            raise InputError(
+                f"{shown(word.input_line)} would name one part and keep the options of another",
+                f"choose it with {group}=NAME",
+            )
         elif key in groups and not (word.is_delete() or word.is_sweep_override()):
             value = word.value()
             chosen = value if isinstance(value, list) else [value]

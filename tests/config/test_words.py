@@ -74,3 +74,9 @@ def test_a_sweep_is_read_once_before_any_job():
 def test_a_sweep_over_nothing_is_refused(word: str):
     with pytest.raises(InputError, match=word.partition("=")[0]):
         sweep_words([word])
+
+
+@pytest.mark.parametrize("group", ["search", "agent", "surrogate"])
+def test_a_part_is_chosen_by_its_group(group: str):
+    with pytest.raises(InputError, match=f"choose it with {group}=NAME"):
+        compose_settings([f"{group}.name=random"])
