@@ -40,6 +40,11 @@ def migrated(plain: dict[str, Any]) -> dict[str, Any]:
     search = found.get("search")
     if isinstance(search, Mapping) and "mm_mo" in search:
         found["search"] = _search(search)
+    pool = found.get("pool")
+    if isinstance(pool, Mapping) and "smollm2_adapters" not in pool:
+        # They were found in the checkout without a key.
+        if any(str(one).startswith("smollm2:") for one in dict(pool.get("experts") or {}).values()):
+            found["pool"] = {**pool, "smollm2_adapters": "experiments/smollm2/adapters"}
     tasks = found.get("tasks")
     if isinstance(tasks, Mapping):
         found["tasks"] = {name: _task(node) for name, node in tasks.items()}

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from hm3rl.config.explain import choices_of, config_groups, explain
+from hm3rl.config.parts import GROUPS
 from hm3rl.config.values import LONGEST_NAME, shown
 from hm3rl.errors import InputError
 

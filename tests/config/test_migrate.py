@@ -91,3 +91,14 @@ def test_a_part_that_is_gone_is_named():
     stored["search"]["name"] = "greedy"
     with pytest.raises(InputError, match="unknown searcher 'greedy'"):
         from_plain(migrated(stored))
+
+
+def test_a_run_on_smollm2_finds_its_adapters_where_they_were():
+    pool = {"base": "smollm2:base", "experts": {"math": "smollm2:math"}}
+    found = migrated({"pool": pool})["pool"]
+    assert found["smollm2_adapters"] == "experiments/smollm2/adapters"
+    assert migrated({"pool": found}) == {"pool": found}
+    own = {"pool": {"experts": {"m": "zoo:math"}}}
+    assert migrated(own) == own
+        "experts": {"m": "zoo:math"}
+    }
