@@ -100,5 +100,3 @@ def test_a_run_on_smollm2_finds_its_adapters_where_they_were():
     assert migrated({"pool": found}) == {"pool": found}
     own = {"pool": {"experts": {"m": "zoo:math"}}}
     assert migrated(own) == own
-        "experts": {"m": "zoo:math"}
-    }
