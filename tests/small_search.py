@@ -31,7 +31,7 @@ QUICK_MM_MO = ("search.samples=4", "search.restarts=1", "search.steps=2")
 
 def few_items(*overrides: str) -> tuple[str, ...]:
     """Overrides with those that make a search small, as far as its searcher has them."""
-    return understood((*FEW_ITEMS, *QUICK_MM_MO, *overrides))
+    return (*understood(overrides, (*FEW_ITEMS, *QUICK_MM_MO)), *overrides)
 
 
 @pytest.fixture

@@ -32,11 +32,16 @@ SHRUNK_WORDS = (
 """What shortens a search besides few items: little training, few members."""
 
 
-def understood(words: Sequence[str]) -> tuple[str, ...]:
-    """Words without the options `search.KEY=VALUE` that their searcher does not have.
+def understood(words: Sequence[str], shared: Sequence[str]) -> tuple[str, ...]:
+    """Words for every method, without the options `search.KEY=VALUE` that this one does not have.
 
     Args:
-        words: Overrides; `search=NAME` among them says which searcher, by default HM3.
+        words: The method's own overrides; `search=NAME` among them says which searcher it is, by
+            default HM3.
+        shared: Overrides for all methods.
+
+    Returns:
+        Those of `shared` that its searcher knows.
     """
     named = [word.partition("=")[2] for word in words if word.startswith("search=")]
     chosen = (named or ["hm3"])[-1]
@@ -44,7 +49,7 @@ def understood(words: Sequence[str]) -> tuple[str, ...]:
     name = max(filter(chosen.startswith, registry.names("searcher")), key=len)
     known = set(dotted_keys(type(options_of("searcher", name)), "search."))
     return tuple(
-        word for word in words if not word.startswith("search.") or word.partition("=")[0] in known
+        one for one in shared if not one.startswith("search.") or one.partition("=")[0] in known
     )
 
 
@@ -74,7 +79,7 @@ class Variant:
         )
         return replace(
             self,
-            words=understood((*self.words, *items, *SHRUNK_WORDS)),
+            words=(*self.words, *items, *understood(self.words, SHRUNK_WORDS)),
             seeds={SHRUNK_BUDGETS[b]: min(count, seeds) for b, count in self.seeds.items()},
             prefixes=tuple(SHRUNK_BUDGETS[budget] for budget in self.prefixes),
         )

@@ -123,7 +123,14 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run all that is asked for; exits with 1 if something failed, after trying the rest."""
     args = parse(words)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _run(args)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(args: argparse.Namespace) -> None:
     sealed = args.set != DEVELOPED
     about = {"budgets": args.budgets, "seeds": args.seeds}
     if sealed:

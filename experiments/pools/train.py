@@ -2,6 +2,7 @@
 
     python -m experiments.pools.train base        # half an hour of one core
     python -m experiments.pools.train experts     # two minutes each
+    python -m experiments.pools.train list        # what each model scored when it was published
 
 Runs from fixed seeds and goes on where it was stopped; models that are published stay as they are.
 """
@@ -9,6 +10,7 @@ Runs from fixed seeds and goes on where it was stopped; models that are publishe
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,18 +70,47 @@ def _card(name: str, log: Sequence[LogRow]) -> str:
     )
 
 
+def scores(folder: Path) -> dict[str, float]:
+    """Teacher-forced exact match by task in the last row of a published model's log.
+
+    Args:
+        folder: Its folder; the items are 150 of each task's search split.
+    """
+    with (folder / "training_log.csv").open(encoding="utf-8", newline="") as file:
+        *_, last = csv.DictReader(file)
+    return {name: float(value) for name, value in last.items() if name in bench_tasks()}
+
+
+def listed(models: Path) -> list[str]:
+    """A table of the published models: own task, and how far the others moved from the base."""
+    base = scores(models / BASE)
+    lines = ["| expert | base on its task | expert on its task | mean change of the other tasks |"]
+    lines.append("|---|---:|---:|---:|")
+    for name, expert in EXPERTS.items():
+        if (models / name).is_dir():
+            own = scores(models / name)
+            others = [own[task] - base[task] for task in base if task != expert.task]
+            change = sum(others) / len(others)
+            row = f"{base[expert.task]:.2f} | {own[expert.task]:.2f} | {change:+.3f}"
+            lines.append(f"| {name} | {row} |")
+    return lines
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["base", "experts"])
+    parser.add_argument("what", choices=["base", "experts", "list"])
     parser.add_argument("--only", nargs="+", choices=[*EXPERTS], help="these experts alone")
     parser.add_argument("--work", type=Path, default=Path("runs/pools"))
     parser.add_argument("--to", type=Path, default=MODELS)
     args = parser.parse_args(words)
     torch.set_num_threads(1)
     settings = BenchSettings()
+    if args.what == "list":
+        print("\n".join(listed(args.to)))
+        return
     if args.what == "base":
         train_base(settings, args.work, args.to)
         return

@@ -318,7 +318,8 @@ def test_the_first_evaluations_of_a_method_that_does_not_plan_are_those_of_a_lon
     for name in sorted(UNPLANNED):
         keys = {}
         for budget in (9, 14):
-            words = understood((*METHODS[name], *FEW_ITEMS, *SMALL_POPULATIONS))
+            words = METHODS[name]
+            words += understood(words, (*FEW_ITEMS, *SMALL_POPULATIONS))
             folder = tmp_path / f"{name}{budget}"
             api.search(*words, f"budget={budget}", f"output={folder}")
             with (folder / "evaluations.csv").open() as stream:

@@ -28,7 +28,8 @@ QUICK = [
 def searcher(name: str, *overrides: str, seed: int = 0) -> Searcher:
     if missing := registry.find("searcher", name).missing_packages():
         pytest.skip(f"needs {', '.join(missing)}")
-    words = understood((f"search={name}", f"seed={seed}", "budget=60", *QUICK))
+    words = [f"search={name}", f"seed={seed}", "budget=60"]
+    words += understood(words, QUICK)
     settings = compose_settings([*words, *overrides])
     check_settings(settings)
     return build_searcher(settings)

@@ -25,7 +25,8 @@ BOUNDS = {"same_depth": SAME, "any": ANY}
 
 def words(name: str) -> tuple[str, ...]:
     """Overrides that select a searcher of `NAMES`."""
-    return understood((f"search={name}", "search.epochs=4", "search.proposals=60"))
+    own = (f"search={name}",)
+    return (*own, *understood(own, ("search.epochs=4", "search.proposals=60")))
 
 
 def searcher(name: str, *overrides: str, seed: int = 0):
