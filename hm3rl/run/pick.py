@@ -13,7 +13,7 @@ from hm3rl.run.finished import FinishedRun
 from hm3rl.search.architecture_level import path_scorer, to_candidate
 
 BEAM = 16
-"""Samples of the policy that are improved and ranked by its outcome model before one is chosen."""
+"""Samples of the policy that are improved and ranked by its surrogate before one is chosen."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Choice:
     Attributes:
         candidate: What rebuilds it.
         key: Its content hash.
-        origin: `agent` (its decoded path: policy samples improved and ranked by its outcome model)
+        origin: `agent` (its decoded path: policy samples improved and ranked by its surrogate)
             or `front` (best of what was evaluated).
         utility: Its utility (`FinishedRun.utility`) on the search split, or None if it was not
             evaluated.

@@ -1,4 +1,4 @@
-"""What the outcome model sees of a complete path: recipes by depth, and transitions.
+"""What the surrogate sees of a complete path: recipes by depth, and transitions.
 
 Everything is a function of the path and its members alone, never of a policy. Depth means the
 index of a layer in its source, so that paths with repeats and skips have features of the same

@@ -1,4 +1,4 @@
-"""Improving paths under the outcome model, at no evaluation."""
+"""Improving paths under the surrogate, at no evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def climb(
     """Steepest ascent of the expected outcome's utility over single moves, for many paths at once.
 
     Args:
-        model: A fitted outcome model.
+        model: A fitted surrogate.
         starts: Legal rows, shape (n, horizon).
         preferences: One for each path, shape (n, K).
         utility: What is climbed.
