@@ -107,6 +107,14 @@ def choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={CHOICES: (default, *others)})
 
 
+def choices(settings: type[Any], name: str) -> tuple[str, ...]:
+    """The words that a field declared with `choice` may be, for whoever takes them elsewhere."""
+    found: tuple[str, ...] = next(
+        one.metadata[CHOICES] for one in fields(settings) if one.name == name
+    )
+    return found
+
+
 def file_name(default: str) -> Any:
     """A field of settings whose text becomes part of a file's or folder's name."""
     return field(default=default, metadata={FILE_NAME: True})

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from hm3rl.config.schema import EvaluationSettings
+from hm3rl.config.values import choices
 from hm3rl.errors import InputError
 from hm3rl.evaluation.causes import by_candidate
 from hm3rl.evaluation.memory import TooMuch
@@ -46,7 +48,7 @@ class Work:
     apart: int = 0
 
 
-JOINS = ("never", "exact", "always")
+JOINS = choices(EvaluationSettings, "join")
 """When different prefixes may go through a layer in one call."""
 
 

@@ -12,6 +12,8 @@ from types import MappingProxyType
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hm3rl.config.schema import PoolSettings
+from hm3rl.config.values import choices
 from hm3rl.errors import InputError
 from hm3rl.models.compatibility import check_mergeable, differences
 from hm3rl.models.fingerprint import folder_hash
@@ -23,7 +25,7 @@ from hm3rl.models.zoo import resolve_source
 BASE = "base"
 """Name of the base among the members."""
 
-ARCHITECTURES = ("same", "mixed")
+ARCHITECTURES = choices(PoolSettings, "architecture")
 """Whether all sources must have the base's architecture, or only its hidden size."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")

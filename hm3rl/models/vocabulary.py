@@ -22,11 +22,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hm3rl.config.schema import PoolSettings
+from hm3rl.config.values import choices
 from hm3rl.errors import InputError
 from hm3rl.models.compatibility import check_tokenizer_rows
 from hm3rl.models.loading import quiet_transformers
 
-VOCABULARIES = ("refuse", "map")
+VOCABULARIES = choices(PoolSettings, "vocabulary")
 """What to do with sources whose tokens have other ids than the donor's."""
 
 FROM_DONOR = -1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hm3rl.config.schema import PathSettings
+from hm3rl.config.values import choices
 from hm3rl.errors import InputError
 
-ALIGNMENTS = ("none", "scalar", "diagonal", "full", "full_paper", "mlp")
+ALIGNMENTS = choices(PathSettings, "alignment")
 """Kinds; `alignment.py` and `coral.py` say what they compute."""
 
 NO_ALIGNMENT = "none"

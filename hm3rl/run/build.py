@@ -118,9 +118,8 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
 
     Args:
         settings: The run.
-        began: Whether it began before, maybe under an older version or on another machine. A key
-            of a task that nothing reads is then passed over, since it was scored without; so is
-            what only its start needed: cores, a cluster, another run's agent.
+        began: Whether it began before, maybe on another machine. What only its start needed is
+            then passed over: cores, a cluster, another run's agent.
 
     Raises:
         InputError: Names the key and the way out.

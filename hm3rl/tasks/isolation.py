@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hm3rl.config.schema import EvaluationSettings
+from hm3rl.config.values import choices
 from hm3rl.models.zoo import ZOO_PREFIX
 from hm3rl.tasks.base import Task
 
-ISOLATIONS = ("auto", "require", "warn")
+ISOLATIONS = choices(EvaluationSettings, "isolation")
 """Values of `evaluation.isolation`."""
 
 
