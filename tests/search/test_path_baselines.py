@@ -159,5 +159,9 @@ def test_experts_that_cannot_be_merged_may_be_stitched_only():
     ],
 )
 def test_bad_settings_are_named(words: list[str], named: str):
+    needed = [word.partition("=")[2] for word in words if word.startswith("search=")]
+    for name in needed:
+        if missing := registry.find("searcher", name).missing_packages():
+            pytest.skip(f"needs {', '.join(missing)}")
     with pytest.raises(InputError, match=named):
         check_settings(compose_settings(words))
