@@ -36,6 +36,8 @@ class EvaluationEvent:
         fidelity: "full", or on which share of the items it was scored and how.
         decides: Whether that is what the search decides by; only such evaluations enter the
             archive.
+        chosen_by: What proposed it: the phase, or a part of an agent ("behaviour", "variation",
+            "hill climbing", "policy", "rollout").
     """
 
     used: float
@@ -51,6 +53,7 @@ class EvaluationEvent:
     failed: bool
     fidelity: str = "full"
     decides: bool = True
+    chosen_by: str = ""
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -111,7 +112,7 @@ def run(
     goals = sample_dirichlet(UNSEEN, OBJECTIVES, np.random.default_rng([UNSEEN_SEED, seed]))
     evaluated: list[np.ndarray] = []
 
-    def evaluate(paths: list[LayerPath]) -> list[Outcome]:
+    def evaluate(paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
         vectors = problem.score_paths(paths)
         evaluated.extend(vectors)
         return [Outcome(vector, -vector) for vector in vectors]

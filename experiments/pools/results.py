@@ -58,7 +58,7 @@ class Front:
         solved: By task, whether each model solves each held-out item, bool of shape (N + M, items).
         search: Raw scores on the search split, shape (N + M, K).
         volume: Hypervolume of the whole front on the search split.
-        about: What else is worth knowing: evaluations by phase, seconds, the search's curve.
+        about: What else is worth knowing: evaluations by proposer, seconds, the search's curve.
     """
 
     key: Key

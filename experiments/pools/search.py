@@ -88,14 +88,14 @@ def scored(problem: MergeProblem, run: RunFolder, key: Key, commit: str) -> Fron
         Experts and at most `MODELS` others: those that add most to the hypervolume of the search
         split, one after the other.
     """
-    archive, phases = Archive(problem.objectives, problem.z_star), Counter[str]()
+    archive, proposers = Archive(problem.objectives, problem.z_star), Counter[str]()
     sources = {problem.key(one) for one in experts(problem)}
     curve: dict[float, float] = {}
     for line in run.read_archive():
         if line["evaluations"] > key.budget:
             continue
         if line["evaluations"] > 0:
-            phases[line["phase"]] += 1
+            proposers[line["chosen_by"]] += 1
         if not line["failed"]:
             archive.add(line["key"], [line["scores"][name] for name in problem.objectives])
             curve[line["evaluations"]] = round(archive.hypervolume(), 6)
@@ -111,7 +111,7 @@ def scored(problem: MergeProblem, run: RunFolder, key: Key, commit: str) -> Fron
     rows = {task: np.array([tested[i].per_item[task] for i in kept]) for task in problem.objectives}
     if any(((row != 0) & (row != 1)).any() for row in rows.values()):
         raise ValueError(f"{key}: a score of an item is neither 0 nor 1")
-    about = {"phases": dict(phases), "front": len(keys), "curve": _folded(curve)}
+    about = {"chosen_by": dict(proposers), "front": len(keys), "curve": _folded(curve)}
     if len(kept) < len(tested):
         about["failed"] = len(tested) - len(kept)
     return Front(

@@ -226,4 +226,4 @@ class UnguidedLoop(OnlineLoop):
         state = self.state
         if not state.surrogate.ready:
             return 0  # behaviour paths then
-        return state.evaluate(*screened(state, count, policy=None), evaluate)
+        return state.evaluate(screened(state, count, policy=None), evaluate)

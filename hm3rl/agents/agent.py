@@ -109,7 +109,7 @@ class MergeAgent(Agent):
             elif preference is None:
                 rows = screened(state, count, state.policy).tokens
             else:
-                rows = chosen_for(state, count, preference)
+                rows = chosen_for(state, count, preference).tokens
             return [state.space.decode(row) for row in rows]
 
     def offline(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:

@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 
+from hm3rl.agents.batches import BEHAVIOUR, Proposals
 from hm3rl.agents.behaviour import explorer, variations
 from hm3rl.agents.model_generated import refit
 from hm3rl.agents.proposals import screened
@@ -50,11 +51,11 @@ def _behave(state: AgentState, count: int, evaluate: EvaluatePaths) -> int:
     used = 0
     if share and state.fittable:
         state.surrogate.fit(state.dataset)
-        used = state.evaluate(*screened(state, share, policy=None), evaluate)
-    rows, preferences = behaviour_batch(
+        used = state.evaluate(screened(state, share, policy=None), evaluate)
+    made = behaviour_batch(
         state.dataset, state.served, count - used, state.settings.length_cost, state.rng
     )
-    return used + state.evaluate(rows, preferences, evaluate)
+    return used + state.evaluate(made, evaluate)
 
 
 def behaviour_batch(
@@ -63,7 +64,7 @@ def behaviour_batch(
     count: int,
     length_cost: float,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Proposals:
     """New behaviour paths with their preferences, lattice points and Dirichlet draws by turns.
 
     Args:
@@ -74,8 +75,7 @@ def behaviour_batch(
         rng: Source of randomness.
 
     Returns:
-        Distinct unknown rows, shape (n, horizon), and preferences, shape (n, K); n < count only if
-        the space seems exhausted.
+        Distinct unknown paths; fewer than `count` only if the space seems exhausted.
     """
     k = dataset.objectives
     utility = explorer(dataset, length_cost)
@@ -94,7 +94,8 @@ def behaviour_batch(
         if len(rows) == count:
             break
     shape = (len(rows), dataset.space.horizon)
-    return np.array(rows, dtype=np.int64).reshape(shape), np.array(kept).reshape(-1, k)
+    tokens = np.array(rows, dtype=np.int64).reshape(shape)
+    return Proposals.of(tokens, np.array(kept).reshape(-1, k), BEHAVIOUR)
 
 
 def pretrain(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from hm3rl.agents.batches import POLICY, Proposals
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.model_generated import distil, refit
 from hm3rl.agents.offline import behaviour_batch
@@ -75,19 +76,19 @@ class OnlineLoop:
     def _screened(self, count: int, evaluate: EvaluatePaths) -> int:
         state = self.state
         if self.settings.acquisition.enabled and state.surrogate.ready:
-            return state.evaluate(*screened(state, count, state.policy), evaluate)
+            return state.evaluate(screened(state, count, state.policy), evaluate)
         preferences = self._sparse(4 * count)
         rows = roll_out(state.policy, state.space, preferences, 1.0, state.rng)
-        at = state.dataset.fresh_at(rows, count)
-        return state.evaluate(rows[at], preferences[at], evaluate)
+        made = Proposals.of(rows, preferences, POLICY)
+        return state.evaluate(made.at(state.dataset.fresh_at(rows, count)), evaluate)
 
     def _rescue(self, count: int, evaluate: EvaluatePaths) -> int:
         """Behaviour paths, when nothing new came out otherwise."""
         state = self.state
-        rows, preferences = behaviour_batch(
+        made = behaviour_batch(
             state.dataset, state.served, count, state.settings.length_cost, state.rng
         )
-        return state.evaluate(rows, preferences, evaluate)
+        return state.evaluate(made, evaluate)
 
     def _regress(self, steps: int) -> dict[str, float]:
         state = self.state

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
+from hm3rl.agents.batches import CLIMB, POLICY, VARIATION, Proposals
 from hm3rl.agents.behaviour import beyond, elites, explorer, variations
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.policy import PathPolicy
@@ -25,18 +24,6 @@ SHORTLIST = 192
 
 PREFERENCES = 64
 """Preferences under which shortlist and expected utility improvement are found."""
-
-
-class Proposals(NamedTuple):
-    """Paths with the preferences under which they were made.
-
-    Attributes:
-        tokens: Rows, shape (n, horizon).
-        preferences: Shape (n, K).
-    """
-
-    tokens: np.ndarray
-    preferences: np.ndarray
 
 
 def propose(
@@ -68,18 +55,21 @@ def propose(
     if policy is not None:
         sampled = served.sparse(front, count // 4, rng)
         temperature = rng.choice(TEMPERATURES, size=len(sampled))
-        parts.append((roll_out(policy, dataset.space, sampled, temperature, rng), sampled))
+        rows = roll_out(policy, dataset.space, sampled, temperature, rng)
+        parts.append(Proposals.of(rows, sampled, POLICY))
     varied = served.draw(count // 2, rng)
-    parts.append((variations(dataset, varied, explore, rng, mixing=0.25), varied))
+    rows = variations(dataset, varied, explore, rng, mixing=0.25)
+    parts.append(Proposals.of(rows, varied, VARIATION))
     for climbed in (explore, utility):
         aims = served.sparse(front, max(8, count // 32), rng)
         tops = climb(model, elites(dataset, aims, climbed), aims, climbed, rng)
         around = np.stack([mutate(dataset.space, row, rng) for _ in range(2) for row in tops])
-        parts += [(tops, aims), (around, np.tile(aims, (2, 1)))]
-    tokens = np.concatenate([rows for rows, _ in parts])
-    preferences = np.concatenate([aims for _, aims in parts])
-    at = dataset.fresh_at(tokens)
-    return Proposals(tokens[at], preferences[at])
+        parts += [
+            Proposals.of(tops, aims, CLIMB),
+            Proposals.of(around, np.tile(aims, (2, 1)), CLIMB),
+        ]
+    found = Proposals.joined(parts)
+    return found.at(dataset.fresh_at(found.tokens))
 
 
 def shortlist(model: PathSurrogate, tokens: np.ndarray, preferences: np.ndarray) -> np.ndarray:
@@ -136,5 +126,4 @@ def screened(state: AgentState, count: int, policy: PathPolicy | None) -> Propos
         lengths = state.space.lengths(found.tokens[keep])[:, None]
         utilities = state.utility(samples[:, :, None, :], lengths, preferences)
         chosen = choose_by_utility(utilities, state.best_known(preferences), count)
-    picked = keep[chosen]
-    return Proposals(found.tokens[picked], found.preferences[picked])
+    return found.at(keep[chosen])

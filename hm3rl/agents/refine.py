@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hm3rl.agents.batches import CLIMB, POLICY, VARIATION, Proposals
 from hm3rl.agents.behaviour import elites, variations
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.model_generated import refit
@@ -33,13 +34,13 @@ def refine_for(
     spent = 0
     while spent < budget:
         refit(state)
-        rows = chosen_for(state, min(state.settings.batch, budget - spent), preference)
-        if len(rows) == 0:
+        made = chosen_for(state, min(state.settings.batch, budget - spent), preference)
+        if len(made.tokens) == 0:
             return
-        spent += state.evaluate(rows, np.tile(preference, (len(rows), 1)), evaluate)
+        spent += state.evaluate(made, evaluate)
 
 
-def chosen_for(state: AgentState, count: int, preference: np.ndarray) -> np.ndarray:
+def chosen_for(state: AgentState, count: int, preference: np.ndarray) -> Proposals:
     """New paths with the best expected improvement of u for one preference.
 
     Args:
@@ -48,22 +49,25 @@ def chosen_for(state: AgentState, count: int, preference: np.ndarray) -> np.ndar
         preference: Shape (K,), on the simplex.
 
     Returns:
-        Rows, shape (n, horizon); none if no new path is found.
+        Distinct new paths; none if none is found.
     """
     preferences = np.tile(np.asarray(preference, dtype=np.float64), (PROPOSALS, 1))
     few = preferences[:8]
     starts = elites(state.dataset, few, state.utility)
-    rows = np.concatenate(
+    sampled = roll_out(state.policy, state.space, preferences, 1.0, state.rng)
+    varied = variations(state.dataset, preferences, state.utility, state.rng, mixing=0.1)
+    tops = climb(state.surrogate, starts, few, state.utility, state.rng)
+    made = Proposals.joined(
         [
-            roll_out(state.policy, state.space, preferences, 1.0, state.rng),
-            variations(state.dataset, preferences, state.utility, state.rng, mixing=0.1),
-            climb(state.surrogate, starts, few, state.utility, state.rng),
+            Proposals.of(sampled, preferences, POLICY),
+            Proposals.of(varied, preferences, VARIATION),
+            Proposals.of(tops, few, CLIMB),
         ]
     )
-    fresh = state.dataset.fresh(rows)
-    if len(fresh) == 0:
+    fresh = made.at(state.dataset.fresh_at(made.tokens))
+    if len(fresh.tokens) == 0:
         return fresh
-    samples = state.surrogate.samples(fresh, state.settings.acquisition.samples, state.rng)
-    lengths = state.space.lengths(fresh)[:, None]
+    samples = state.surrogate.samples(fresh.tokens, state.settings.acquisition.samples, state.rng)
+    lengths = state.space.lengths(fresh.tokens)[:, None]
     utilities = state.utility(samples[:, :, None, :], lengths, preferences[:1])
-    return fresh[choose_by_utility(utilities, state.best_known(preferences[:1]), count)]
+    return fresh.at(choose_by_utility(utilities, state.best_known(preferences[:1]), count))

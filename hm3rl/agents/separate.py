@@ -44,12 +44,14 @@ class SharedEvaluations:
         self.known = known
         self.used = 0
 
-    def __call__(self, paths: list[LayerPath]) -> list[Outcome]:
-        """Outcomes in order."""
-        fresh = [path for path in paths if path not in self.known]
-        if fresh:
-            self.known.update(zip(fresh, self.evaluate(fresh), strict=True))
-            self.used += len(fresh)
+    def __call__(self, paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
+        """Outcomes in order; see `EvaluatePaths`."""
+        at = [i for i, path in enumerate(paths) if path not in self.known]
+        if at:
+            fresh = [paths[i] for i in at]
+            outcomes = self.evaluate(fresh, [chosen_by[i] for i in at] if chosen_by else ())
+            self.known.update(zip(fresh, outcomes, strict=True))
+            self.used += len(at)
         return [self.known[path] for path in paths]
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from hm3rl.agents.batches import ROLLOUT, Proposals
 from hm3rl.agents.generators import GeneratorScope
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
@@ -156,26 +157,25 @@ class AgentState:
 
     # --- evaluating ---------------------------------------------------------------------------
 
-    def evaluate(self, tokens: np.ndarray, preferences: np.ndarray, evaluate: EvaluatePaths) -> int:
+    def evaluate(self, proposals: Proposals, evaluate: EvaluatePaths) -> int:
         """Have distinct new paths evaluated and observe their outcomes.
 
         Args:
-            tokens: Rows, shape (n, horizon).
-            preferences: Under which each was made, shape (n, K).
+            proposals: n of them.
             evaluate: Scores new paths and charges the budget.
 
         Returns:
             Evaluations charged.
         """
-        if len(tokens) == 0:
+        if len(proposals.tokens) == 0:
             return 0
-        paths = [self.space.decode(row) for row in tokens]
+        paths = [self.space.decode(row) for row in proposals.tokens]
         begin = time.perf_counter()
         with self.generators.outside():
-            outcomes = evaluate(paths)
+            outcomes = evaluate(paths, proposals.chosen_by)
         self.seconds -= time.perf_counter() - begin
-        self.observe(tokens, outcomes, preferences)
-        return len(tokens)
+        self.observe(proposals.tokens, outcomes, proposals.preferences)
+        return len(paths)
 
     def roll_out_real(self, evaluate: EvaluatePaths) -> int:
         """One PPO update on unscreened rollouts; returns how many evaluations it charged."""
@@ -195,9 +195,8 @@ class AgentState:
         """Scores for the environment: known paths at no cost, new ones evaluated."""
         assert self._rollouts is not None
         tokens = np.stack([self.space.encode(path) for path in paths])
-        preferences = self._episodes.preferences
-        at = self.dataset.fresh_at(tokens)
-        self.evaluate(tokens[at], preferences[at], self._rollouts)
+        made = Proposals.of(tokens, self._episodes.preferences, ROLLOUT)
+        self.evaluate(made.at(self.dataset.fresh_at(tokens)), self._rollouts)
         outcomes = [self.dataset.outcome(row) for row in tokens]
         return [outcome.vector if outcome.ok else None for outcome in outcomes]
 

@@ -14,6 +14,7 @@ front is worth is then told by the test split alone, which is always scored in f
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -71,6 +72,7 @@ class MergeProblem:
         trace: One point per evaluation used, at whatever fidelity.
         deciding: Seconds in which models of the scores, beside the agent's, chose what to evaluate;
             who uses such a model adds them here.
+        chosen_by: How many candidates each proposer had scored, at whatever fidelity.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class MergeProblem:
         self.proxy_cost = Fraction(1 if self.fidelity.proxy else str(proxy_cost))
         self.trace: list[TracePoint] = []
         self.deciding = 0.0
+        self.chosen_by: Counter[str] = Counter()
         self._archive: Archive | None = None
         self._candidates: dict[str, Candidate] = {}
         self._evaluations: dict[str, Evaluation] = {}
@@ -182,7 +185,7 @@ class MergeProblem:
                 )
         self._archive = Archive(self.objectives, best)
         for candidate, one in zip(candidates, scored, strict=True):
-            self._enter(candidate, one, SOURCES, free=True)
+            self._enter(candidate, one, SOURCES)
 
     def key(self, candidate: Candidate) -> str:
         """Content hash of a candidate."""
@@ -209,7 +212,11 @@ class MergeProblem:
         return [self._evaluations[self.key(candidate)] for candidate in candidates]
 
     def evaluate(
-        self, candidates: Sequence[Candidate], phase: str, fidelity: str | Fidelity | None = None
+        self,
+        candidates: Sequence[Candidate],
+        phase: str,
+        fidelity: str | Fidelity | None = None,
+        chosen_by: Sequence[str] = (),
     ) -> list[Evaluation]:
         """Score candidates on the search split and charge what this run has not asked for yet.
 
@@ -218,6 +225,7 @@ class MergeProblem:
             phase: Name under which they are logged.
             fidelity: On which share of the items, and how; see `Fidelity.parse`. Only what the
                 search decides by, the default, enters the archive.
+            chosen_by: What proposed each of them, counted in `chosen_by`; empty: the phase.
 
         Returns:
             One evaluation per candidate, in order.
@@ -231,18 +239,21 @@ class MergeProblem:
         found = self._found(asked)
         keys = [self.key(candidate) for candidate in candidates]
         new: dict[str, Candidate] = {}
-        for key, candidate in zip(keys, candidates, strict=True):
+        proposers: dict[str, str] = {}
+        named = chosen_by or [phase] * len(candidates)
+        for key, candidate, proposer in zip(keys, candidates, named, strict=True):
             if key not in found:
                 self._check(candidate)
                 new.setdefault(key, candidate)
+                proposers.setdefault(key, proposer)
         cost = self._rate(asked) * sum((self._new(key, asked) for key in new), Fraction(0))
         left = self.budget - self._spent
         if cost > left:
             raise BudgetExhausted(_plain(cost), _plain(left))
-        fresh = list(new.values())
-        stream = self.evaluator.stream(fresh, fidelity=asked)
-        for candidate, one in zip(fresh, stream, strict=True):
-            self._enter(candidate, one, phase, free=False)
+        stream = self.evaluator.stream(list(new.values()), fidelity=asked)
+        for (key, candidate), one in zip(new.items(), stream, strict=True):
+            self.chosen_by[proposers[key]] += 1
+            self._enter(candidate, one, phase, proposers[key])
         return [found[key] for key in keys]
 
     def recall(self, candidates: Sequence[Candidate]) -> int:
@@ -264,7 +275,7 @@ class MergeProblem:
         for candidate, evaluation in zip(missing, found, strict=True):
             if evaluation is not None:
                 self.members.admit(candidate)
-                self._enter(candidate, Scored(evaluation, cached=True), EARLIER, free=True)
+                self._enter(candidate, Scored(evaluation, cached=True), EARLIER)
                 count += 1
         return count
 
@@ -330,7 +341,10 @@ class MergeProblem:
     def _rate(self, asked: Fidelity) -> Fraction:
         return self.proxy_cost if asked.proxy else Fraction(1)
 
-    def _enter(self, candidate: Candidate, one: Scored, phase: str, free: bool) -> None:
+    def _enter(
+        self, candidate: Candidate, one: Scored, phase: str, chosen_by: str | None = None
+    ) -> None:
+        """Note an evaluation; what nobody chose is free."""
         evaluation, archive = one.evaluation, self.archive
         key, asked = evaluation.key, Fidelity.parse(evaluation.fidelity)
         self._candidates[key] = candidate
@@ -339,7 +353,7 @@ class MergeProblem:
         decides = asked == self.fidelity
         enters = evaluation.ok and decides
         on_front = archive.add(key, evaluation.vector) if enters else False
-        if free:
+        if chosen_by is None:
             self._asked[key, "full"] = self._asked[key, "proxy"] = Fraction(1)
         share = self._new(key, asked)
         if share:
@@ -363,6 +377,7 @@ class MergeProblem:
                 failed=not evaluation.ok,
                 fidelity=evaluation.fidelity,
                 decides=decides,
+                chosen_by=chosen_by or phase,
             )
         )
 

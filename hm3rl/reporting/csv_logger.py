@@ -35,7 +35,7 @@ class CsvLogger:
         self._rows.writerow(
             [
                 *("evaluations", "phase", "key", *self._objectives, "hypervolume"),
-                *("on_front", "seconds", "cached", "failed", "path", "fidelity"),
+                *("on_front", "seconds", "cached", "failed", "path", "fidelity", "chosen_by"),
             ]
         )
         self._values.writerow(["evaluations", "name", "value"])
@@ -67,6 +67,7 @@ class CsvLogger:
                 int(event.failed),
                 event.text,
                 event.fidelity,
+                event.chosen_by,
             ]
         )
         self._evaluations.flush()
@@ -77,6 +78,7 @@ class CsvLogger:
         line = {
             "key": event.key,
             "phase": event.phase,
+            "chosen_by": event.chosen_by,
             "evaluations": event.used,
             "failed": event.failed,
             "scores": dict(event.scores),

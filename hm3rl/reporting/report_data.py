@@ -94,6 +94,7 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "count": summary["evaluations"],
         "used": evaluations_used(summary),
         "failed": summary["failed"],
+        "chosen_by": summary.get("chosen_by", {}),  # runs of hm3rl 0.1 do not say
         "objectives": objectives,
         "hypervolume": {k: volumes[k] for k in ("search", "test", "sources_search")},
         "z_star": summary["z_star"],

@@ -386,6 +386,8 @@ def summarise(
         "evaluations": problem.used,
         # What the search split was scored by; the test split is always scored in full.
         "fidelity": str(problem.fidelity),
+        # How many of them each part of the search proposed.
+        "chosen_by": dict(problem.chosen_by),
         "failed": problem.failed,
         "objectives": list(problem.objectives),
         # What `pick` goes by.

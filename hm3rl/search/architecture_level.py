@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.descriptors import layer_descriptors
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
-from hm3rl.surrogate.dataset import Outcome
+from hm3rl.surrogate.dataset import EvaluatePaths, Outcome
 
 DESCRIPTOR_SEED = 0
 
@@ -51,7 +51,7 @@ def to_candidate(problem: MergeProblem, path: LayerPath) -> Candidate:
     return Candidate.of(path, problem.members.recipes, alignment=problem.limits.alignment)
 
 
-def path_scorer(problem: MergeProblem, phase: str) -> Callable[[list[LayerPath]], list[Outcome]]:
+def path_scorer(problem: MergeProblem, phase: str) -> EvaluatePaths:
     """A function that scores paths for the agent and charges the problem's budget.
 
     Args:
@@ -62,11 +62,10 @@ def path_scorer(problem: MergeProblem, phase: str) -> Callable[[list[LayerPath]]
         Maps paths to outcomes, in order.
     """
 
-    def score(paths: list[LayerPath]) -> list[Outcome]:
+    def score(paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
         candidates = [to_candidate(problem, path) for path in paths]
-        return [
-            to_outcome(problem, evaluation) for evaluation in problem.evaluate(candidates, phase)
-        ]
+        evaluations = problem.evaluate(candidates, phase, chosen_by=chosen_by)
+        return [to_outcome(problem, evaluation) for evaluation in evaluations]
 
     return score
 

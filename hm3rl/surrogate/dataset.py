@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -33,8 +34,18 @@ class Outcome:
         return cls(np.empty(0), np.empty(0), ok=False)
 
 
-EvaluatePaths = Callable[[list[LayerPath]], list[Outcome]]
-"""Evaluates distinct new paths, in order, and charges the budget for each."""
+class EvaluatePaths(Protocol):
+    """Evaluates distinct new paths, in order, and charges the budget for each."""
+
+    def __call__(self, paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
+        """Outcomes in order.
+
+        Args:
+            paths: Distinct paths that nobody asked for before.
+            chosen_by: What proposed each of them ("policy", "variation", ...), for the count in
+                summary.json; empty: the phase.
+        """
+
 
 LogMetrics = Callable[[dict[str, float]], None]
 """Receives scalars of the agent's learning."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,9 +69,12 @@ class Budget:
 
     def __init__(self, fail: bool = False) -> None:
         self.seen: list[str] = []
+        self.chosen_by: Counter[str] = Counter()
         self.fail = fail
 
-    def __call__(self, paths: list[LayerPath]) -> list[Outcome]:
+    def __call__(self, paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
+        assert len(chosen_by) == len(paths)
+        self.chosen_by.update(chosen_by)
         texts = [str(path) for path in paths]
         assert len(set(texts) | set(self.seen)) == len(texts) + len(self.seen)
         self.seen += texts
@@ -196,7 +201,7 @@ def test_what_is_absorbed_is_free_and_never_asked_for() -> None:
 def test_ppo_learns_nothing_from_rollouts_that_failed(head: str) -> None:
     agent = MergeAgent.fresh(PROBLEM.space(), NAMES, quick(head=head, rollouts=4))
     before = {name: value.clone() for name, value in agent.state.policy.state_dict().items()}
-    used = agent.state.roll_out_real(lambda paths: [Outcome.failure() for _ in paths])
+    used = agent.state.roll_out_real(lambda paths, _: [Outcome.failure() for _ in paths])
     assert used == len(agent.state.dataset.failed) > 0 and len(agent.state.replay) == 0
     after = agent.state.policy.state_dict()
     assert all(bool((before[name] == after[name]).all()) for name in before)
@@ -229,7 +234,7 @@ def test_a_small_space_is_exhausted_without_repeating() -> None:
     )
     seen: list[str] = []
 
-    def evaluate(paths: list[LayerPath]) -> list[Outcome]:
+    def evaluate(paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
         seen.extend(str(path) for path in paths)
         return [Outcome(np.array([p.refs[0].member == "m0", 0.5]), np.zeros(2)) for p in paths]
 
@@ -237,6 +242,15 @@ def test_a_small_space_is_exhausted_without_repeating() -> None:
     agent.offline(evaluate, 3, lambda values: None)
     agent.online(evaluate, 10, lambda values: None)
     assert len(seen) == len(set(seen)) == 4
+
+
+def test_it_says_which_of_its_parts_chose_each_path() -> None:
+    agent, budget = MergeAgent.fresh(PROBLEM.space(), NAMES, quick(rollouts=4)), Budget()
+    agent.offline(budget, 8, lambda values: None)
+    assert set(budget.chosen_by) <= {"behaviour", "variation", "hill climbing"}
+    agent.online(budget, 80, lambda values: None)
+    made = {"behaviour", "variation", "hill climbing", "policy", "rollout"}
+    assert set(budget.chosen_by) == made and budget.chosen_by.total() == 88
 
 
 def test_merges_that_are_no_members_teach_the_outcome_model(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,7 +55,7 @@ def changed(key: str, value: object) -> HM3AgentSettings:
 def test_both_phases_run_and_the_policy_decodes(key: str, value: object) -> None:
     asked: list[str] = []
 
-    def evaluate(paths: list[LayerPath]) -> list[Outcome]:
+    def evaluate(paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
         asked.extend(str(path) for path in paths)
         return [Outcome(vector, np.exp(-vector)) for vector in PROBLEM.score_paths(paths)]
 

@@ -89,6 +89,14 @@ def test_a_warm_store_saves_time_but_no_budget(
     assert all(event.cached and event.seconds == 0 for event in listener.events)
 
 
+def test_who_chose_each_evaluation_is_counted(problem: MergeProblem, listener: Listener) -> None:
+    problem.evaluate([ONE, TWO, ONE], "online", chosen_by=["policy", "variation", "rollout"])
+    problem.evaluate([TWO, THREE], "online")
+    assert problem.chosen_by == {"policy": 1, "variation": 1, "online": 1}
+    told = [event.chosen_by for event in listener.events[-3:]]
+    assert told == ["policy", "variation", "online"]
+
+
 def test_asking_for_more_than_is_left_scores_nothing(
     problem: MergeProblem, store: EvaluationStore, listener: Listener
 ) -> None:

@@ -85,7 +85,7 @@ def test_a_run_leaves_rows_is_not_repeated_and_goes_on(
     assert 0.3 < less <= more
     found = results.fronts("zoo", tmp_path / "results")
     assert all(len(found[key].models) <= 24 for key in keys)
-    assert found[keys[1]].about["phases"] == {"parameter": 40}
+    assert found[keys[1]].about["chosen_by"] == {"parameter": 40}
     assert found[keys[0]].about["curve"][-1][1] == pytest.approx(less, abs=1e-6)
     capsys.readouterr()
     run.main([*WORDS, *there, "--budgets", "40", "32"])

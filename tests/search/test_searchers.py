@@ -103,6 +103,7 @@ def test_the_hypervolume_never_falls_and_starts_at_the_sources(searched: Run):
     sources = result.summary["hypervolume"]["sources_search"]
     assert (np.diff([sources, *curve]) >= 0).all()
     assert result.summary["hypervolume"]["search"] == pytest.approx(curve[-1])
+    assert sum(result.summary["chosen_by"].values()) == 20
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(searched: Run):

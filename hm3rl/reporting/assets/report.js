@@ -258,6 +258,18 @@ function curveOf(one) {
   return { x: [0, ...scored.map((e) => e.evaluations)], y: [one.hypervolume.sources_search, ...scored.map((e) => e.hypervolume)] };
 }
 
+function drawProposers() {
+  const known = runs.filter((one) => Object.keys(one.chosen_by).length);
+  const names = [...new Set(known.flatMap((one) => Object.keys(one.chosen_by)))];
+  byId("proposers").hidden = known.length === 0;
+  const head = make("thead", {}, make("tr", {}, ...["run", ...names].map((t) => make("th", { textContent: t }))));
+  const rows = known.map((one) => make("tr", {}, make("td", { textContent: label(one) }), ...names.map((name) => {
+    const count = one.chosen_by[name] || 0, all = Object.values(one.chosen_by).reduce((a, b) => a + b, 0);
+    return make("td", { textContent: count ? `${count} (${Math.round(100 * count / all)} %)` : "–" });
+  })));
+  byId("proposer-table").replaceChildren(head, make("tbody", {}, ...rows));
+}
+
 function drawCurves() {
   const groups = new Map();
   for (const one of runs) {
@@ -330,6 +342,7 @@ function start() {
   byId("split-select").addEventListener("change", (event) => { state.split = event.target.value; drawChoice(); });
   drawRuns();
   drawSliders();
+  drawProposers();
   drawCurves();
   drawTime();
   drawFailures();
