@@ -63,7 +63,7 @@ class DataFlow(OverPaths[DataFlowSettings]):
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = self.offer_members(problem, budget, rng)
+        names, _, left = self.offer_members(problem, budget, rng)
         problem.logger.phase(PHASE, left)
         space = path_space(problem, names, describe=False)
         own = self.options

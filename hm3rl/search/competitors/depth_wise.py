@@ -55,7 +55,7 @@ class DepthWise(OverPaths[DepthWiseSettings]):
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget, but for less than one evaluation; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = self.offer_members(problem, budget, rng)
+        names, others, left = self.offer_members(problem, budget, rng)
         problem.logger.phase(PHASE, left)
         space = BlockSpace(path_space(problem, names, describe=False))
         Brackets(problem, space, self.options, left, rng).run()
