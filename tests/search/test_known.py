@@ -147,3 +147,27 @@ def test_rmms_agents_begin_near_the_best_known_member():
             cursor.act(int(action))
     # Always the same member would agree for three preferences of four.
     assert np.mean(agreed) > 0.8 and problem.used == 0
+
+
+def test_the_forest_knows_members_and_merges_that_are_not_offered(monkeypatch):
+    depth_wise = pytest.importorskip("hm3rl.search.competitors.depth_wise")
+    fitted, known = [], depth_wise.Forest
+    monkeypatch.setattr(
+        depth_wise, "Forest", lambda x, y, seed: fitted.append((x, y)) or known(x, y, seed)
+    )
+    problem = path_problem(budget=60)
+    over_paths("depth_wise", "budget=60", "search.parameter.members=5").search(problem, 60)
+    features, vectors = fitted[0]
+    merges = [c for c in map(problem.candidate, problem.archive.keys) if _is_whole_merge(c)]
+    # Three experts and twenty merges, five of them members, before the first path is asked for.
+    assert len(merges) >= 20 and features.shape == (23, DEPTH * 7 + 6)
+    scores = {tuple(np.round(row, 9)) for row in vectors}
+    for candidate in merges[:20]:
+        scored = problem.normalise(problem.known([candidate])[0].vector)
+        assert tuple(np.round(scored, 9)) in scores
+        weights = [dict(candidate.recipes[0].weights).get(name, 0.0) for name in EXPERTS]
+        assert any(np.allclose(row[DEPTH : DEPTH + 3], weights) for row in features)
+
+
+def _is_whole_merge(candidate) -> bool:
+    return bool(candidate.recipes) and len(candidate.path.members) == 1
