@@ -24,7 +24,8 @@ from pathlib import Path
 from experiments.common.methods import METHODS
 
 TINY = ("experiment=tiny",)
-COMPETITOR_BUDGET = 40
+COMPETITOR_BUDGET = 60
+"""Ten generations of CMA-ES need so many."""
 
 SEARCHES: dict[str, tuple[str, ...]] = {
     "demo": (*TINY, "budget=120"),

@@ -28,8 +28,9 @@ SHRUNK_WORDS = (
     "agent.model_generated=8",
     "surrogate.fit_steps=8",
     "search.parameter.members=2",
+    "search.generations=2",
 )
-"""What shortens a search besides few items: little training, few members."""
+"""What shortens a search besides few items: little training, few members and generations."""
 
 
 def understood(words: Sequence[str], shared: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from hm3rl.search.architecture_level import path_scorer, path_space
 from hm3rl.search.blocks import BlockSpace
 from hm3rl.search.competitors.rmm import Walkers
 from hm3rl.search.encoding import RecipeEncoding
-from hm3rl.search.ledger import Ledger
+from hm3rl.search.ledger import KnownPoints, Ledger
 from hm3rl.search.level_sampler import sample_recipes
 from hm3rl.surrogate.gp import PathGP
 from tests.search.formula import DEPTH, formula_problem
@@ -68,16 +68,19 @@ def test_cma_es_ranks_failures_last_and_starts_from_none(monkeypatch):
 
     starts, ask = [], cma_bridge._strategy
 
-    def strategy(mean, rng):
+    def strategy(mean, rng, population):
         starts.append(mean)
-        return ask(mean, rng)
+        return ask(mean, rng, population)
 
     monkeypatch.setattr(cma_bridge, "_strategy", strategy)
     problem = formula_problem(budget=120, fails=some_recipes)
     encoding = RecipeEncoding(("e0", "e1", "e2"), ParameterSettings(), DEPTH)
     first = encoding.sample(6, np.random.default_rng(0))
     ledger = Ledger(problem, 120, "cma")
-    cma_bridge.evolve_cma(ledger, encoding, 2, np.random.default_rng(0), first)
+    ledger.score([encoding.decode(vector) for vector in first])
+    known = KnownPoints.scored(problem, encoding, first)
+    plan = cma_bridge.Plan(114, 7, 2, 8)
+    cma_bridge.evolve_cma(ledger, encoding, plan, np.random.default_rng(0), known)
     span = encoding.upper - encoding.lower
     from_where = [encoding.decode(encoding.lower + span * mean) for mean in starts]
     assert problem.used == 120 and problem.failed > 20 and len(starts) > 3

@@ -207,7 +207,7 @@ class Walkers:
             member, gamma = list(members)[best], self.settings.gamma
             lessons += walk(self.space, member, preference, worth[best], gamma)
         seen, actions, masks, returns = (np.array(column) for column in zip(*lessons, strict=True))
-        tensors = [torch.as_tensor(seen), torch.as_tensor(actions)]
+        observed, taken, legal = (torch.as_tensor(column) for column in (seen, actions, masks))
         # Each member counts alike, however many preferences it is the best for.
         counts = np.bincount(actions)
         weights = torch.as_tensor(1.0 / counts[actions] / (counts > 0).sum(), dtype=torch.float32)
@@ -216,9 +216,7 @@ class Walkers:
         optimiser = torch.optim.Adam(policy.parameters(), lr=self.settings.learning_rate)
         enough = 1.0 - CHANGES / (self.space.depth + 1)
         for _ in range(STEPS):
-            values, likelihood, _ = policy.evaluate_actions(
-                *tensors, action_masks=torch.as_tensor(masks)
-            )
+            values, likelihood, _ = policy.evaluate_actions(observed, taken, legal)
             if float((weights * likelihood.detach().exp()).sum()) >= enough:
                 return
             loss = (weights * ((values.ravel() - target) ** 2 - likelihood)).sum()
