@@ -34,7 +34,7 @@ SEARCHES: dict[str, tuple[str, ...]] = {
         *(*TINY, f"budget={COMPETITOR_BUDGET}"),
         *("paths=any", "paths.min_length=6", "paths.max_length=10"),
     ),
-    "hm3_paper": (*TINY, "agent=hm3_paper", "search=no_offline", f"budget={COMPETITOR_BUDGET}"),
+    "hm3_paper": (*TINY, "agent=hm3_paper", f"budget={COMPETITOR_BUDGET}"),
     **{
         name: (*TINY, *overrides, f"budget={COMPETITOR_BUDGET}")
         for name, overrides in METHODS.items()

@@ -233,7 +233,13 @@ class DepthWiseSettings(OverPathsSettings):
 
 @dataclass
 class MmMoSettings(SearcherSettings, MmMoSizes):
-    """MM-MO: `mm_mo`."""
+    """MM-MO: `mm_mo`, with the sizes that its paper gives.
+
+    Attributes:
+        samples: Quasi-Monte-Carlo samples of the acquisition function.
+    """
+
+    samples: int = number(128, least=1)
 
 
 @dataclass
