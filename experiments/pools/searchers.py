@@ -79,7 +79,7 @@ class OverBlends(OverPaths[BlendSettings]):
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        _, left = self.offer_members(problem, budget, rng)
+        _, _, left = self.offer_members(problem, budget, rng)
         problem.logger.phase(self.name, left)
         encoding = blends_of(problem, self.options.groups or None)
         vectors, scores = known_blends(problem, encoding)
