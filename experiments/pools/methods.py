@@ -29,6 +29,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "parameter_only": COMMON["parameter_only"],
     "layer_bo": ("search=layer_bo",),
     "layer_bo_every": ("search=layer_bo", "search.groups=0"),
+    "layer_bo_trust": ("search=layer_bo", "search.groups=0", "search.regions=2"),
+    "layer_bo_saas": ("search=layer_bo", "search.groups=0", "search.sparse=true"),
     "annealing": ("search=annealing",),
     "depth_wise": COMMON["depth_wise"],
     "map": COMMON["map"],

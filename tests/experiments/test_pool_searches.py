@@ -178,9 +178,12 @@ def test_searches_over_blends_are_told_what_is_known(tmp_path: Path) -> None:
     assert sorted(vectors[4:, 0]) == pytest.approx([0.1, 1 / 6, 1 / 3])
 
 
-@pytest.mark.parametrize("method", ["annealing", "none_members", "layer_bo"])
+COMPETITORS = ["annealing", "none_members", "layer_bo", "layer_bo_trust", "layer_bo_saas"]
+
+
+@pytest.mark.parametrize("method", COMPETITORS)
 def test_competitors_spend_their_budget_and_no_more(method: str, tmp_path: Path) -> None:
-    if method == "layer_bo":
+    if method.startswith("layer_bo"):
         pytest.importorskip("botorch")
     problem = zoo_problem(tmp_path, method, 26)
     assert problem.used == 26 and problem.failed == 0
