@@ -37,11 +37,13 @@ METHODS: dict[str, tuple[str, ...]] = {
     "nsga2": COMMON["nsga2"],
     "random": COMMON["random"],
     "uniform": ("search=uniform",),
+    "multitask": (),
 }
-"""All that stands in a row of the tables. Equal budgets; `uniform` uses three evaluations of it."""
+"""All that stands in a row of the tables. Equal budgets; `uniform` uses three evaluations of it,
+`multitask` (`multitask.py`) trains instead of searching."""
 
 PLANNED = {
-    name: name not in (*UNPLANNED, "uniform", "parameter_only")
+    name: name not in (*UNPLANNED, "uniform", "multitask", "parameter_only")
     for name in METHODS  # parameter_only has a rule of its own, see `runs`
 }
 """Whether a method's decisions depend on its budget: it is then run at every budget, else once."""
