@@ -40,11 +40,8 @@ SCALES = (0.3, 0.5, 1.0)
 BATCH = 8
 """Evaluations in one round, as in `agent.batch`; chains of the annealing."""
 
-HOT, COLD = 0.05, 0.002
-"""Temperatures of the annealing at its beginning and end, in units of the utility of f / z*."""
-
-WIDEST, NARROWEST = 0.3, 0.05
-"""Its steps at the same moments, standard deviations of a coefficient."""
+COLD, NARROWEST = 0.002, 0.05
+"""Temperature and steps at the end of the annealing, in the units of `AnnealingSettings`."""
 
 
 @register("searcher", "uniform")
@@ -124,8 +121,21 @@ class OverBlends(OverPaths[Options]):
         """Spend the ledger."""
 
 
-@register("searcher", "annealing", options=BlendSettings)
-class Annealing(OverBlends[BlendSettings]):
+@dataclass
+class AnnealingSettings(BlendSettings):
+    """Options of the annealing, which `experiments.pools.tuning` varies.
+
+    Attributes:
+        hot: Temperature at its beginning, in units of the utility of f / z*.
+        widest: Its steps at the beginning, standard deviations of a coefficient.
+    """
+
+    hot: float = number(0.05, above=0)
+    widest: float = number(0.3, above=0, most=1)
+
+
+@register("searcher", "annealing", options=AnnealingSettings)
+class Annealing(OverBlends[AnnealingSettings]):
     """Simulated annealing (Kirkpatrick et al., 1983), one chain for each of eight preferences.
 
     Each chain starts from the best that is known under its preference (augmented Tchebycheff), and
@@ -135,14 +145,15 @@ class Annealing(OverBlends[BlendSettings]):
     def blend(self, state: Blending) -> None:
         """Anneal all chains side by side; see `OverBlends.blend`."""
         ledger, encoding, rng = state.ledger, state.encoding, state.rng
+        hot, widest = self.options.hot, self.options.widest
         preferences = sample_faces(BATCH, state.scores.shape[1], rng)
         start = np.array([tchebycheff(state.scores, goal).argmax() for goal in preferences])
         at, worth = state.vectors[start], tchebycheff(state.scores[start], preferences)
         total = ledger.left
         while ledger.left:
             done = 1.0 - ledger.left / total
-            temperature = HOT * (COLD / HOT) ** done
-            size = WIDEST * (NARROWEST / WIDEST) ** done
+            temperature = hot * (COLD / hot) ** done
+            size = widest * (NARROWEST / widest) ** done
             moved = np.array([_step(encoding, vector, size, rng) for vector in at])
             if not any(ledger.is_new(encoding.decode(vector)) for vector in moved):
                 return
@@ -172,17 +183,20 @@ class LayerBOSettings(BlendSettings):
     Attributes:
         regions: Trust regions that take turns; 0: none, vectors are sought everywhere.
         sparse: Whether the prior says that few coefficients matter (SAAS).
+        improvement: Objectives up to which batches are chosen by hypervolume improvement; with
+            more, by ParEGO. With four, improvement takes eight seconds an evaluation.
     """
 
     regions: int = number(0, least=0)
     sparse: bool = False
+    improvement: int = number(3, least=1)
 
 
 @register("searcher", "layer_bo", options=LayerBOSettings, needs=("botorch",))
 class LayerBO(OverBlends[LayerBOSettings]):
-    """Bayesian optimisation of the blends by BoTorch's qLogNEHVI; above four objectives, ParEGO.
+    """Bayesian optimisation of the blends by BoTorch's qLogNEHVI; above three objectives, ParEGO.
 
-    32 Monte-Carlo samples and 4 restarts, so that an evaluation costs about a second.
+    32 Monte-Carlo samples and 4 restarts, so that an evaluation costs about a second (README.md).
     """
 
     sizes = MmMoSizes(batch=BATCH, samples=32, restarts=4, steps=20)
@@ -208,7 +222,7 @@ class LayerBO(OverBlends[LayerBOSettings]):
         surrogate = Surrogate(
             state.vectors, scores, reference, self.sizes, seed, sparse=self.options.sparse
         )
-        proposals = surrogate.propose(min(BATCH, ledger.left), boxes)
+        proposals = surrogate.propose(min(BATCH, ledger.left), boxes, self.options.improvement)
         ledger.problem.deciding += time.perf_counter() - begun
         chosen: dict[str, np.ndarray] = {}
         for vector in proposals:

@@ -33,13 +33,6 @@ MOST_BOXES = 4
 """Objectives up to which hypervolume improvement is computed. Beyond, the boxes that make up the
 dominated region are too many for each sample, and ParEGO's random scalarisations take its place."""
 
-MOST_EXACT = 3
-"""Objectives up to which the dominated region is divided exactly."""
-
-ALPHA = 0.01
-"""With more, boxes are left out that are smaller than this share of the whole. With four objectives
-and a front of 50 points 20 boxes are left of 400, and a batch takes a fifth of the time."""
-
 FIT_STEPS = 60
 """Most steps of fitting the hyper-parameters, which crawl on for hundreds when nothing changes."""
 
@@ -103,17 +96,21 @@ class Surrogate:
             return posterior.variance.clamp(min=1e-12).numpy()
 
     def propose(
-        self, count: int, boxes: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+        self,
+        count: int,
+        boxes: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+        most: int = MOST_BOXES,
     ) -> np.ndarray:
         """Vectors that together promise most, found one after the other, shape (count, D).
 
         By log noisy expected hypervolume improvement (Daulton et al., NeurIPS 2021; Ament et al.,
-        NeurIPS 2023), or with more than `MOST_BOXES` objectives by log noisy ParEGO.
+        NeurIPS 2023), or with more than `most` objectives by log noisy ParEGO.
 
         Args:
             count: How many.
             boxes: Lower and upper corners, of shape (D,), of boxes that take turns: each vector
                 lies in the next one; none: the unit box.
+            most: Objectives up to which hypervolume improvement is computed.
         """
         width = self.vectors.shape[1]
         bounds = [
@@ -121,7 +118,7 @@ class Surrogate:
             for corners in boxes or [(np.zeros(width), np.ones(width))]
         ]
         found = torch.empty(0, width, dtype=torch.float64)
-        scalarised = len(self.reference) > MOST_BOXES
+        scalarised = len(self.reference) > most
         with _reproducible(self.seed):
             acquisition = self._scalarised(self.seed) if scalarised else self._improvement()
             for number in range(count):
@@ -148,7 +145,6 @@ class Surrogate:
             X_baseline=self.vectors,
             sampler=self._sampler(self.seed),
             prune_baseline=True,
-            alpha=ALPHA if len(self.reference) > MOST_EXACT else 0.0,
         )
 
     def _scalarised(self, seed: int) -> AcquisitionFunction:
