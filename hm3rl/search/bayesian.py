@@ -133,6 +133,8 @@ class Surrogate:
                     num_restarts=self.settings.restarts,
                     raw_samples=RAW_PER_RESTART * self.settings.restarts,
                     options={"maxiter": self.settings.steps},
+                    # A line search that gives up has found something nevertheless.
+                    retry_on_optimization_warning=False,
                 )
                 found = torch.cat([found, best.detach()])
         return found.clamp(0.0, 1.0).numpy()
