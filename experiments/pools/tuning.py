@@ -38,7 +38,7 @@ SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "4 groups": (),
         "2 groups": ("search.groups=2",),
         "every layer": ("search.groups=0",),
-        "ParEGO": ("search.improvement=1",),
+        "share 0.5": ("search.parameter_share=0.5",),
     },
     "annealing": {
         "as it was": (),
