@@ -135,9 +135,9 @@ def test_budgets_are_read_off_one_search_where_they_may_be() -> None:
     three, five = Pool("X", "A", ("a", "b", "c")), Pool("Y", "A", ("a", "b", "c", "d", "e"))
     assert runs("hm3", three, (100, 40)) == [(40, (40,)), (100, (100,))]
     assert runs("nsga2", three, (40, 100)) == [(100, (40, 100))]
-    assert runs("parameter_only", three, (40, 100)) == [(100, (40, 100))]
-    # 24 random merges are more than half of 40.
-    assert runs("parameter_only", five, (40, 100)) == [(40, (40,)), (100, (100,))]
+    assert runs("parameter_only", three, (64, 100)) == [(100, (64, 100))]
+    # 24 random merges are more than a quarter of 64.
+    assert runs("parameter_only", five, (64, 100)) == [(64, (64,)), (100, (100,))]
     assert runs("parameter_only", five, (40,)) == [(40, (40,))]
     assert set(PLANNED) == set(METHODS)
 
@@ -146,8 +146,8 @@ def test_budgets_are_read_off_one_search_where_they_may_be() -> None:
 def test_a_smaller_budget_is_a_prefix_of_a_larger_one(method: str, tmp_path: Path) -> None:
     if missing := missing_packages(method):
         pytest.skip(f"{', '.join(missing)} is not installed")
-    # Half of 32 is the first sample of three experts' merges.
-    less, more = (zoo_problem(tmp_path, method, budget) for budget in (32, 45))
+    # A quarter of 64 is the first sample of three experts' merges.
+    less, more = (zoo_problem(tmp_path, method, budget) for budget in (64, 72))
     assert less.archive.keys == more.archive.keys[: len(less.archive.keys)]
 
 
