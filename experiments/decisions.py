@@ -24,7 +24,8 @@ from pathlib import Path
 from experiments.common.methods import METHODS
 
 TINY = ("experiment=tiny",)
-COMPETITOR_BUDGET = 40
+COMPETITOR_BUDGET = 60
+"""Ten generations of CMA-ES need so many."""
 
 SEARCHES: dict[str, tuple[str, ...]] = {
     "demo": (*TINY, "budget=120"),
@@ -33,7 +34,7 @@ SEARCHES: dict[str, tuple[str, ...]] = {
         *(*TINY, f"budget={COMPETITOR_BUDGET}"),
         *("paths=any", "paths.min_length=6", "paths.max_length=10"),
     ),
-    "hm3_paper": (*TINY, "agent=hm3_paper", "search=no_offline", f"budget={COMPETITOR_BUDGET}"),
+    "hm3_paper": (*TINY, "agent=hm3_paper", f"budget={COMPETITOR_BUDGET}"),
     **{
         name: (*TINY, *overrides, f"budget={COMPETITOR_BUDGET}")
         for name, overrides in METHODS.items()

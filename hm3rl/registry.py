@@ -132,6 +132,10 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
             "target": "hm3rl.surrogate.linear:PathRegression",
             "options": "hm3rl.config.agents:LinearSettings",
         },
+        "none": {
+            "target": "hm3rl.surrogate.none:NoRegression",
+            "options": "hm3rl.config.agents:NoSurrogateSettings",
+        },
     },
     "operator": {},
     "task": {

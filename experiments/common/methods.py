@@ -24,7 +24,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "map": ("search=map",),
 }
 
-UNPLANNED = frozenset({"nsga2", "de", "cmaes"})
+UNPLANNED = frozenset({"nsga2", "de"})
 """Methods whose decisions do not depend on the budget: the first 100 evaluations of a search of 300
 are a search of 100. All others divide the budget among phases, and are run at each budget."""
 

@@ -17,7 +17,7 @@ from hm3rl.config.parts import options_of
 
 ZOO_TASKS = ("translation", "math", "code")
 SHRUNK_ITEMS = 24
-SHRUNK_BUDGETS = {30: 12, 100: 14, 300: 18, 1000: 22}
+SHRUNK_BUDGETS = {30: 12, 100: 14, 300: 18, 1000: 22, 3000: 26}
 """Budgets of a shrunk run by those of the study; enough for every phase of every method."""
 
 SHRUNK_WORDS = (
@@ -28,8 +28,11 @@ SHRUNK_WORDS = (
     "agent.model_generated=8",
     "surrogate.fit_steps=8",
     "search.parameter.members=2",
+    "search.generations=2",
+    "search.samples=8",
+    "agent.preferences=2",
 )
-"""What shortens a search besides few items: little training, few members."""
+"""What shortens a search besides few items: little training, few members and generations."""
 
 
 def understood(words: Sequence[str], shared: Sequence[str]) -> tuple[str, ...]:

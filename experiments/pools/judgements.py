@@ -18,7 +18,9 @@ from experiments.pools.results import append
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILE = Path(__file__).parent / "judgements.jsonl"
-OUTPUTS = ("experiments/pools/results", "experiments/pools/judgements.jsonl")
+OUTPUTS = tuple(
+    f"experiments/pools/{name}" for name in ("results", "judgements.jsonl", "tuning.csv")
+)
 """What runs write, and anybody may commit between them."""
 
 BEGUN, JUDGED = "begun", "judged"

@@ -14,6 +14,9 @@ from hm3rl.search.model_based import FIRST
 
 PLUGINS = ("experiments.pools.plugin", "experiments.pools.searchers")
 
+WARM_UP = 0.25
+"""Most of the budget of `parameter_only` that is drawn at random (`tuning.csv`)."""
+
 METHODS: dict[str, tuple[str, ...]] = {
     "hm3": COMMON["hm3"],
     "none_members": (
@@ -26,20 +29,24 @@ METHODS: dict[str, tuple[str, ...]] = {
         "agent.acquisition.explore_share=0",
     ),
     "no_offline": COMMON["no_offline"],
-    "parameter_only": COMMON["parameter_only"],
+    "parameter_only": (*COMMON["parameter_only"], f"search.parameter.warm_up={WARM_UP}"),
     "layer_bo": ("search=layer_bo",),
     "layer_bo_every": ("search=layer_bo", "search.groups=0"),
+    "layer_bo_trust": ("search=layer_bo", "search.groups=0", "search.regions=2"),
+    "layer_bo_saas": ("search=layer_bo", "search.groups=0", "search.sparse=true"),
     "annealing": ("search=annealing",),
     "depth_wise": COMMON["depth_wise"],
     "map": COMMON["map"],
     "nsga2": COMMON["nsga2"],
     "random": COMMON["random"],
     "uniform": ("search=uniform",),
+    "multitask": (),
 }
-"""All that stands in a row of the tables. Equal budgets; `uniform` uses three evaluations of it."""
+"""All that stands in a row of the tables. Equal budgets; `uniform` uses three evaluations of it,
+`multitask` (`multitask.py`) trains instead of searching."""
 
 PLANNED = {
-    name: name not in (*UNPLANNED, "uniform", "parameter_only")
+    name: name not in (*UNPLANNED, "uniform", "multitask", "parameter_only")
     for name in METHODS  # parameter_only has a rule of its own, see `runs`
 }
 """Whether a method's decisions depend on its budget: it is then run at every budget, else once."""
@@ -48,8 +55,9 @@ PLANNED = {
 def runs(method: str, pool: Pool, budgets: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
     """The searches that give a method's results at some budgets.
 
-    `parameter_only` divides its budget only where half of it is too small for the first sample: it
-    draws 4 (N + 1) merges of N experts, then whatever the model chooses, ten at a time.
+    `parameter_only` divides its budget only where the share `WARM_UP` of it is too small for the
+    first sample: it draws 4 (N + 1) merges of N experts, then whatever the model chooses, ten at a
+    time.
 
     Args:
         method: Key of `METHODS`.
@@ -65,7 +73,7 @@ def runs(method: str, pool: Pool, budgets: tuple[int, ...]) -> list[tuple[int, t
     alone: tuple[int, ...] = ()
     if method == "parameter_only":
         first = FIRST * (len(pool.experts) + 1)
-        alone = tuple(budget for budget in ordered if round(budget * 0.5) < first)
+        alone = tuple(budget for budget in ordered if round(budget * WARM_UP) < first)
     shared = tuple(budget for budget in ordered if budget not in alone)
     found = [(budget, (budget,)) for budget in alone]
     return found + ([(shared[-1], shared)] if shared else [])

@@ -21,7 +21,7 @@ from types import FrameType
 
 import torch
 
-from experiments.pools import judgements, results
+from experiments.pools import judgements, multitask, results
 from experiments.pools.methods import METHODS, overrides, runs
 from experiments.pools.plugin import N_SEARCH, N_TEST
 from experiments.pools.pools import DEVELOPED, SETS, Pool, pools
@@ -69,6 +69,7 @@ def run_pool(args: argparse.Namespace, pool: Pool, method: str, seed: int) -> No
     """Run a method on a pool at all budgets that have no row yet, and append the rows."""
     commit = judgements.commit()
     words = [*overrides(pool, n_search=args.items[0], n_test=args.items[1]), *METHODS[method]]
+    words += args.extra
     for budget, parts in runs(method, pool, tuple(args.budgets)):
         key = Key(pool.name, method, seed, budget)
         have = results.known(args.results)
@@ -76,12 +77,16 @@ def run_pool(args: argparse.Namespace, pool: Pool, method: str, seed: int) -> No
         missing = [part for part, row in rows.items() if row is None or _stale(args, row[1])]
         if not missing:
             continue
-        folder = args.root.resolve() / pool.name / method / f"budget{budget}-seed{seed}"
+        asked = "" if method == multitask.NAME else f"budget{budget}-"
+        folder = args.root.resolve() / pool.name / method / f"{asked}seed{seed}"
         if args.again and any(row is not None for row in rows.values()):
             shutil.rmtree(folder, ignore_errors=True)
         begun = time.perf_counter()
         store = args.root.resolve() / pool.name / "evaluations.sqlite"
-        found = search(key, [*words, *args.extra], missing, folder, store, commit)
+        if method == multitask.NAME:
+            found = multitask.run(key, pool, words, missing, folder, store, commit)
+        else:
+            found = search(key, words, missing, folder, store, commit)
         results.add(found, pool.set, args.results)
         said = ", ".join(f"{one.key.budget}: {one.held_out:.4f}" for one in found)
         seconds = time.perf_counter() - begun

@@ -20,6 +20,7 @@ from experiments.zoo.levels import pick_members
 from hm3rl import api
 from hm3rl.config.compose import to_yaml
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import LoggerGroup
 from hm3rl.files import RunFolder, RunLock, write_text
 from hm3rl.objectives.archive import Archive
@@ -108,9 +109,6 @@ def scored(problem: MergeProblem, run: RunFolder, key: Key, commit: str) -> Fron
     asked = [*experts(problem), *(problem.candidate(one) for one in models)]
     tested = problem.rescore(asked, "test", secondary=False)
     kept = [i for i, one in enumerate(tested) if one.ok]
-    rows = {task: np.array([tested[i].per_item[task] for i in kept]) for task in problem.objectives}
-    if any(((row != 0) & (row != 1)).any() for row in rows.values()):
-        raise ValueError(f"{key}: a score of an item is neither 0 nor 1")
     about = {"chosen_by": dict(proposers), "front": len(keys), "curve": _folded(curve)}
     if len(kept) < len(tested):
         about["failed"] = len(tested) - len(kept)
@@ -119,11 +117,23 @@ def scored(problem: MergeProblem, run: RunFolder, key: Key, commit: str) -> Fron
         commit=commit,
         experts=tuple(problem.pool.expert_names),
         models=tuple(tested[i].key for i in kept if i >= len(own)),
-        solved={task: row.astype(bool) for task, row in rows.items()},
+        solved=solved(key, problem.objectives, [tested[i] for i in kept]),
         search=np.concatenate([own, points[chosen]])[kept],
         volume=archive.hypervolume(),
         about=about,
     )
+
+
+def solved(key: Key, tasks: Sequence[str], tested: Sequence[Evaluation]) -> dict[str, np.ndarray]:
+    """By task, whether each model solves each item, bool of shape (models, items).
+
+    Raises:
+        ValueError: An item has a score between 0 and 1.
+    """
+    rows = {task: np.array([one.per_item[task] for one in tested]) for task in tasks}
+    if any(((row != 0) & (row != 1)).any() for row in rows.values()):
+        raise ValueError(f"{key}: a score of an item is neither 0 nor 1")
+    return {task: row.astype(bool) for task, row in rows.items()}
 
 
 def _folded(curve: Mapping[float, float]) -> list[tuple[float, float]]:

@@ -6,12 +6,16 @@ They start as the package's do: the parameter level with its share of the budget
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from experiments.pools.blends import BlendEncoding, blends_of, known_blends
+from experiments.pools.regions import Box, Regions
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.online import OnlineLoop
 from hm3rl.agents.proposals import screened
@@ -26,7 +30,7 @@ from hm3rl.objectives.scalarisation import tchebycheff
 from hm3rl.paths.candidate import Candidate
 from hm3rl.registry import register
 from hm3rl.search.base import Searcher
-from hm3rl.search.ledger import Ledger
+from hm3rl.search.ledger import Ledger, Scores
 from hm3rl.search.levels import OverPaths
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics
 
@@ -36,11 +40,8 @@ SCALES = (0.3, 0.5, 1.0)
 BATCH = 8
 """Evaluations in one round, as in `agent.batch`; chains of the annealing."""
 
-HOT, COLD = 0.05, 0.002
-"""Temperatures of the annealing at its beginning and end, in units of the utility of f / z*."""
-
-WIDEST, NARROWEST = 0.3, 0.05
-"""Its steps at the same moments, standard deviations of a coefficient."""
+COLD, NARROWEST = 0.002, 0.05
+"""Temperature and steps at the end of the annealing, in the units of `AnnealingSettings`."""
 
 
 @register("searcher", "uniform")
@@ -69,7 +70,36 @@ class BlendSettings(OverPathsSettings):
     groups: int = number(4, least=0)
 
 
-class OverBlends(OverPaths[BlendSettings]):
+@dataclass
+class Blending:
+    """A search over blends on its way.
+
+    Attributes:
+        ledger: Scores candidates.
+        encoding: Decodes vectors.
+        vectors: What is known, shape (N, D).
+        scores: Its f / z*, shape (N, K).
+        rng: Source of randomness.
+    """
+
+    ledger: Ledger
+    encoding: BlendEncoding
+    vectors: np.ndarray
+    scores: np.ndarray
+    rng: np.random.Generator
+
+    def try_out(self, vectors: np.ndarray) -> Scores:
+        """Score vectors, as many as the budget allows; what did not fail is known then."""
+        found = self.ledger.score([self.encoding.decode(vector) for vector in vectors])
+        self.vectors = np.concatenate([self.vectors, vectors[: len(found.ok)][found.ok]])
+        self.scores = np.concatenate([self.scores, found.vectors])
+        return found
+
+
+Options = TypeVar("Options", bound=BlendSettings)
+
+
+class OverBlends(OverPaths[Options]):
     """What searches over blends have in common: the parameter level first.
 
     Args:
@@ -79,63 +109,55 @@ class OverBlends(OverPaths[BlendSettings]):
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        _, left = self.offer_members(problem, budget, rng)
+        _, _, left = self.offer_members(problem, budget, rng)
         problem.logger.phase(self.name, left)
         encoding = blends_of(problem, self.options.groups or None)
-        vectors, scores = known_blends(problem, encoding)
-        self.blend(Ledger(problem, left, self.name), encoding, vectors, scores, rng)
+        ledger = Ledger(problem, left, self.name)
+        self.blend(Blending(ledger, encoding, *known_blends(problem, encoding), rng))
         return problem.archive
 
     @abstractmethod
-    def blend(
-        self,
-        ledger: Ledger,
-        encoding: BlendEncoding,
-        vectors: np.ndarray,
-        scores: np.ndarray,
-        rng: np.random.Generator,
-    ) -> None:
-        """Spend the ledger.
-
-        Args:
-            ledger: Scores candidates.
-            encoding: Decodes vectors.
-            vectors: What is known, shape (N, D).
-            scores: Its f / z*, shape (N, K).
-            rng: Source of randomness.
-        """
+    def blend(self, state: Blending) -> None:
+        """Spend the ledger."""
 
 
-@register("searcher", "annealing", options=BlendSettings)
-class Annealing(OverBlends):
+@dataclass
+class AnnealingSettings(BlendSettings):
+    """Options of the annealing, which `experiments.pools.tuning` varies.
+
+    Attributes:
+        hot: Temperature at its beginning, in units of the utility of f / z*.
+        widest: Its steps at the beginning, standard deviations of a coefficient.
+    """
+
+    hot: float = number(0.05, above=0)
+    widest: float = number(0.3, above=0, most=1)
+
+
+@register("searcher", "annealing", options=AnnealingSettings)
+class Annealing(OverBlends[AnnealingSettings]):
     """Simulated annealing (Kirkpatrick et al., 1983), one chain for each of eight preferences.
 
     Each chain starts from the best that is known under its preference (augmented Tchebycheff), and
     moves by a Gaussian step in the stem or one group of layers, or in all of them alike.
     """
 
-    def blend(
-        self,
-        ledger: Ledger,
-        encoding: BlendEncoding,
-        vectors: np.ndarray,
-        scores: np.ndarray,
-        rng: np.random.Generator,
-    ) -> None:
+    def blend(self, state: Blending) -> None:
         """Anneal all chains side by side; see `OverBlends.blend`."""
-        preferences = sample_faces(BATCH, scores.shape[1], rng)
-        start = np.array([tchebycheff(scores, goal).argmax() for goal in preferences])
-        at, worth = vectors[start], tchebycheff(scores[start], preferences)
+        ledger, encoding, rng = state.ledger, state.encoding, state.rng
+        hot, widest = self.options.hot, self.options.widest
+        preferences = sample_faces(BATCH, state.scores.shape[1], rng)
+        start = np.array([tchebycheff(state.scores, goal).argmax() for goal in preferences])
+        at, worth = state.vectors[start], tchebycheff(state.scores[start], preferences)
         total = ledger.left
         while ledger.left:
             done = 1.0 - ledger.left / total
-            temperature = HOT * (COLD / HOT) ** done
-            size = WIDEST * (NARROWEST / WIDEST) ** done
+            temperature = hot * (COLD / hot) ** done
+            size = widest * (NARROWEST / widest) ** done
             moved = np.array([_step(encoding, vector, size, rng) for vector in at])
-            candidates = [encoding.decode(vector) for vector in moved]
-            if not any(map(ledger.is_new, candidates)):
+            if not any(ledger.is_new(encoding.decode(vector)) for vector in moved):
                 return
-            for i, row in enumerate(ledger.score(candidates).each()):
+            for i, row in enumerate(state.try_out(moved).each()):
                 if row is None:
                     continue
                 found = float(tchebycheff(row, preferences[i]))
@@ -154,52 +176,62 @@ def _step(
     return np.clip(rows, 0.0, 1.0).ravel()
 
 
-@register("searcher", "layer_bo", options=BlendSettings, needs=("botorch",))
-class LayerBO(OverBlends):
-    """Bayesian optimisation of the blends by BoTorch's qLogNEHVI; above four objectives, ParEGO.
+@dataclass
+class LayerBOSettings(BlendSettings):
+    """Options of Bayesian optimisation of blends.
 
-    32 Monte-Carlo samples and 4 restarts, so that an evaluation costs about a second.
+    Attributes:
+        regions: Trust regions that take turns; 0: none, vectors are sought everywhere.
+        sparse: Whether the prior says that few coefficients matter (SAAS).
+        improvement: Objectives up to which batches are chosen by hypervolume improvement; with
+            more, by ParEGO. With four, improvement takes eight seconds an evaluation.
+    """
+
+    regions: int = number(0, least=0)
+    sparse: bool = False
+    improvement: int = number(3, least=1)
+
+
+@register("searcher", "layer_bo", options=LayerBOSettings, needs=("botorch",))
+class LayerBO(OverBlends[LayerBOSettings]):
+    """Bayesian optimisation of the blends by BoTorch's qLogNEHVI; above three objectives, ParEGO.
+
+    32 Monte-Carlo samples and 4 restarts, so that an evaluation costs about a second (README.md).
     """
 
     sizes = MmMoSizes(batch=BATCH, samples=32, restarts=4, steps=20)
 
-    def blend(
-        self,
-        ledger: Ledger,
-        encoding: BlendEncoding,
-        vectors: np.ndarray,
-        scores: np.ndarray,
-        rng: np.random.Generator,
-    ) -> None:
+    def blend(self, state: Blending) -> None:
         """Batches of the largest expected improvement; see `OverBlends.blend`."""
-        while ledger.left:
-            asked = self._next(ledger, encoding, vectors, scores, rng)
+        regions = Regions(self.options.regions)
+        while state.ledger.left:
+            asked = self._next(state, regions.around(state.vectors, state.scores))
             if not len(asked):
                 return
-            found = ledger.score([encoding.decode(vector) for vector in asked])
-            tried = asked[: len(found.ok)]
-            vectors = np.concatenate([vectors, tried[found.ok]])
-            scores = np.concatenate([scores, found.vectors])
+            before = len(state.scores)
+            state.try_out(asked)
+            regions.learn(state.vectors, state.scores, before)
 
-    def _next(
-        self,
-        ledger: Ledger,
-        encoding: BlendEncoding,
-        vectors: np.ndarray,
-        scores: np.ndarray,
-        rng: np.random.Generator,
-    ) -> np.ndarray:
+    def _next(self, state: Blending, boxes: Sequence[Box]) -> np.ndarray:
         """The next vectors, of new candidates, shape (n, D); none if the space is exhausted."""
         from hm3rl.search.bayesian import Surrogate
 
-        seed = int(rng.integers(2**31))
-        surrogate = Surrogate(vectors, scores, np.zeros(scores.shape[1]), self.sizes, seed)
+        ledger, encoding, scores = state.ledger, state.encoding, state.scores
+        reference, seed = np.zeros(scores.shape[1]), int(state.rng.integers(2**31))
+        begun = time.perf_counter()
+        surrogate = Surrogate(
+            state.vectors, scores, reference, self.sizes, seed, sparse=self.options.sparse
+        )
+        proposals = surrogate.propose(min(BATCH, ledger.left), boxes, self.options.improvement)
+        ledger.problem.deciding += time.perf_counter() - begun
         chosen: dict[str, np.ndarray] = {}
-        for vector in surrogate.propose(min(BATCH, ledger.left)):
+        for vector in proposals:
             candidate = encoding.decode(vector)
             if ledger.is_new(candidate):
                 chosen.setdefault(ledger.problem.key(candidate), vector)
-        return np.array(list(chosen.values())) if chosen else ledger.fresh(encoding, BATCH, rng)
+        if chosen:
+            return np.array(list(chosen.values()))
+        return ledger.fresh(encoding, BATCH, state.rng)
 
 
 @register("agent", "unguided", options=HM3AgentSettings)

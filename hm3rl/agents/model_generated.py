@@ -21,7 +21,7 @@ def refit(state: AgentState) -> None:
         return
     state.surrogate.fit(state.dataset)
     state.replay.forget_model_generated()
-    if state.settings.model_generated == 0:
+    if state.settings.model_generated == 0 or not state.surrogate.ready:
         return
     preferences = state.served.spread(state.settings.model_generated, 4, state.rng)
     rows = best_paths(state, preferences)

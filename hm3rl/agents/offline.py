@@ -51,7 +51,8 @@ def _behave(state: AgentState, count: int, evaluate: EvaluatePaths) -> int:
     used = 0
     if share and state.fittable:
         state.surrogate.fit(state.dataset)
-        used = state.evaluate(screened(state, share, policy=None), evaluate)
+        if state.surrogate.ready:
+            used = state.evaluate(screened(state, share, policy=None), evaluate)
     made = behaviour_batch(
         state.dataset, state.served, count - used, state.settings.length_cost, state.rng
     )

@@ -41,7 +41,7 @@ class OnlineLoop:
         state.ppo.fresh_optimiser()
         state.regression.warm_up(state.replay, settings.critic_warm_up)
         state.ppo.anchor = self._anchor()
-        spent = 0
+        spent = stale = 0
         while spent < budget:
             left = budget - spent
             refit(state)
@@ -52,10 +52,14 @@ class OnlineLoop:
             else:
                 used = self._screened(min(settings.batch, left), evaluate)
                 kind = "screened"
-            if used == 0:
+            if used == 0 and stale < settings.stale:
+                stale += 1
+                continue
+            if used == 0 and settings.stale == 0:
                 used, kind = self._rescue(min(settings.batch, left), evaluate), "rescued"
-                if used == 0:
-                    break
+            if used == 0:
+                break
+            stale = 0
             spent += used
             self._owed += used * settings.acquisition.explore_share
             # PPO's own updates are held by the anchor, whichever was chosen.

@@ -44,14 +44,19 @@ def chosen_for(state: AgentState, count: int, preference: np.ndarray) -> Proposa
     """New paths with the best expected improvement of u for one preference.
 
     Args:
-        state: Its surrogate is fitted.
+        state: Of a trained agent.
         count: Most paths.
         preference: Shape (K,), on the simplex.
 
     Returns:
-        Distinct new paths; none if none is found.
+        Distinct new paths; none if none is found. Without a surrogate, whatever new paths the
+        policy draws first.
     """
     preferences = np.tile(np.asarray(preference, dtype=np.float64), (PROPOSALS, 1))
+    if not state.surrogate.ready:
+        drawn = roll_out(state.policy, state.space, preferences, 1.0, state.rng)
+        made = Proposals.of(drawn, preferences, POLICY)
+        return made.at(state.dataset.fresh_at(drawn, count))
     few = preferences[:8]
     starts = elites(state.dataset, few, state.utility)
     sampled = roll_out(state.policy, state.space, preferences, 1.0, state.rng)

@@ -40,6 +40,13 @@ class LinearSettings(SurrogateSettings):
 
 
 @dataclass
+class NoSurrogateSettings(SurrogateSettings):
+    """No surrogate: `none`. What is evaluated and what is answered is the policy's alone."""
+
+    name: str = "none"
+
+
+@dataclass
 class AgentSettings:
     """What every agent has; an agent of one's own adds its options in a subclass.
 
@@ -143,6 +150,8 @@ class HM3AgentSettings(AgentSettings):
         epochs: PPO epochs for one rollout.
         rollouts: Paths in one PPO rollout.
         critic_warm_up: Gradient steps of the critics alone before the online phase.
+        stale: Rollouts in a row without a new path after which the online phase ends; 0: where
+            rollouts bring nothing new, variations of the best paths are evaluated instead.
         anchor: What holds PPO near its training data after each update: `replay`, `kl` or `none`.
         pretrain_rate: Step size of regression (offline, replay anchor).
         pretrain_steps: Most gradient steps of the offline phase.
@@ -190,6 +199,7 @@ class HM3AgentSettings(AgentSettings):
     epochs: int = number(4, least=1)
     rollouts: int = number(8, least=1)
     critic_warm_up: int = number(40, least=0)
+    stale: int = number(0, least=0)
     anchor: str = choice("replay", "kl", "none")
     pretrain_rate: float = number(1e-3, above=0)
     pretrain_steps: int = number(300, least=0)

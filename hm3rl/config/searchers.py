@@ -155,11 +155,12 @@ class CmaEsSettings(SearcherSettings):
     Attributes:
         groups: Groups of neighbouring layers with weights and densities of their own; 1 is the
             whole model, as many as there are layers is the paper's.
-        generations: Generations under one preference, before the next one's turn.
+        generations: Generations under one preference, at least, before the next one's turn; the
+            size of the populations follows from the budget.
     """
 
     groups: int = number(2, least=1)
-    generations: int = number(2, least=1)
+    generations: int = number(10, least=1)
 
 
 @dataclass
@@ -168,13 +169,14 @@ class DataFlowSettings(OverPathsSettings):
 
     Attributes:
         repetitions: r, how often the sequence of all layers is laid out (not for same-depth paths).
-        generations: Generations under one preference, before the next one's turn.
+        generations: Generations under one preference, at least, before the next one's turn; the
+            size of the populations follows from the budget.
         scale_max: Largest factor on the states that one member hands to another, its reciprocal the
             smallest; 1: none is evolved.
     """
 
     repetitions: int = number(3, least=1)
-    generations: int = number(2, least=1)
+    generations: int = number(10, least=1)
     scale_max: float = number(1.0, least=1)
 
 
@@ -231,7 +233,13 @@ class DepthWiseSettings(OverPathsSettings):
 
 @dataclass
 class MmMoSettings(SearcherSettings, MmMoSizes):
-    """MM-MO: `mm_mo`."""
+    """MM-MO: `mm_mo`, with the sizes that its paper gives.
+
+    Attributes:
+        samples: Quasi-Monte-Carlo samples of the acquisition function.
+    """
+
+    samples: int = number(128, least=1)
 
 
 @dataclass

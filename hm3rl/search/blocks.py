@@ -7,6 +7,7 @@ layers of other depths never come in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -126,13 +127,24 @@ class BlockSpace:
         return blocks._replace(members=tuple(members))
 
     def features(self, blocks: Blocks) -> np.ndarray:
-        """Place of each member in each block from 1, 0 if absent; then who is the stem.
+        """What a model of the scores sees of a point: recipes, never who is which member.
 
         Returns:
-            Shape (L * M + M,).
+            For each block the number of layers, the mean of their members' recipe features and,
+            where blocks may have several, the first one's; then the stem's:
+            shape (L * (1 + R) + R,), or (L * (1 + 2R) + R,).
         """
-        count = len(self.space.members)
-        places = np.zeros((self.space.depth, count))
-        for depth, block in enumerate(blocks.members):
-            places[depth, list(block)] = np.arange(1, len(block) + 1)
-        return np.concatenate([places.ravel(), np.eye(count)[blocks.stem]])
+        recipes = [self.space.context[list(block)] for block in blocks.members]
+        return self._described(recipes, self.space.context[blocks.stem])
+
+    def whole_features(self, recipe: np.ndarray) -> np.ndarray:
+        """The same of a whole model, member or not, with recipe features of shape (R,)."""
+        return self._described([recipe[None]] * self.space.depth, recipe)
+
+    def _described(self, blocks: Sequence[np.ndarray], stem: np.ndarray) -> np.ndarray:
+        none = np.zeros((1, len(stem)))
+        columns = [[float(len(block))] for block in blocks]
+        columns += [(block if len(block) else none).mean(axis=0) for block in blocks]
+        if not self.space.same_depth:
+            columns += [(block if len(block) else none)[0] for block in blocks]
+        return np.concatenate([*columns, stem])

@@ -37,6 +37,18 @@ class Encoding(Protocol):
         ...
 
 
+class MergeEncoding(Encoding, Protocol):
+    """Vectors that stand for merges of all experts."""
+
+    def source(self, expert: str | None) -> np.ndarray | None:
+        """The vector whose merge is an expert as it is, or the base (None).
+
+        Returns:
+            Shape (D,); None if no vector is.
+        """
+        ...
+
+
 class RecipeEncoding:
     """Merge recipes of the parameter level as vectors of the unit box.
 
@@ -95,6 +107,21 @@ class RecipeEncoding:
             normalise=False if self.free else None,
             density=round(density, DECIMALS),
         )
+
+    def source(self, expert: str | None) -> np.ndarray | None:
+        """See `MergeEncoding`: a task vector taken once and whole, or, with free weights, none."""
+        s = self.settings
+        low, high = s.scale_min, s.scale_max
+        if (expert is None and not self.free) or (self._scaled and not low <= 1.0 <= high):
+            return None
+        for place, operator in enumerate(s.operators):
+            traits = traits_of(operator)
+            if traits.scale and (s.density_max == 1.0 or not traits.density):
+                first = [(place + 0.5) / len(s.operators)] if self._first else []
+                scale = [(1.0 - low) / (high - low) if high > low else 0.0] if self._scaled else []
+                weights = [float(name == expert) for name in self.experts]
+                return np.array([*first, *weights, *scale, *([1.0] if self._dense else [])])
+        return None
 
     def features(self, vectors: np.ndarray) -> np.ndarray:
         """Vectors with the operator, which has no order, as one column for each: shape (n, F)."""
@@ -157,6 +184,12 @@ class LayerGroupEncoding:
             densities=self._by_layer(densities),
             normalise=False,
         )
+
+    def source(self, expert: str | None) -> np.ndarray:
+        """See `MergeEncoding`: weight 1 for the expert alone, and nothing dropped."""
+        by_group = np.ones(self.shape)
+        by_group[..., 0] = [float(name == expert) for name in self.experts]
+        return by_group.ravel()
 
     def _by_layer(self, values: np.ndarray) -> dict[str, list[float]]:
         """Values of shape (G, K) as one anchor for each layer."""

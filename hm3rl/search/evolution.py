@@ -5,6 +5,7 @@ vector means (`Encoding`) and what it may cost (`Ledger`):
 
 - A vector that decodes to a known candidate costs nothing, and genetic algorithms built by `nsga`
   do not propose it: known candidates count as duplicates, not only those alive.
+- What is known before anything was spent (`KnownPoints`) is part of the first population.
 - A generation without anything new is replaced by random vectors; when they bring nothing new
   either, the space is exhausted and the search ends.
 - Nothing depends on time: pymoo's own termination is switched off, the budget ends the search.
@@ -29,7 +30,7 @@ from pymoo.core.termination import NoTermination
 
 from hm3rl.objectives.preferences import simplex_lattice
 from hm3rl.search.encoding import Encoding
-from hm3rl.search.ledger import Ledger
+from hm3rl.search.ledger import KnownPoints, Ledger
 
 Fitness = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Scores f / z* of shape (n, K), and for each the place in the population that it holds or contests
@@ -50,6 +51,7 @@ def evolve(
     algorithm: Algorithm,
     rng: np.random.Generator,
     fitness: Fitness = pareto,
+    known: KnownPoints | None = None,
 ) -> None:
     """Run an algorithm until the ledger is spent or the space exhausted.
 
@@ -59,6 +61,7 @@ def evolve(
         algorithm: A fresh algorithm of pymoo; see `nsga`.
         rng: Source of randomness; the algorithm's own seed is drawn from it.
         fitness: What the algorithm minimises.
+        known: Joins the first population, ahead of what the algorithm draws.
     """
     width = fitness(np.zeros((1, len(ledger.problem.objectives))), np.zeros(1, int)).shape[1]
     algorithm.setup(
@@ -72,6 +75,7 @@ def evolve(
         termination=NoTermination(),
         seed=int(rng.integers(2**31)),
     )
+    parents = 0 if known is None else len(known.vectors)
     while ledger.left:
         asked = algorithm.ask()
         candidates = [] if asked is None else [encoding.decode(one.X) for one in asked]
@@ -85,19 +89,30 @@ def evolve(
         scores = ledger.score(candidates)
         if len(scores.ok) < len(candidates):
             return
+        ok, vectors = scores
+        if known is not None and parents:
+            asked = Population.merge(Population.new(X=known.vectors), asked)
+            ok = np.concatenate([np.ones(parents, dtype=bool), ok])
+            vectors, parents = np.concatenate([known.scores, vectors]), 0
         places = asked.get(PLACE)
         if any(place is None for place in places):
             places = np.arange(len(asked))
         objectives = np.full((len(asked), width), np.nan)
-        if scores.ok.any():
-            objectives[scores.ok] = fitness(scores.vectors, places[scores.ok].astype(int))
+        if ok.any():
+            objectives[ok] = fitness(vectors, places[ok].astype(int))
         asked.set("F", objectives)
-        asked.set("G", np.where(scores.ok, 0.0, 1.0)[:, None])
+        asked.set("G", np.where(ok, 0.0, 1.0)[:, None])
         algorithm.tell(infills=asked)
 
 
 def nsga(
-    name: str, ledger: Ledger, encoding: Encoding, size: int, rng: np.random.Generator, **parts: Any
+    name: str,
+    ledger: Ledger,
+    encoding: Encoding,
+    size: int,
+    rng: np.random.Generator,
+    known: KnownPoints | None = None,
+    **parts: Any,
 ) -> Algorithm:
     """NSGA-II (Deb et al., 2002) or NSGA-III (Deb and Jain, 2014).
 
@@ -107,15 +122,17 @@ def nsga(
         encoding: Gives the first population and decodes.
         size: Size of the population and of each generation of offspring.
         rng: Draws the first population.
+        known: Members of the first population that `evolve` adds; so many fewer are drawn.
         **parts: Operators in place of pymoo's for real numbers (simulated binary crossover,
             polynomial mutation): `crossover`, `mutation`, `repair`, `selection`.
 
     Returns:
         The algorithm, for `evolve`.
     """
+    drawn = size if known is None else max(size - len(known.vectors), 1)
     shared: dict[str, Any] = {
         "pop_size": size,
-        "sampling": encoding.sample(size, rng),
+        "sampling": encoding.sample(drawn, rng),
         "eliminate_duplicates": KnownCandidates(ledger, encoding),
         **parts,
     }

@@ -1,15 +1,19 @@
-"""`Ledger`: scores candidates for an optimiser and never spends more than it was given."""
+"""`Ledger`: scores candidates for an optimiser and never spends more than it was given.
+
+`KnownPoints` are what an optimiser knows before it spends anything: members and sources were scored
+already, so those that its vectors can express are its first parents or its starting points.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.paths.candidate import Candidate
-from hm3rl.search.encoding import Encoding
+from hm3rl.search.encoding import Encoding, MergeEncoding
 from hm3rl.search.parameter_level import ATTEMPTS
 
 
@@ -28,6 +32,64 @@ class Scores(NamedTuple):
         """Scores of each of the n candidates, None where it failed."""
         rows = iter(self.vectors)
         return [next(rows) if ok else None for ok in self.ok]
+
+
+class KnownPoints(NamedTuple):
+    """Vectors of an encoding whose scores are known at no cost.
+
+    Attributes:
+        vectors: Shape (n, D).
+        scores: f / z* there, shape (n, K).
+    """
+
+    vectors: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        problem: MergeProblem,
+        encoding: Encoding,
+        pairs: Iterable[tuple[np.ndarray | None, Candidate]],
+    ) -> KnownPoints:
+        """Those of some vectors whose models this run has scored.
+
+        Args:
+            problem: Knows what was scored.
+            encoding: Whose vectors they are.
+            pairs: Vectors of shape (D,), each with a candidate of the same weights; None where the
+                encoding cannot express it.
+        """
+        found = [
+            (vector, problem.known([candidate])[0].vector)
+            for vector, candidate in pairs
+            if vector is not None and problem.seen(candidate) and problem.known([candidate])[0].ok
+        ]
+        vectors = np.reshape([vector for vector, _ in found], (len(found), len(encoding.lower)))
+        scores = np.reshape([scored for _, scored in found], (len(found), len(problem.objectives)))
+        return cls(vectors, problem.normalise(scores))
+
+    @classmethod
+    def scored(
+        cls, problem: MergeProblem, encoding: Encoding, vectors: Iterable[np.ndarray]
+    ) -> KnownPoints:
+        """Those of some vectors whose candidates this run has scored."""
+        return cls.of(problem, encoding, ((vector, encoding.decode(vector)) for vector in vectors))
+
+    @classmethod
+    def sources(cls, problem: MergeProblem, encoding: MergeEncoding) -> KnownPoints:
+        """The experts and the base, as far as the encoding's merges can be them."""
+        pool = problem.pool
+        named = [(name, name) for name in pool.expert_names] + [(None, pool.base_name)]
+        whole = ((expert, Candidate.whole(name, pool.num_layers)) for expert, name in named)
+        pairs = ((encoding.source(expert), candidate) for expert, candidate in whole)
+        return cls.of(problem, encoding, pairs)
+
+    def joined(self, vectors: np.ndarray, scores: np.ndarray) -> KnownPoints:
+        """These, followed by others."""
+        return KnownPoints(
+            np.concatenate([self.vectors, vectors]), np.concatenate([self.scores, scores])
+        )
 
 
 class Ledger:

@@ -86,10 +86,10 @@ class DepthEncoding(PathEncoding):
             drawn[:, -self._times :][once] = 1
         for row in drawn[1::2]:
             kept = rng.random(len(row)) >= 0.25
-            row[kept] = self._whole(int(rng.integers(len(self.space.members))))[kept]
+            row[kept] = self.whole(int(rng.integers(len(self.space.members))))[kept]
         return drawn.astype(np.float64)
 
-    def _whole(self, member: int) -> np.ndarray:
+    def whole(self, member: int) -> np.ndarray:
         """The vector of a member as it is, or nearly, where it cannot be the stem or is shorter."""
         stem = self.stems.index(member) if member in self.stems else 0
         places = [has.index(member) if member in has else 0 for has in self._has]

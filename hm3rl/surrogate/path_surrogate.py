@@ -1,12 +1,11 @@
 """The surrogate: predicts the outcome of a complete path from few evaluations, whatever the policy.
 
 One Gaussian process for each task's score over z*, or one Bayesian linear regression, which deep
-paths and thousands of evaluations need, or a regressor of one's own (`surrogate.base`). See
-`surrogate.gp` for the kernel, `surrogate.linear` for
-the regression and `surrogate.features` for what they see. The negative log-likelihoods stored with
-every evaluation are left out: on the tiny zoo scores predicted by way of them were not predicted
-better (experiments/agent_checks/likelihoods.py). A critic can be made to learn them
-(`agents.critics`).
+paths and thousands of evaluations need, or a regressor of one's own (`surrogate.base`), or none.
+See `surrogate.gp` for the kernel, `surrogate.linear` for the regression and `surrogate.features`
+for what they see. The negative log-likelihoods stored with every evaluation are left out: on the
+tiny zoo scores predicted by way of them were not predicted better
+(experiments/agent_checks/likelihoods.py). A critic can be made to learn them (`agents.critics`).
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from hm3rl.paths.space import PathSpace
 from hm3rl.surrogate.base import Regressor, RegressorFactory
 from hm3rl.surrogate.dataset import Dataset
 from hm3rl.surrogate.features import AuxiliaryData, FeatureMap
+from hm3rl.surrogate.none import NoRegression
 
 REFIT_GROWTH = 1.15
 """Hyper-parameters are adapted again when there are so many times as many paths as before."""
@@ -59,8 +59,15 @@ class PathSurrogate:
         make: RegressorFactory = registry.find("surrogate", self.settings.name).load()
         return make(self.objectives, self.features.depths, self.settings)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything to fit; not with `surrogate=none`."""
+        return not isinstance(self.scores, NoRegression)
+
     def fit(self, dataset: Dataset) -> None:
-        """Condition on all successful evaluations; needs at least two."""
+        """Condition on all successful evaluations, if it exists; needs at least two."""
+        if not self.exists:
+            return
         tokens, vectors = dataset.tokens, dataset.vectors
         steps = 0
         if self._adapted_at == 0:
@@ -73,7 +80,7 @@ class PathSurrogate:
 
     def restore(self, dataset: Dataset) -> None:
         """Condition on stored evaluations with stored hyper-parameters."""
-        if len(dataset.vectors) > 1:
+        if self.exists and len(dataset.vectors) > 1:
             self._adapted_at = len(dataset.vectors)
             self._condition(dataset.tokens, dataset.vectors, 0)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,18 +9,21 @@ import torch
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.generators import GeneratorScope
 from hm3rl.agents.offline import pretrain
+from hm3rl.agents.online import OnlineLoop
 from hm3rl.agents.policy import PathPolicy
 from hm3rl.agents.ppo import build_ppo
 from hm3rl.agents.regression import Regression
 from hm3rl.agents.replay import Replay
 from hm3rl.agents.served import ServedPreferences
-from hm3rl.config.agents import HM3AgentSettings
+from hm3rl.agents.state import AgentState
+from hm3rl.config.agents import AcquisitionSettings, HM3AgentSettings, NoSurrogateSettings
 from hm3rl.envs.merge_path import MergePathEnv
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.space import PathSpace
 from hm3rl.paths.variation import random_walk
+from hm3rl.surrogate.dataset import Outcome
 from tests.agents.test_policy import K, M, make_policy, make_space
 
 LEFT, RIGHT = np.array([1.0, 0.0]), np.array([0.0, 1.0])
@@ -344,3 +349,29 @@ def test_what_is_still_to_come_is_what_the_buffer_pays(gamma: float, spread: boo
     paid = np.full(n, 1.0 / n) if spread else np.eye(n)[-1]
     expected = [sum(gamma ** (j - t) * paid[j] for j in range(t, n)) for t in range(n)]
     np.testing.assert_allclose(batch.to_go(gamma, spread)[0, :n], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("stale", "rollouts", "rescued"), [(3, 9, 0), (0, 3, 16)])
+def test_rollouts_of_known_paths_end_training_or_give_way_to_variations(
+    stale: int, rollouts: int, rescued: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = settings(stale=stale, rollouts=4, acquisition=AcquisitionSettings(enabled=False))
+    options = replace(own, replay_steps=0, anchor="none", critic_warm_up=0, distil_steps=0)
+    space = make_space(actions="same_depth")
+    state = AgentState(space, options, NoSurrogateSettings(), ("a", "b"), 0)
+    state.observe(np.stack([space.whole(0), space.whole(1)]), [scored()] * 2, np.full((2, K), 0.5))
+    found = iter([0, 0, 4, 0, 4, 0, 0, 0, 0])  # new paths of each rollout
+    counted: list[int] = []
+    monkeypatch.setattr(state, "roll_out_real", lambda evaluate: counted.append(1) or next(found))
+    asked: list[LayerPath] = []
+
+    def evaluate(paths: list[LayerPath]) -> list[Outcome]:
+        asked.extend(paths)
+        return [scored()] * len(paths)
+
+    OnlineLoop(state).run(evaluate, 20, lambda values: None)
+    assert (len(counted), len(asked)) == (rollouts, rescued)
+
+
+def scored() -> Outcome:
+    return Outcome(np.array([0.5, 0.5]), np.ones(K))

@@ -77,22 +77,22 @@ def test_a_run_leaves_rows_is_not_repeated_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = ["--root", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
-    run.main([*WORDS, *there, "--budgets", "32", "40"])
+    run.main([*WORDS, *there, "--budgets", "64", "72"])
     have = results.known(tmp_path / "results")
-    keys = [Key("zoo", "parameter_only", 0, budget) for budget in (32, 40)]
+    keys = [Key("zoo", "parameter_only", 0, budget) for budget in (64, 72)]
     assert set(have) == {(key, split) for key in keys for split in (SEARCH, HELD_OUT)}
     less, more = (have[key, SEARCH][0] for key in keys)
     assert 0.3 < less <= more
     found = results.fronts("zoo", tmp_path / "results")
     assert all(len(found[key].models) <= 24 for key in keys)
-    assert found[keys[1]].about["chosen_by"] == {"parameter": 40}
+    assert found[keys[1]].about["chosen_by"] == {"parameter": 72}
     assert found[keys[0]].about["curve"][-1][1] == pytest.approx(less, abs=1e-6)
     capsys.readouterr()
-    run.main([*WORDS, *there, "--budgets", "40", "32"])
+    run.main([*WORDS, *there, "--budgets", "72", "64"])
     assert capsys.readouterr().out == ""
     # Killed before its row was written, it comes to the same.
     (tmp_path / "results" / "methods.csv").unlink()
-    run.main([*WORDS, *there, "--budgets", "40"])
+    run.main([*WORDS, *there, "--budgets", "72"])
     again = results.known(tmp_path / "results")
     assert again == {one: value for one, value in have.items() if one[0] == keys[1]}
 

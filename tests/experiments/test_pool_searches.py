@@ -135,9 +135,9 @@ def test_budgets_are_read_off_one_search_where_they_may_be() -> None:
     three, five = Pool("X", "A", ("a", "b", "c")), Pool("Y", "A", ("a", "b", "c", "d", "e"))
     assert runs("hm3", three, (100, 40)) == [(40, (40,)), (100, (100,))]
     assert runs("nsga2", three, (40, 100)) == [(100, (40, 100))]
-    assert runs("parameter_only", three, (40, 100)) == [(100, (40, 100))]
-    # 24 random merges are more than half of 40.
-    assert runs("parameter_only", five, (40, 100)) == [(40, (40,)), (100, (100,))]
+    assert runs("parameter_only", three, (64, 100)) == [(100, (64, 100))]
+    # 24 random merges are more than a quarter of 64.
+    assert runs("parameter_only", five, (64, 100)) == [(64, (64,)), (100, (100,))]
     assert runs("parameter_only", five, (40,)) == [(40, (40,))]
     assert set(PLANNED) == set(METHODS)
 
@@ -146,8 +146,8 @@ def test_budgets_are_read_off_one_search_where_they_may_be() -> None:
 def test_a_smaller_budget_is_a_prefix_of_a_larger_one(method: str, tmp_path: Path) -> None:
     if missing := missing_packages(method):
         pytest.skip(f"{', '.join(missing)} is not installed")
-    # Half of 32 is the first sample of three experts' merges.
-    less, more = (zoo_problem(tmp_path, method, budget) for budget in (32, 45))
+    # A quarter of 64 is the first sample of three experts' merges.
+    less, more = (zoo_problem(tmp_path, method, budget) for budget in (64, 72))
     assert less.archive.keys == more.archive.keys[: len(less.archive.keys)]
 
 
@@ -178,9 +178,12 @@ def test_searches_over_blends_are_told_what_is_known(tmp_path: Path) -> None:
     assert sorted(vectors[4:, 0]) == pytest.approx([0.1, 1 / 6, 1 / 3])
 
 
-@pytest.mark.parametrize("method", ["annealing", "none_members", "layer_bo"])
+COMPETITORS = ["annealing", "none_members", "layer_bo", "layer_bo_trust", "layer_bo_saas"]
+
+
+@pytest.mark.parametrize("method", COMPETITORS)
 def test_competitors_spend_their_budget_and_no_more(method: str, tmp_path: Path) -> None:
-    if method == "layer_bo":
+    if method.startswith("layer_bo"):
         pytest.importorskip("botorch")
     problem = zoo_problem(tmp_path, method, 26)
     assert problem.used == 26 and problem.failed == 0

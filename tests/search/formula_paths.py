@@ -55,7 +55,10 @@ class FormulaMembers:
         return True
 
     def recipe_features(self, name: str) -> np.ndarray:
-        return np.zeros(3, np.float32)
+        recipe = self.recipe_of.get(name)
+        weights = {name: 1.0} if recipe is None else dict(recipe.weights)
+        row = [weights.get(expert, 0.0) for expert in self.pool.expert_names]
+        return np.array([*row, 1.0, 1.0, float(recipe is not None)], np.float32)
 
     def layer(self, name: str, layer: int) -> np.ndarray:
         """Worth of a layer, shape (K,)."""

@@ -23,6 +23,8 @@ QUICK = [
     "search.sparsity=false",  # a formula has no weights to measure
     *(f"search.{key}" for key in ("initial=40", "batch=5", "samples=2", "restarts=1", "steps=1")),
 ]
+PLANS = ("grid", "map", "cmaes")
+"""Methods whose decisions depend on the budget."""
 
 
 def searcher(name: str, *overrides: str, seed: int = 0) -> Searcher:
@@ -52,7 +54,7 @@ def test_decisions_depend_on_the_seed_alone(name: str):
     assert first == again != other
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("grid", "map")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PLANS])
 def test_more_budget_begins_with_the_same_candidates(name: str):
     short, long = formula_problem(budget=37), formula_problem(budget=60)
     searcher(name).search(short, 37)
@@ -60,12 +62,12 @@ def test_more_budget_begins_with_the_same_candidates(name: str):
     assert decisions(long)[:37] == decisions(short)
 
 
-@pytest.mark.parametrize("name", ["grid", "map"])
+@pytest.mark.parametrize("name", PLANS)
 def test_what_plans_by_the_budget_keeps_its_plan_when_it_goes_on(name: str):
-    short, long = formula_problem(budget=37), formula_problem(budget=60)
-    searcher(name, "budget=37").search(short, 37)
-    searcher(name, "planned_budget=37").search(long, 60)
-    assert decisions(long)[:37] == decisions(short) and long.used == 60
+    short, long = formula_problem(budget=47), formula_problem(budget=60)
+    searcher(name, "budget=47").search(short, 47)
+    searcher(name, "planned_budget=47").search(long, 60)
+    assert decisions(long)[:47] == decisions(short) and long.used == 60
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,6 +142,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
         (["search=nsga2", "search.space=dreams"], "search.space=dreams"),
         (["search=de", "search.population=2"], "search.population=2"),
         (["search=de", "search.space=paths"], "unknown key search.space"),
+        (["search=cmaes", "budget=40"], r"budget=40 .*(.|\n)*give budget=41 at least"),
         (["search.population=20"], "search=de"),  # an option that the chosen searcher lacks
     ],
 )

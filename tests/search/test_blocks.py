@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,10 +20,27 @@ def test_blocks_read_depth_by_depth_in_their_order():
     row = blocks.row(Blocks(1, ((1, 0), (), (0,))))
     assert row is not None
     assert blocks.space.decode(row) == LayerPath.parse("b | b[0] + a[0] + a[2]")
-    assert blocks.features(Blocks(1, ((1, 0), (), (0,)))).tolist() == [2, 1, 0, 0, 1, 0, 0, 1]
     assert blocks.row(Blocks(0, ((0, 1), (0, 1), (0, 1)))) is None  # six layers, five are legal
     whole = blocks.row(blocks.whole(0))
     assert whole is not None and blocks.space.decode(whole) == LayerPath.whole("a", 3)
+
+
+@pytest.mark.parametrize("limits", [LIMITS[0], LIMITS[2]])
+def test_features_are_of_recipes_not_of_members(limits: PathLimits):
+    offered = space(limits)
+    context = np.array([[1.0, 0.0], [0.25, 0.75]], np.float32)
+    blocks = BlockSpace(replace(offered, context=context))
+    found = blocks.features(Blocks(1, ((0,), (1,), (0,))))
+    rows = [[1, 1, 1], [1, 0], [0.25, 0.75], [1, 0]]
+    firsts = [] if offered.same_depth else rows[1:]
+    assert found.tolist() == [*np.concatenate([*rows, *firsts]), 0.25, 0.75]
+    # A member of the same recipe looks the same, and so does a merge that is no member.
+    alike = BlockSpace(replace(offered, context=context[[1, 1]]))
+    same = alike.features(Blocks(0, ((1,), (0,), (1,))))
+    assert same.tolist() == alike.whole_features(context[1]).tolist()
+    if not offered.same_depth:
+        several = blocks.features(Blocks(0, ((1, 0), (), (0,)))).tolist()
+        assert several[:5] == [2, 0, 1, 0.625, 0.375] and several[9:13] == [0.25, 0.75, 0, 0]
 
 
 @pytest.mark.parametrize("limits", LIMITS)

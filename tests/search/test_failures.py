@@ -11,7 +11,7 @@ from hm3rl.search.architecture_level import path_scorer, path_space
 from hm3rl.search.blocks import BlockSpace
 from hm3rl.search.competitors.rmm import Walkers
 from hm3rl.search.encoding import RecipeEncoding
-from hm3rl.search.ledger import Ledger
+from hm3rl.search.ledger import KnownPoints, Ledger
 from hm3rl.search.level_sampler import sample_recipes
 from hm3rl.surrogate.gp import PathGP
 from tests.search.formula import DEPTH, formula_problem
@@ -41,7 +41,7 @@ def test_evolution_makes_up_no_fitness_and_anything_scored_wins(name: str, monke
     made = []
     for module in (nsga2, de):
 
-        def watched(ledger, encoding, algorithm, rng, *fitness):
+        def watched(ledger, encoding, algorithm, rng, *fitness, **known):
             made.append(algorithm)
             told = algorithm.tell
 
@@ -52,7 +52,7 @@ def test_evolution_makes_up_no_fitness_and_anything_scored_wins(name: str, monke
                 return told(infills=infills)
 
             algorithm.tell = tell
-            evolution.evolve(ledger, encoding, algorithm, rng, *fitness)
+            evolution.evolve(ledger, encoding, algorithm, rng, *fitness, **known)
 
         monkeypatch.setattr(module, "evolve", watched)
     problem = formula_problem(budget=90, fails=some_recipes)
@@ -68,16 +68,19 @@ def test_cma_es_ranks_failures_last_and_starts_from_none(monkeypatch):
 
     starts, ask = [], cma_bridge._strategy
 
-    def strategy(mean, rng):
+    def strategy(mean, rng, population):
         starts.append(mean)
-        return ask(mean, rng)
+        return ask(mean, rng, population)
 
     monkeypatch.setattr(cma_bridge, "_strategy", strategy)
     problem = formula_problem(budget=120, fails=some_recipes)
     encoding = RecipeEncoding(("e0", "e1", "e2"), ParameterSettings(), DEPTH)
     first = encoding.sample(6, np.random.default_rng(0))
     ledger = Ledger(problem, 120, "cma")
-    cma_bridge.evolve_cma(ledger, encoding, 2, np.random.default_rng(0), first)
+    ledger.score([encoding.decode(vector) for vector in first])
+    known = KnownPoints.scored(problem, encoding, first)
+    plan = cma_bridge.Plan(114, 7, 2, 8)
+    cma_bridge.evolve_cma(ledger, encoding, plan, np.random.default_rng(0), known)
     span = encoding.upper - encoding.lower
     from_where = [encoding.decode(encoding.lower + span * mean) for mean in starts]
     assert problem.used == 120 and problem.failed > 20 and len(starts) > 3
@@ -137,6 +140,8 @@ def test_ppo_leaves_out_paths_that_failed(everything: bool):
     problem = path_problem(budget=40)
     # The experts themselves were scored before anything failed.
     problem.evaluator.fails = (lambda candidate: True) if everything else some_paths
+    if everything:
+        problem._evaluations.clear()  # nor is any expert known, whom the agents would imitate
     space = path_space(problem, list(problem.pool.expert_names), describe=False)
     settings = RMMSettings(epochs=2)
     walkers = Walkers(space, Ledger(problem, 40, "rmm"), settings, np.random.default_rng(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from transformers import PreTrainedModel
 
 import hm3rl.paths.members as members_module
 from hm3rl import api
+from hm3rl.agents.online import OnlineLoop
+from hm3rl.agents.regression import Regression
 from hm3rl.agents.separate import SeparateAgents
 from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.config.compose import compose_settings
@@ -25,9 +28,16 @@ from hm3rl.run.job import SearchResult
 from hm3rl.search.hm3 import HM3
 from hm3rl.search.parameter_level import BATCH
 from hm3rl.search.preference_members import theta
+from hm3rl.surrogate.dataset import Outcome
+from hm3rl.surrogate.gp import PathGP
+from hm3rl.surrogate.path_surrogate import PathSurrogate
 from tests.small_search import FEW_ITEMS
 
 EXPERTS = ("translation", "math", "code")
+
+
+def refuse(*args: object, **kwargs: object) -> None:
+    raise AssertionError("the paper has nothing of the kind")
 
 
 PAPER = ParameterSettings(
@@ -44,13 +54,33 @@ def test_theta_is_the_same_merge_for_preferences_of_one_lattice_point() -> None:
     assert one != theta(np.array([0.6, 0.2, 0.2]), EXPERTS, settings)
 
 
+def test_the_papers_row_is_one_word() -> None:
+    settings = compose_settings(["agent=hm3_paper"])
+    agent = settings.agent
+    assert isinstance(agent, HM3AgentSettings) and isinstance(settings.search, HM3Settings)
+    assert (settings.search.name, settings.surrogate.name) == ("no_offline", "none")
+    assert settings.paths.alignment == "mlp" and agent.per_preference
+    assert settings.search.parameter == replace(PAPER, source="preference")
+    assert (agent.head, agent.anchor, agent.gamma) == ("wolpertinger", "none", 0.99)
+    # Whatever else teaches the networks or proposes paths is off.
+    assert not (agent.critic_warm_up or agent.replay_steps or agent.model_generated)
+    assert not (agent.distil_steps or agent.hindsight or agent.acquisition.enabled)
+
+
 def test_the_papers_row_runs_with_one_theta_and_fresh_networks_for_each_preference(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # No surrogate is fitted or asked, not even a regression that would refuse; nothing regresses.
+    for owner, name in (
+        *((PathSurrogate, name) for name in ("_condition", "mean", "predict", "samples")),
+        *((PathGP, name) for name in ("fit", "mean", "marginal", "posterior")),
+        *((Regression, name) for name in ("step", "distil")),
+        (OnlineLoop, "_rescue"),
+    ):
+        monkeypatch.setattr(owner, name, refuse)
     result = api.search(
         *(word for word in FEW_ITEMS if not word.startswith(("agent.", "search."))),
         "agent=hm3_paper",
-        "search=no_offline",
         "agent.preferences=2",
         "agent.rollouts=4",
         "agent.hidden=16",
@@ -66,9 +96,20 @@ def test_the_papers_row_runs_with_one_theta_and_fresh_networks_for_each_preferen
         assert members[:-1] == EXPERTS
         recipe = result.problem.members.recipe(members[-1])
         assert recipe is not None and recipe == theta(preference, EXPERTS, PAPER)
+    stitched = [
+        candidate
+        for candidate in map(result.problem.candidate, result.problem.archive.keys)
+        if candidate.path.stitch_points
+    ]
+    assert stitched and all(candidate.alignment.startswith("mlp@") for candidate in stitched)
     run = api.open_run(tmp_path / "run")
     choice = api.pick(run, {"math": 1.0}, evaluate=False)
     assert choice.origin == "agent"
+    refined = agents.agents[0]
+    known = len(refined.state.dataset)
+    scored = [Outcome(np.full(3, 0.5), np.ones(3))]
+    refined.refine(lambda paths: scored * len(paths), 3, np.array([1.0, 0.0, 0.0]))
+    assert known < len(refined.state.dataset) <= known + 3
 
 
 def test_a_run_starts_from_the_networks_of_another(
@@ -97,7 +138,7 @@ def test_networks_that_do_not_fit_are_refused_before_anything_is_charged(
     [
         (["agent.init_from=nowhere"], "init_from=nowhere"),
         (["agent.per_preference=true", "agent.init_from=nowhere"], "init_from with"),
-        (["agent=hm3_paper", "budget=25"], "budget=25 for agent.preferences=10"),
+        (["agent=hm3_paper", "budget=19"], "budget=19 for agent.preferences=10 and 2 phases"),
         (["search.parameter.source=luck"], "source"),
         (["agent=hm3_paper", "~pool.experts.math"], "2 experts and 3 tasks"),
     ],

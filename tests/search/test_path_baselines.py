@@ -30,7 +30,7 @@ def words(name: str) -> tuple[str, ...]:
 
 
 def searcher(name: str, *overrides: str, seed: int = 0):
-    settings = compose_settings([*words(name), f"seed={seed}", "budget=40", *overrides])
+    settings = compose_settings([*words(name), f"seed={seed}", "budget=60", *overrides])
     if missing := registry.find("searcher", settings.search.name).missing_packages():
         pytest.skip(f"needs {', '.join(missing)}")
     check_settings(settings)
@@ -106,10 +106,10 @@ def test_it_beats_random_paths(name: str):
 
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_more_budget_begins_with_the_same_candidates(name: str):
-    short, long = path_problem(budget=31, limits=ANY), path_problem(budget=40, limits=ANY)
+    short, long = path_problem(budget=61, limits=ANY), path_problem(budget=80, limits=ANY)
     for problem in (short, long):
-        searcher(name, "planned_budget=31").search(problem, problem.budget)
-    assert decisions(long)[:31] == decisions(short)
+        searcher(name, "planned_budget=61").search(problem, problem.budget)
+    assert decisions(long)[:61] == decisions(short)
 
 
 @pytest.mark.parametrize("name", NAMES[-2:])
@@ -152,6 +152,10 @@ def test_experts_that_cannot_be_merged_may_be_stitched_only():
         (["search=rmm", "search.operators=[]"], "search.operators is empty"),
         (["search=rmm", "search.operators=[tiess]"], "unknown operator 'tiess'"),
         (["search=depth_wise", "search.eta=1"], "search.eta=1"),
+        (
+            ["search=cmaes_dfs", "budget=40"],
+            r"budget=40, of which the parameter level gets 16(.|\n)*give budget=60 at least",
+        ),
         (
             ["search=cmaes_dfs", "search.scale_max=2", "paths.alignment=scalar"],
             "search.scale_max=2 with paths.alignment=scalar",

@@ -14,7 +14,8 @@ What differs, and why:
   s = sqrt(E|target|^2 / E|source|^2), the closed form of what W is there for. Both are folded into
   the weights at export.
 - The paper maximises one metric; here preferences take turns (`cma_bridge`), each strategy starting
-  from the best vector under its preference.
+  from the best vector under its preference; populations are smaller where the budget would not pay
+  for ten generations otherwise.
 - Strategies begin at whole members, with a margin by which a sample changes two places on average.
   From an even start half of all layers would be in, a model that says nothing at all.
 - The paper's embedding is that of one fixed model; here the stem is evolved unless `paths.stem`
@@ -26,6 +27,8 @@ What differs, and why:
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 from scipy.stats import norm
 
@@ -36,15 +39,12 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.objectives.archive import Archive
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.search.architecture_level import path_space
-from hm3rl.search.cma_bridge import STEP, evolve_cma
-from hm3rl.search.ledger import Ledger
-from hm3rl.search.levels import OverPaths
+from hm3rl.search.cma_bridge import SMALLEST, STEP, evolve_cma, plan
+from hm3rl.search.ledger import KnownPoints, Ledger
+from hm3rl.search.levels import CHANGES, OverPaths
 from hm3rl.search.path_encoding import DataFlowEncoding
 
 PHASE = "data flow"
-
-CHANGES = 2
-"""Places of a whole member that a first sample changes on average."""
 
 
 class DataFlow(OverPaths[DataFlowSettings]):
@@ -59,18 +59,31 @@ class DataFlow(OverPaths[DataFlowSettings]):
                 "both",
                 "use paths.alignment=none, or search.scale_max=1",
             )
+        experts, least = len(settings.pool.experts), self.options.generations * SMALLEST
+        planned = self.planned or settings.budget
+        if planned - self.for_merges(planned, experts) < least:
+            enough = next(b for b in count(planned) if b - self.for_merges(b, experts) >= least)
+            raise InputError(
+                f"budget={planned}, of which the parameter level gets "
+                f"{self.for_merges(planned, experts)}, does not pay for search.generations="
+                f"{self.options.generations} of {SMALLEST} candidates, the smallest population",
+                f"give budget={enough} at least, or fewer search.generations",
+            )
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = self.offer_members(problem, budget, rng)
+        names, _, left = self.offer_members(problem, budget, rng)
         problem.logger.phase(PHASE, left)
         space = path_space(problem, names, describe=False)
         own = self.options
         encoding = DataFlowEncoding(problem, space, own.repetitions, own.scale_max)
-        starts = np.stack([encoding.whole(m, margin(encoding)) for m in range(len(names))])
-        ledger = Ledger(problem, left, PHASE)
-        evolve_cma(ledger, encoding, own.generations, rng, starts)
+        members = [encoding.whole(m, margin(encoding)) for m in range(len(names))]
+        known = KnownPoints.scored(problem, encoding, members)
+        planned = min(self.planned or budget, budget)
+        mine = max(planned - self.for_merges(planned, len(problem.pool.expert_names)), 1)
+        divided = plan(mine, own.generations, len(encoding.lower))
+        evolve_cma(Ledger(problem, left, PHASE), encoding, divided, rng, known)
         return problem.archive
 
 

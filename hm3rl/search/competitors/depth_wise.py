@@ -10,6 +10,8 @@ What differs, and why:
 
 - SMAC itself is not used (it brings fourteen packages); its parts are: random forest, expected
   improvement, ParEGO's random preferences, local search around the best, random interleaving.
+- The forest sees members by their recipes (`BlockSpace.features`), and learns from the members' own
+  scores and from the merges that the parameter level scored and did not offer; SMAC sees bits.
 - The forest learns from all candidates, each at its highest fidelity; SMAC takes the highest
   fidelity with enough candidates, of which there would be none for most of a small budget.
 - A candidate that failed is paid for, dropped from its bracket, not proposed again, and left out of
@@ -33,6 +35,7 @@ from hm3rl.config.searchers import DepthWiseSettings
 from hm3rl.evaluation.fidelity import Fidelity
 from hm3rl.evaluation.halving import ByHypervolume, halving_cost, successive_halving
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import sample_faces
 from hm3rl.objectives.scalarisation import tchebycheff
@@ -55,10 +58,10 @@ class DepthWise(OverPaths[DepthWiseSettings]):
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget, but for less than one evaluation; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = self.offer_members(problem, budget, rng)
+        names, others, left = self.offer_members(problem, budget, rng)
         problem.logger.phase(PHASE, left)
         space = BlockSpace(path_space(problem, names, describe=False))
-        Brackets(problem, space, self.options, left, rng).run()
+        Brackets(problem, space, self.options, left, rng, others).run()
         return problem.archive
 
 
@@ -71,6 +74,7 @@ class Brackets:
         settings: Size and rungs of a bracket.
         budget: Evaluations that may be charged.
         rng: Source of randomness.
+        others: Recipes that were scored but are not offered.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Brackets:
         settings: DepthWiseSettings,
         budget: int,
         rng: np.random.Generator,
+        others: Sequence[MergeRecipe] = (),
     ) -> None:
         self.problem = problem
         self.space = space
@@ -96,6 +101,12 @@ class Brackets:
             own = space.whole(member)
             if space.row(own) is not None:
                 self._learn(own)
+        merges = [Candidate.whole(recipe, problem.pool.num_layers) for recipe in others]
+        self._merges = [
+            space.whole_features(problem.members.recipe_features(problem.members.add(recipe)))
+            for recipe in others
+        ]
+        self._merged = [problem.normalise(found.vector) for found in problem.known(merges)]
 
     def run(self) -> None:
         """Spend the budget; less than one evaluation may be left."""
@@ -140,7 +151,7 @@ class Brackets:
         """New points, at most `count`, each the best for a preference of its own or at random."""
         vectors = np.array(list(self._vectors.values()))
         preferences = sample_faces(count, len(self.problem.objectives), self.rng)
-        if len(vectors) < max(self.settings.warm_up, 1):
+        if len(vectors) + len(self._merged) < max(self.settings.warm_up, 1) or not len(vectors):
             chosen = self._fresh(count, [])
         else:
             pool = self._fresh(self.settings.proposals, self._best(vectors, preferences))
@@ -154,8 +165,9 @@ class Brackets:
         """For each preference the point that promises most, of those nobody took before."""
         if not pool:
             return []
-        known = np.array([self.space.features(point) for point in self._vectors])
-        forest = Forest(known, vectors, int(self.rng.integers(2**31)))
+        known = [*(self.space.features(point) for point in self._vectors), *self._merges]
+        told = np.array([*vectors, *self._merged])
+        forest = Forest(np.array(known), told, int(self.rng.integers(2**31)))
         features = np.array([self.space.features(point) for point in pool])
         worth = forest.improvement(features, preferences)
         free = np.ones(len(pool), dtype=bool)

@@ -10,7 +10,7 @@ What deviates: the fit is least squares of the scores themselves, started from l
 their logits, where the paper descends gradients; the surrogate's front is evaluated in batches, and
 the surrogates are fitted again after each (`search.batch`; 0 evaluates it at once, as the paper
 does, and repeats that while the budget lasts): the paper's own Bayesian MAP samples again, too, but
-by bins of c, not along the front.
+by bins of c, not along the front. The sources, whose scores cost nothing, are fitted to as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hm3rl.objectives.archive import Archive
 from hm3rl.paths.candidate import Candidate
 from hm3rl.search.base import Searcher
 from hm3rl.search.evolution import directions
-from hm3rl.search.ledger import Ledger
+from hm3rl.search.ledger import KnownPoints, Ledger
 from hm3rl.search.parameter_level import DECIMALS
 
 POPULATION, GENERATIONS = 60, 80
@@ -64,6 +64,11 @@ class CoefficientEncoding:
             name: round(float(c), DECIMALS) for name, c in zip(self.experts, vector, strict=True)
         }
         return Candidate.whole(MergeRecipe.of("task_arithmetic", weights), self.depth)
+
+    def source(self, expert: str | None) -> np.ndarray | None:
+        """See `MergeEncoding`: coefficient 1 for the expert alone, none for the base."""
+        vector = np.array([float(name == expert) for name in self.experts])
+        return None if (vector > self.upper).any() else vector
 
 
 class QuadraticSurrogate:
@@ -129,8 +134,9 @@ class Map(Searcher[MapSettings]):
         needed = len(quadratic_features(np.zeros((1, len(experts))))[0])
         first = max(needed, round((self.planned or budget) * self.options.sample))
         asked = encoding.sample(first, rng)
-        vectors: list[np.ndarray] = []
-        scores: list[np.ndarray] = []
+        known = KnownPoints.sources(problem, encoding)
+        vectors = list(known.vectors)
+        scores = list(known.scores * problem.z_star)
         while len(asked):
             candidates = [encoding.decode(vector) for vector in asked]
             evaluations = problem.known(candidates[: len(ledger.score(candidates).ok)])

@@ -5,10 +5,11 @@ Populations are small, since a run has a few hundred evaluations, not tens of th
 
 - `search.space=parameters`: the space of HM3's parameter level (operator, weights, scale, density),
   whose distribution the first population has, with pymoo's operators for real numbers. So what
-  differs from `parameter_only` is the optimiser.
+  differs from `parameter_only` is the optimiser. The sources are among the first parents.
 - `search.space=paths`: for each depth who lends its layer (`DepthEncoding`). Two-point crossover
   hands on runs of layers; mutation redraws an entry, since members have no order that polynomial
-  mutation could follow. `search.levels` says which members there are.
+  mutation could follow. `search.levels` says which members there are; they themselves are the
+  first parents.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from hm3rl.objectives.archive import Archive
 from hm3rl.search.architecture_level import path_space
 from hm3rl.search.encoding import Encoding, RecipeEncoding
 from hm3rl.search.evolution import evolve, nsga
-from hm3rl.search.ledger import Ledger
+from hm3rl.search.ledger import KnownPoints, Ledger
 from hm3rl.search.levels import OverPaths
 from hm3rl.search.path_encoding import DepthEncoding
 
@@ -54,15 +55,19 @@ class Nsga(OverPaths[NsgaSettings]):
         encoding: Encoding
         parts: dict[str, Any] = {}
         if self.options.space == "paths":
-            names, budget = self.offer_members(problem, budget, rng)
-            encoding = DepthEncoding(problem, path_space(problem, names, describe=False))
+            names, _, budget = self.offer_members(problem, budget, rng)
+            paths = DepthEncoding(problem, path_space(problem, names, describe=False))
+            members = [paths.whole(member) for member in range(len(names))]
+            known, encoding = KnownPoints.scored(problem, paths, members), paths
             parts = {"crossover": TwoPointCrossover(prob=0.9), "mutation": Redraw()}
         else:
-            encoding = RecipeEncoding(pool.expert_names, self.options.parameter, pool.num_layers)
+            recipes = RecipeEncoding(pool.expert_names, self.options.parameter, pool.num_layers)
+            known, encoding = KnownPoints.sources(problem, recipes), recipes
         problem.logger.phase(self.name, budget)
         ledger = Ledger(problem, budget, self.name)
         size = self.options.population
-        evolve(ledger, encoding, nsga(self.name, ledger, encoding, size, rng, **parts), rng)
+        algorithm = nsga(self.name, ledger, encoding, size, rng, known, **parts)
+        evolve(ledger, encoding, algorithm, rng, known=known)
         return problem.archive
 
 

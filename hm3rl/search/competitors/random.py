@@ -1,7 +1,8 @@
 """Baseline `random`: HM3's space and split of the budget, without learning anything.
 
 Recipes are drawn at random for the parameter level's share; the best of them join the experts, as
-in HM3; the rest of the budget goes to uniformly random legal paths through those members.
+in HM3; the rest of the budget goes to uniformly random legal paths through those members. What the
+members scored does not matter to it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class RandomSearch(OverPaths[OverPathsSettings]):
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = self.offer_members(problem, budget, rng, vary=False)
+        names, _, left = self.offer_members(problem, budget, rng, vary=False)
         space = path_space(problem, names, describe=False)
         problem.logger.phase("random paths", left)
         score = path_scorer(problem, "random paths")

@@ -17,6 +17,9 @@ What differs besides, and why:
 - Its members are the fine-tuned models and merges of them with fixed settings (TIES, DARE,
   DARE-TIES). `search.levels=paths` does that, with one equal-weight merge for each operator and the
   middles of the ranges; `both` offers the merged members that HM3's parameter level finds.
+- Agents begin by imitating the members that were scored already, under each preference the best of
+  them, their critics by what these are worth: no evaluation is spent on what is known. They stop
+  where a path would still differ from the member at `CHANGES` places on average.
 - A path that cannot be scored has no reward; its episode is left out of what PPO learns from.
 - One step size for actor and critic (the paper: 3e-4 and 1e-3); advantages are normalised, not
   returns; both are Stable-Baselines3's.
@@ -27,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
@@ -35,7 +39,7 @@ from hm3rl.agents.generators import GeneratorScope
 from hm3rl.agents.ppo import PreferencePPO
 from hm3rl.config.schema import RunSettings
 from hm3rl.config.searchers import ParameterSettings, RMMSettings
-from hm3rl.envs.cursor import CursorVecEnv
+from hm3rl.envs.cursor import Cursor, CursorVecEnv
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
@@ -45,7 +49,7 @@ from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 from hm3rl.search.architecture_level import path_space, to_candidate
 from hm3rl.search.ledger import Ledger
-from hm3rl.search.levels import OverPaths
+from hm3rl.search.levels import CHANGES, OverPaths
 from hm3rl.search.parameter_level import check_operators
 
 PHASE = "cursor"
@@ -53,6 +57,12 @@ PHASE = "cursor"
 STALE = 10
 """Rollouts in a row without a new path after which an agent starts anew; if that brings no new path
 either, the search ends."""
+
+LESSONS = 64
+"""Preferences under which an agent imitates the best known member."""
+
+STEPS = 500
+"""Most gradient steps of imitation."""
 
 
 class RMM(OverPaths[RMMSettings]):
@@ -67,7 +77,7 @@ class RMM(OverPaths[RMMSettings]):
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
         rng = np.random.default_rng(self.seed)
-        names, left = self.offer_members(problem, budget, rng)
+        names, _, left = self.offer_members(problem, budget, rng)
         if self.options.levels == "paths":
             recipes = plain_merges(
                 problem.pool.expert_names, self.options.operators, self.options.parameter
@@ -180,7 +190,51 @@ class Walkers:
                 device="cpu",
             )
         agent.set_logger(Logger(folder=None, output_formats=[]))
+        with self.generators.scope():
+            self._imitate(agent, draw)
         return agent
+
+    def _imitate(self, agent: PreferencePPO, draw: Callable[[], np.ndarray]) -> None:
+        """Teach an agent the best known member under each of `LESSONS` preferences."""
+        members = self._known_members()
+        if not members:
+            return
+        utility = Utility()
+        lessons: list[tuple[np.ndarray, int, np.ndarray, float]] = []
+        for preference in (draw() for _ in range(LESSONS)):
+            worth = [float(utility(v, self.space.depth, preference)) for v in members.values()]
+            best = int(np.argmax(worth))
+            member, gamma = list(members)[best], self.settings.gamma
+            lessons += walk(self.space, member, preference, worth[best], gamma)
+        seen, actions, masks, returns = (np.array(column) for column in zip(*lessons, strict=True))
+        observed, taken, legal = (torch.as_tensor(column) for column in (seen, actions, masks))
+        # Each member counts alike, however many preferences it is the best for.
+        counts = np.bincount(actions)
+        weights = torch.as_tensor(1.0 / counts[actions] / (counts > 0).sum(), dtype=torch.float32)
+        target = torch.as_tensor(returns, dtype=torch.float32)
+        policy = agent.policy
+        optimiser = torch.optim.Adam(policy.parameters(), lr=self.settings.learning_rate)
+        enough = 1.0 - CHANGES / (self.space.depth + 1)
+        for _ in range(STEPS):
+            values, likelihood, _ = policy.evaluate_actions(observed, taken, legal)
+            if float((weights * likelihood.detach().exp()).sum()) >= enough:
+                return
+            loss = (weights * ((values.ravel() - target) ** 2 - likelihood)).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+    def _known_members(self) -> dict[int, np.ndarray]:
+        """Scores f / z* of the members whose own paths are legal and were scored, by index."""
+        problem, found = self.ledger.problem, {}
+        for member in range(len(self.space.members)):
+            row = self.space.whole(member)
+            if self.space.num_layers[member] < self.space.depth or not self.space.is_legal(row):
+                continue
+            candidate = to_candidate(problem, self.space.decode(row))
+            if problem.seen(candidate) and problem.known([candidate])[0].ok:
+                found[member] = problem.normalise(problem.known([candidate])[0].vector)
+        return found
 
     def _rollout(self, agent: PreferencePPO) -> None:
         with self.generators.scope():
@@ -195,6 +249,30 @@ class Walkers:
             candidates = [to_candidate(self.ledger.problem, path) for path in paths]
             scores = self.ledger.score(candidates).each()
         return [*scores, *[None] * (len(paths) - len(scores))]
+
+
+def walk(
+    space: PathSpace, member: int, preference: np.ndarray, worth: float, gamma: float
+) -> list[tuple[np.ndarray, int, np.ndarray, float]]:
+    """The episode in which the cursor takes a whole member.
+
+    Args:
+        space: Legal paths, that one among them.
+        member: Index of the member.
+        preference: Of the episode, shape (K,).
+        worth: Reward at its end.
+        gamma: Discount for each step.
+
+    Returns:
+        For each step the observation, the action, the legal actions and the return.
+    """
+    cursor = Cursor(space)
+    steps: list[tuple[np.ndarray, int, np.ndarray, float]] = []
+    while not cursor.ended:
+        left = space.depth - len(steps)
+        steps.append((cursor.observe(preference), member, cursor.mask(), worth * gamma**left))
+        cursor.act(member)
+    return steps
 
 
 class StopWhenSpent(BaseCallback):

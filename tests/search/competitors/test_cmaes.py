@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from itertools import cycle
+
 import numpy as np
 import pytest
 
+from hm3rl.config.compose import compose_settings
 from hm3rl.merging.profile import Place
+from hm3rl.run.build import build_searcher
 from hm3rl.search.encoding import LOWEST_DENSITY, LayerGroupEncoding
-from hm3rl.search.ledger import Ledger
+from hm3rl.search.ledger import KnownPoints, Ledger
 from tests.search.formula import decisions, formula_problem
+from tests.search.formula_paths import path_problem
 
 cma_bridge = pytest.importorskip("hm3rl.search.cma_bridge")
 
@@ -40,7 +45,9 @@ def test_it_beats_random_vectors_of_the_same_space():
             if random:
                 ledger.score([encoding.decode(v) for v in encoding.sample(300, rng)])
             else:
-                cma_bridge.evolve_cma(ledger, encoding, 2, rng)
+                plan = cma_bridge.plan(300, 10, len(encoding.lower))
+                nothing = KnownPoints.scored(problem, encoding, [])
+                cma_bridge.evolve_cma(ledger, encoding, plan, rng, nothing)
             found.append(problem.archive.hypervolume())
         return float(np.mean(found))
 
@@ -55,7 +62,65 @@ def test_draws_come_from_the_generator_given_and_leave_numpys_alone():
         problem = formula_problem()
         encoding = LayerGroupEncoding(problem.pool.expert_names, 4, groups=1)
         ledger = Ledger(problem, 40, "test")
-        cma_bridge.evolve_cma(ledger, encoding, 2, np.random.default_rng(0))
+        nothing = KnownPoints.scored(problem, encoding, [])
+        plan = cma_bridge.plan(40, 10, 6)
+        cma_bridge.evolve_cma(ledger, encoding, plan, np.random.default_rng(0), nothing)
         assert np.random.get_state()[1].tolist() == before
         keys.append(decisions(problem))
     assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize("budget", [40, 99, 299, 1000])
+@pytest.mark.parametrize("size", [6, 171])
+def test_a_plan_has_ten_generations_for_each_preference_and_spends_the_budget(
+    budget: int, size: int
+):
+    plan = cma_bridge.plan(budget, 10, size)
+    assert plan.generations >= 10
+    assert cma_bridge.SMALLEST <= plan.population <= 4 + 3 * np.log(size)
+    # What is left is less than one more generation for everybody.
+    generation = plan.population * plan.preferences
+    assert budget - generation < plan.generations * generation <= budget
+    assert plan.preferences >= min(10, budget // 40)
+
+
+@pytest.mark.parametrize(("name", "budget"), [("cmaes", 100), ("cmaes_dfs", 100), ("cmaes", 41)])
+def test_strategies_run_ten_generations_or_until_they_have_converged(
+    name: str, budget: int, monkeypatch
+):
+    strategies, make = [], cma_bridge._strategy
+
+    def watched(*given):
+        strategies.append(make(*given))
+        return strategies[-1]
+
+    monkeypatch.setattr(cma_bridge, "_strategy", watched)
+    problem = path_problem(budget=budget) if name == "cmaes_dfs" else formula_problem(budget=budget)
+    settings = compose_settings([f"search={name}", f"budget={budget}"])
+    build_searcher(settings).search(problem, budget)
+    assert problem.used == budget
+    # The last one may have been cut off by the end of the budget.
+    assert all(one.countiter >= 10 or one.stop() for one in strategies[:-1])
+    assert strategies[0].countiter >= 9
+
+
+def test_a_strategy_starts_from_the_best_of_sources_and_middle_under_its_preference(monkeypatch):
+    starts, make = [], cma_bridge._strategy
+    monkeypatch.setattr(
+        cma_bridge, "_strategy", lambda mean, *rest: starts.append(mean) or make(mean, *rest)
+    )
+    preferences = cycle(np.array([[0.98, 0.01, 0.01], [0.01, 0.01, 0.98], [1 / 3] * 3]))
+    monkeypatch.setattr(cma_bridge, "sample_dirichlet", lambda *_: [next(preferences)])
+    # Merges are worth nothing here, but for the middle of the box, which is worth a little.
+    problem = formula_problem(
+        budget=130,
+        formula=lambda recipe, experts: np.full(
+            3, 0.5 if recipe.density == 0.5 and set(dict(recipe.weights).values()) == {0.5} else 0.1
+        ),
+    )
+    build_searcher(compose_settings(["search=cmaes", "search.groups=1", "budget=130"])).search(
+        problem, 130
+    )
+    encoding = LayerGroupEncoding(problem.pool.expert_names, 4, groups=1)
+    expected = [encoding.source("e0"), encoding.source("e2"), np.full(6, 0.5)]
+    assert [start.tolist() for start in starts[:3]] == [row.tolist() for row in expected]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hm3rl.config.schema import RunSettings
-from hm3rl.config.searchers import MmMoSettings
+from hm3rl.config.searchers import MmMoSettings, ParameterSettings
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.indicators import hypervolume
@@ -30,6 +30,12 @@ def test_the_strongest_are_those_that_make_up_the_hypervolume():
     # Greedy choice reaches (1 - 1/e) of the best in theory, and nearly all of it in fact.
     assert hypervolume(scores[chosen]) > 0.97 * best
     assert sorted(mm_mo.strongest(scores[:2], 5)) == [0, 1]
+
+
+def test_by_default_it_has_the_published_sizes_and_as_a_parameter_level_the_small_ones():
+    published = MmMoSettings()
+    assert (published.initial, published.batch, published.samples) == (10, 4, 128)
+    assert ParameterSettings().mm_mo.samples == 16
 
 
 def test_crossings_are_what_the_formula_says():

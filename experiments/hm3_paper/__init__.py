@@ -1,0 +1,1 @@
+"""HM3 and MM-MO as published, beside ours."""
