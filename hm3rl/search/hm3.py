@@ -83,6 +83,14 @@ class HM3(Searcher[HM3Settings]):
     def __init__(self, settings: RunSettings) -> None:
         super().__init__(settings)
         self.settings = settings
+        if self._agent_class.blended:
+            if not (self.parameter_level and self.offline_phase):
+                raise InputError(
+                    f"search={self.name} with agent={settings.agent.name}, which walks blends: "
+                    "there are no levels or phases to be left out",
+                    f"use search=hm3, or agent=hm3 with search={self.name}",
+                )
+            return
         self.phases = 1 + int(self.parameter_level) + int(self.offline_phase)
         self.merges = self.parameter_level
         self._check_shares()
