@@ -30,7 +30,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "no_offline": COMMON["no_offline"],
     "parameter_only": (*COMMON["parameter_only"], f"search.parameter.warm_up={WARM_UP}"),
-    "layer_bo": ("search=layer_bo",),
+    "layer_bo": ("search=layer_bo", "search.groups=2"),
     "layer_bo_every": ("search=layer_bo", "search.groups=0"),
     "layer_bo_trust": ("search=layer_bo", "search.groups=0", "search.regions=2"),
     "layer_bo_saas": ("search=layer_bo", "search.groups=0", "search.sparse=true"),
