@@ -2,7 +2,7 @@
 
 One continuous space: a blend of the experts for the stem and for each layer. A policy maps a
 preference to a whole model; between batches it climbs the utility that the surrogate expects of its
-answers, optimistically, under all preferences at once. Its answers, variations of the best known
+answers, with some caution, under all preferences at once. Its answers, variations of the best known
 and, on request, hill climbing compete by joint expected hypervolume improvement, with more than
 `MOST_OBJECTIVES` objectives by that of random scalarisations; of equals the coarser comes first.
 What is best known goes by the surrogate's posterior means, which know that scores are noisy.

@@ -78,7 +78,10 @@ class PslSettings(AgentSettings):
         learning_rate: Of the policy.
         first_steps: Gradient steps of the policy before its first proposals.
         steps: The same before each later round.
-        optimism: Standard deviations of the surrogate added to what the policy climbs.
+        optimism: Standard deviations of the surrogate added to what policy and ascents climb. Below
+            0 they stay near what is known, and the acquisition alone explores: on SyntheticBlends
+            (60 evaluations) the answers then lose 0.004 instead of 0.006, without a network 0.011
+            instead of 0.09.
         smoothness: Temperature of the smooth Tchebycheff utility, in units of f / z*.
         samples: Joint posterior samples by which a batch is chosen.
         fit_steps: Steps of the surrogate's hyper-parameters at its first fit.
@@ -94,7 +97,7 @@ class PslSettings(AgentSettings):
     learning_rate: float = number(3e-3, above=0)
     first_steps: int = number(300, least=1)
     steps: int = number(60, least=0)
-    optimism: float = number(0.3)
+    optimism: float = number(-0.5)
     smoothness: float = number(0.02, above=0)
     samples: int = number(64, least=1)
     fit_steps: int = number(60, least=1)

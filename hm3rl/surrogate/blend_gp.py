@@ -184,12 +184,11 @@ class BlendGP:
             scaled = self._scaled(self._components_of(blends) - self._centre)
             cross = self._kernel(scaled, self._scaled_known)
             mean = (cross @ self._weights).squeeze(-1).T
-            covariance = self._kernel(scaled, scaled) - cross @ self._inverse @ cross.transpose(
-                1, 2
-            )
-            size = covariance.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-10)
-            eye = torch.eye(len(mean), dtype=torch.float64)
-            root = torch.linalg.cholesky(covariance + 1e-4 * size[:, None, None] * eye)
+            white = torch.linalg.solve_triangular(self._factor, cross.transpose(1, 2), upper=False)
+            covariance = self._kernel(scaled, scaled) - white.transpose(1, 2) @ white
+            # Near-equal blends make it singular, and rounding indefinite: no Cholesky factor then.
+            values, vectors = torch.linalg.eigh(covariance)
+            root = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
             normal = torch.as_tensor(rng.standard_normal((self.outputs, len(mean), count)))
             drawn = mean + (root @ normal).permute(2, 1, 0)
         return (drawn * self._scale + self._shift).numpy()

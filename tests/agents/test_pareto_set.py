@@ -107,6 +107,10 @@ def test_the_same_seed_proposes_the_same_and_a_saved_agent_goes_on(tmp_path: Pat
     assert not set(again.propose(8)) & set(budget.seen[:24])
 
 
+def test_a_search_is_a_prefix_of_any_longer_one() -> None:
+    assert searched(28)[1].seen == searched(44)[1].seen[:28]
+
+
 def test_more_objectives_than_hypervolumes_are_computed_for() -> None:
     problem = SyntheticBlends.draw(layers=3, experts=2, objectives=5, seed=0)
     agent = ParetoSetAgent.fresh(problem.space, tuple("vwxyz"), settings())

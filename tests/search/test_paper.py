@@ -108,7 +108,7 @@ def test_the_papers_row_runs_with_one_theta_and_fresh_networks_for_each_preferen
     refined = agents.agents[0]
     known = len(refined.state.dataset)
     scored = [Outcome(np.full(3, 0.5), np.ones(3))]
-    refined.refine(lambda paths: scored * len(paths), 3, np.array([1.0, 0.0, 0.0]))
+    refined.refine(lambda paths, _: scored * len(paths), 3, np.array([1.0, 0.0, 0.0]))
     assert known < len(refined.state.dataset) <= known + 3
 
 

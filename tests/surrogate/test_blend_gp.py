@@ -59,6 +59,13 @@ def test_joint_samples_have_the_marginal_moments() -> None:
     np.testing.assert_allclose(samples.std(axis=0), found.std.numpy(), rtol=0.05)
 
 
+def test_equal_blends_are_sampled_as_one() -> None:
+    gp, blends, _ = fitted()
+    twice = torch.as_tensor(np.concatenate([blends[:40]] * 3 + [blends[:40] + 1e-9]))
+    samples = gp.samples(twice, 16, np.random.default_rng(0))
+    np.testing.assert_allclose(samples[:, :40], samples[:, 120:], atol=1e-3)
+
+
 def test_coarse_differences_count_more_than_fine_ones_before_any_data() -> None:
     gp = BlendGP(outputs=1, depth=6, experts=3)
     middle = np.full((1, 7, 3), 0.5)
