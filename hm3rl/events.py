@@ -37,7 +37,7 @@ class EvaluationEvent:
         decides: Whether that is what the search decides by; only such evaluations enter the
             archive.
         chosen_by: What proposed it: the phase, or a part of an agent ("behaviour", "variation",
-            "hill climbing", "policy", "rollout").
+            "hill_climbing", "policy", "rollout").
     """
 
     used: float

@@ -121,6 +121,10 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
             "target": "hm3rl.agents.agent:MergeAgent",
             "options": "hm3rl.config.agents:HM3AgentSettings",
         },
+        "psl": {
+            "target": "hm3rl.agents.pareto_set:ParetoSetAgent",
+            "options": "hm3rl.config.agents:PslSettings",
+        },
     },
     "surrogate": {
         "gp": {"target": "hm3rl.surrogate.gp:PathGP", "options": "hm3rl.config.agents:GPSettings"},

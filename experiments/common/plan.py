@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hm3rl import registry
+from hm3rl.config.compose import compose_settings
 from hm3rl.config.explain import dotted_keys
-from hm3rl.config.parts import options_of
 
 ZOO_TASKS = ("translation", "math", "code")
 SHRUNK_ITEMS = 24
@@ -36,23 +35,23 @@ SHRUNK_WORDS = (
 
 
 def understood(words: Sequence[str], shared: Sequence[str]) -> tuple[str, ...]:
-    """Words for every method, without the options `search.KEY=VALUE` that this one does not have.
+    """Words for every method, without options of searcher and agent that this one does not have.
 
     Args:
-        words: The method's own overrides; `search=NAME` among them says which searcher it is, by
-            default HM3.
+        words: The method's own overrides; `search=NAME` and `agent=NAME` among them say which
+            parts it has, by default HM3's.
         shared: Overrides for all methods.
 
     Returns:
-        Those of `shared` that its searcher knows.
+        Those of `shared` that its searcher and its agent know.
     """
-    named = [word.partition("=")[2] for word in words if word.startswith("search=")]
-    chosen = (named or ["hm3"])[-1]
-    # A file of the group is called after the searcher whose options it sets, as nsga2_paths is.
-    name = max(filter(chosen.startswith, registry.names("searcher")), key=len)
-    known = set(dotted_keys(type(options_of("searcher", name)), "search."))
+    parts = tuple(f"{kind}=" for kind in ("search", "agent", "plugins"))
+    made = compose_settings([word for word in words if word.startswith(parts)])
+    known = {*dotted_keys(type(made.search), "search."), *dotted_keys(type(made.agent), "agent.")}
     return tuple(
-        one for one in shared if not one.startswith("search.") or one.partition("=")[0] in known
+        one
+        for one in shared
+        if not one.startswith(("search.", "agent.")) or one.partition("=")[0] in known
     )
 
 

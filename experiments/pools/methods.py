@@ -29,6 +29,8 @@ METHODS: dict[str, tuple[str, ...]] = {
         "agent.acquisition.explore_share=0",
     ),
     "no_offline": COMMON["no_offline"],
+    "psl": ("agent=psl",),
+    "none": ("agent=none",),
     "parameter_only": (*COMMON["parameter_only"], f"search.parameter.warm_up={WARM_UP}"),
     "layer_bo": ("search=layer_bo", "search.groups=2"),
     "layer_bo_every": ("search=layer_bo", "search.groups=0"),
@@ -46,7 +48,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 `multitask` (`multitask.py`) trains instead of searching."""
 
 PLANNED = {
-    name: name not in (*UNPLANNED, "uniform", "multitask", "parameter_only")
+    name: name not in (*UNPLANNED, "psl", "none", "uniform", "multitask", "parameter_only")
     for name in METHODS  # parameter_only has a rule of its own, see `runs`
 }
 """Whether a method's decisions depend on its budget: it is then run at every budget, else once."""

@@ -28,12 +28,16 @@ LEAST = 0.05
 """Room between experts and reference below which a share says nothing; such pools stand apart."""
 
 
+TRAINED = ("multitask",)
+"""Methods that train on the tasks' data; they are held against merging, and no part of it."""
+
+
 class Reference(NamedTuple):
     """Hypervolumes on held-out items.
 
     Attributes:
         experts: Of the experts' own points.
-        best: Of the union of all methods' fronts, those of all budgets and seeds.
+        best: Of the union of the fronts of all methods that merge, of all budgets and seeds.
         methods: The methods whose fronts these are.
     """
 
@@ -55,9 +59,9 @@ def measure(found: Iterable[Front]) -> Reference:
     """The reference of a pool.
 
     Args:
-        found: All its fronts, at least one.
+        found: All its fronts, at least one of a method that merges.
     """
-    fronts = list(found)
+    fronts = [front for front in found if front.key.method not in TRAINED]
     first = fronts[0]
     points = np.concatenate([front.points for front in fronts])
     best = hypervolume(points[non_dominated(points)])
@@ -93,9 +97,9 @@ def freeze(names: Sequence[str], folder: Path = results.RESULTS) -> list[str]:
         plain = json.loads(file.read_text(encoding="utf-8"))
     added = []
     for name in names:
-        found = results.fronts(name, folder)
-        if name not in plain and found:
-            one = measure(found.values())
+        found = results.fronts(name, folder).values()
+        if name not in plain and any(front.key.method not in TRAINED for front in found):
+            one = measure(found)
             commit = judgements.commit()
             plain[name] = {**one._asdict(), "methods": list(one.methods), "commit": commit}
             added.append(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from hm3rl.surrogate.features import AuxiliaryData
 from hm3rl.surrogate.local_search import climb
 
 
-class MergeAgent(Agent):
+class MergeAgent(Agent[PathSpace]):
     """Preference-conditioned actor-critic with a surrogate (HM3, adapted: method.md).
 
     Attributes:
@@ -49,7 +50,7 @@ class MergeAgent(Agent):
         objectives: Sequence[str],
         settings: RunSettings,
         only: np.ndarray | None = None,
-    ) -> MergeAgent:
+    ) -> Self:
         """An agent that has learned nothing; see `Agent` and `AgentState`."""
         agent, surrogate = settings.agent, settings.surrogate
         assert isinstance(agent, HM3AgentSettings)  # registered with it

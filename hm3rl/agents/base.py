@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
 
 from hm3rl.agents.storage import read_space, write_space
 from hm3rl.config.schema import RunSettings
+from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 from hm3rl.paths.variation import random_walk
@@ -27,10 +28,14 @@ ATTEMPTS = 50
 """Random walks in a row that are known already, after which a space counts as exhausted."""
 
 
-class Agent(ABC):
+Space = TypeVar("Space", bound=PathSpace | BlendSpace)
+
+
+class Agent(ABC, Generic[Space]):
     """Chooses inference paths and learns from what they score.
 
     Attributes:
+        blended: Whether it walks blends (`BlendSpace`) or the layers of members (`PathSpace`).
         space: The paths there are.
         objectives: Names of the K objectives.
         seconds: Seconds spent in here so far, evaluations excepted.
@@ -42,20 +47,21 @@ class Agent(ABC):
             a surrogate, `settings.seed` its seed.
     """
 
+    blended: ClassVar[bool] = False
     seconds: float = 0.0
 
-    def __init__(self, space: PathSpace, objectives: Sequence[str], settings: RunSettings) -> None:
+    def __init__(self, space: Space, objectives: Sequence[str], settings: RunSettings) -> None:
         self.space = space
         self.objectives = tuple(objectives)
         self.settings = settings
         self._known: set[LayerPath] = set()
 
     @classmethod
-    def fresh(cls, space: PathSpace, objectives: Sequence[str], settings: RunSettings) -> Agent:
+    def fresh(cls, space: Space, objectives: Sequence[str], settings: RunSettings) -> Self:
         """An agent that has learned nothing; arguments as above."""
         return cls(space, objectives, settings)
 
-    @classmethod  # noqa: B027 -- few have to refuse anything
+    @classmethod
     def check(cls, settings: RunSettings, began: bool) -> None:
         """Refuse options that cannot work, before any work; ranges are checked already.
 
@@ -103,7 +109,7 @@ class Agent(ABC):
         """Learn from stored paths, that nobody has just chosen; by default, observe them."""
         self.observe(paths, outcomes)
 
-    def learn_merges(  # noqa: B027 -- most agents have no use for it
+    def learn_merges(
         self, context: np.ndarray, descriptors: np.ndarray, outcomes: Sequence[Outcome]
     ) -> None:
         """Hear of whole merged models that were scored but are not offered; ignored by default.
@@ -118,7 +124,7 @@ class Agent(ABC):
         """What `restore` needs to bring it back; by default nothing."""
         return {}
 
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:  # noqa: B027 -- as `arrays`
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take over what `arrays` gave."""
 
     # --- what follows from it -----------------------------------------------------------------
@@ -207,7 +213,7 @@ class Agent(ABC):
             InputError: The file is no saved agent.
         """
         space, objectives, arrays = read_space(path)
-        agent = cls(space, objectives, settings)
+        agent = cls(cast(Space, space), objectives, settings)
         agent.restore(arrays)
         return agent
 
@@ -217,10 +223,15 @@ class Agent(ABC):
         self._known.update(found)
         return found
 
+    def _draw(self, rng: np.random.Generator) -> LayerPath:
+        if isinstance(self.space, BlendSpace):
+            return self.space.decode(rng.random(self.space.shape) * self.space.largest)
+        return self.space.decode(random_walk(self.space, rng))
+
     def _random(self, count: int, rng: np.random.Generator) -> list[LayerPath]:
         found: list[LayerPath] = []
         for _ in range(ATTEMPTS * count):
-            found += self._new([self.space.decode(random_walk(self.space, rng))])
+            found += self._new([self._draw(rng)])
             if len(found) == count:
                 break
         return found

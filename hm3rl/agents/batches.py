@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-BEHAVIOUR, VARIATION, CLIMB = "behaviour", "variation", "hill climbing"
+BEHAVIOUR, VARIATION, CLIMB = "behaviour", "variation", "hill_climbing"
 POLICY, ROLLOUT = "policy", "rollout"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hm3rl.errors import InputError
+from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.space import PathSpace
 
@@ -24,7 +25,7 @@ META, ARRAYS = "hm3rl/meta.json", "hm3rl/arrays.npz"
 
 def write_space(
     path: Path,
-    space: PathSpace,
+    space: PathSpace | BlendSpace,
     objectives: Sequence[str],
     arrays: Mapping[str, np.ndarray],
     **meta: Any,
@@ -38,23 +39,17 @@ def write_space(
         arrays: What else it has.
         **meta: What else it says of itself, as JSON takes it.
     """
-    said = {
-        "format": FORMAT,
-        **meta,
-        "objectives": list(objectives),
-        "members": list(space.members),
-        "num_layers": list(space.num_layers),
-        "limits": asdict(space.limits),
-    }
+    said: dict[str, Any] = {"format": FORMAT, **meta, "objectives": list(objectives)}
+    own: dict[str, np.ndarray] = {}
+    if isinstance(space, BlendSpace):
+        said["blends"] = asdict(space)
+    else:
+        said["members"] = list(space.members)
+        said["num_layers"] = list(space.num_layers)
+        said["limits"] = asdict(space.limits)
+        own = {name: getattr(space, name) for name in ("context", "descriptors", "can_follow")}
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        allow_pickle=False,
-        context=space.context,
-        descriptors=space.descriptors,
-        can_follow=space.can_follow,
-        **arrays,
-    )
+    np.savez(buffer, allow_pickle=False, **own, **arrays)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(META, json.dumps(said, indent=1))
         archive.writestr(ARRAYS, buffer.getvalue())
@@ -85,7 +80,7 @@ def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def space_of(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PathSpace:
-    """The path space of a saved agent."""
+    """The path space of a saved agent over members."""
     return PathSpace(
         tuple(meta["members"]),
         tuple(meta["num_layers"]),
@@ -96,11 +91,19 @@ def space_of(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PathS
     )
 
 
-def read_space(path: Path) -> tuple[PathSpace, tuple[str, ...], dict[str, np.ndarray]]:
+def read_space(
+    path: Path,
+) -> tuple[PathSpace | BlendSpace, tuple[str, ...], dict[str, np.ndarray]]:
     """What `write_space` wrote: the space, the objectives, all arrays.
 
     Raises:
         InputError: The file is no saved agent.
     """
     meta, arrays = read_parts(path)
-    return space_of(meta, arrays), tuple(meta["objectives"]), arrays
+    space: PathSpace | BlendSpace
+    if "blends" in meta:
+        said = meta["blends"]
+        space = BlendSpace(tuple(said["experts"]), said["depth"], said["largest"])
+    else:
+        space = space_of(meta, arrays)
+    return space, tuple(meta["objectives"]), arrays

@@ -63,6 +63,7 @@ class PathSettings:
             `full` (optimal transport), `full_paper` or `mlp`. Only `scalar` folds into a plain
             checkpoint; with the others a front's models run in process only.
         alignment_items: Training items, of all tasks together, that alignments are fitted on.
+        blend_max: Coefficients of blended layers lie in [0, blend_max].
     """
 
     min_length: int = number(0, least=0, most=10_000)
@@ -71,6 +72,7 @@ class PathSettings:
     stem: str = "free"
     alignment: str = choice("none", "scalar", "diagonal", "full", "full_paper", "mlp")
     alignment_items: int = number(64, least=1)
+    blend_max: float = number(1.0, above=0)
 
 
 @dataclass

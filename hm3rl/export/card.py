@@ -45,9 +45,7 @@ def used_sources(candidate: Candidate, pool: ModelPool) -> tuple[str, ...]:
 
     The base's are in every merge and in every adapter over it.
     """
-    used = set(candidate.members)
-    for recipe in candidate.recipes:
-        used.update((pool.base_name, *recipe.experts))
+    used = set(candidate.sources)
     if used & set(pool.adapters):
         used.add(pool.base_name)
     return tuple(name for name in pool.names if name in used)

@@ -163,10 +163,7 @@ def _our_sources(
     file: Path, plain: Mapping[str, Any], candidate: Candidate
 ) -> tuple[dict[str, str], dict[str, str]]:
     origins, hashes = _listed(file, plain.get("sources"))
-    needed = {name for name in candidate.members if "@" not in name}
-    for recipe in candidate.recipes:
-        needed.update((BASE, *recipe.experts))
-    missing = sorted(needed - origins.keys())
+    missing = sorted(candidate.sources - origins.keys())
     if missing:
         raise InputError(
             f"{file}: the source {missing[0]} is used but not among the sources",

@@ -15,6 +15,7 @@ from typing import Any
 from hm3rl.errors import InputError
 from hm3rl.interop.mergekit_file import METHODS, MergekitFile, read_mergekit
 from hm3rl.interop.mergekit_recipe import BASELESS, slice_merges
+from hm3rl.merging.blend import is_blend
 from hm3rl.merging.profile import BLOCKS, Place, Profile
 from hm3rl.merging.recipe import MERGED_PREFIX, MergeRecipe
 from hm3rl.merging.traits import traits_of
@@ -133,6 +134,8 @@ def to_mergekit(candidate: Candidate, pool: ModelPool) -> dict[str, Any]:
         raise _inexpressible("it is aligned")
     if pool.changed:
         raise _inexpressible(f"the vocabulary or head of {pool.changed[0]} was changed for it")
+    if any(map(is_blend, candidate.members)):
+        raise _inexpressible("its layers are blended one by one")
     if not candidate.recipes:
         return {**_slices(candidate.path, pool), "dtype": dtype}
     (recipe, *others) = candidate.recipes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from hm3rl import registry
@@ -19,6 +20,8 @@ from hm3rl.merging.threads import in_threads
 from hm3rl.merging.traits import traits_of
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import deep_shallow_copy
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @torch.no_grad()
@@ -169,6 +172,27 @@ def _of_tensor(
         rows = [0, *(1 + task_vectors.pool.expert_names.index(expert) for expert in experts)]
         settings["gram"] = task_vectors.gram(name)[rows][:, rows]
     return settings
+
+
+@torch.no_grad()
+def merged_module(
+    task_vectors: TaskVectors, recipe: MergeRecipe, module: M, layer: int | None
+) -> M:
+    """Merge one part of a model: what lies outside the layers, or one layer.
+
+    Args:
+        task_vectors: The pool's cached task vectors.
+        recipe: What to do; it passed `check_recipe`.
+        module: The base's model, or its layer.
+        layer: Index of the layer; None: what lies outside.
+
+    Returns:
+        A copy of the module that shares no floating-point weight of that part with the sources; of
+        a whole model the layers are the base's still.
+    """
+    names = [name for name in task_vectors.names if task_vectors.place(name).layer == layer]
+    state = merge_tensors(task_vectors, recipe, names)
+    return deep_shallow_copy(module, {id(task_vectors.base(n)): t for n, t in state.items()})
 
 
 def merged_model(task_vectors: TaskVectors, recipe: MergeRecipe) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from numbers import Real
 from typing import Any
 
 from hm3rl.errors import InputError
+from hm3rl.merging.blend import blend_of, is_blend
 from hm3rl.merging.profile import Place, Profile, rounded
 from hm3rl.merging.traits import OperatorTraits, traits_of
 from hm3rl.models.hashing import short_hash
@@ -263,6 +264,20 @@ class MergeRecipe:
                 raise InputError(f"the merge recipe's {name} is {value!r}", "give a number")
         settings = {k: v for k, v in plain.items() if k not in ("operator", "weights")}
         return cls.of(str(plain["operator"]), plain["weights"], **settings)
+
+
+def names_merge(member: str) -> bool:
+    """Whether a member's name is that of a merged member or a blend, not of a source."""
+    return member.startswith(MERGED_PREFIX) or is_blend(member)
+
+
+def blend_recipe(name: str) -> MergeRecipe:
+    """The recipe of a blend, by its name: task arithmetic with scale 1.
+
+    Raises:
+        InputError: It is no blend.
+    """
+    return MergeRecipe.of("task_arithmetic", blend_of(name))
 
 
 _KINDS: dict[str, Any] = {

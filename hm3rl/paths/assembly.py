@@ -20,7 +20,6 @@ from hm3rl.paths.alignment_kind import NO_ALIGNMENT, read_scales
 from hm3rl.paths.candidate import STEM_HEAD, Candidate
 from hm3rl.paths.families import (
     decoder,
-    decoder_layers,
     family_of,
     layer_rope,
     layer_window,
@@ -86,13 +85,11 @@ def stitch(
     Returns:
         The model, with its stem's head.
     """
-    models = {name: members.model(name) for name in path.members}
-    host = models[path.stem]
+    host = members.stem(path.stem)
     family = family_of(host.config)
-    config, places = _places(path, models, members)
-    layers = {name: list(decoder_layers(model)) for name, model in models.items()}
+    config, places = _places(path, host, members)
     views = [
-        view_layer(layers[place.source.member][place.source.layer], place, alignment, family)
+        view_layer(members.layer(*place.source), place, alignment, family)
         for place, alignment in zip(places, alignments, strict=True)
     ]
     inner = shallow_copy(decoder(host))
@@ -112,29 +109,29 @@ def stitch(
 
 
 def _places(
-    path: LayerPath, models: dict[str, PreTrainedModel], members: MemberSet
+    path: LayerPath, host: PreTrainedModel, members: MemberSet
 ) -> tuple[PretrainedConfig, list[ViewPlace]]:
     """Decide the configuration of the stitched model and what each layer must see to itself."""
     stem, refs = path.stem, path.refs
-    host = models[stem].config
-    config = path_config(host, [(models[m].config, layer) for m, layer in refs])
-    if all(members.alike(stem, member) for member in models):
+    configs = {name: members.config(name) for name in path.members}
+    config = path_config(host.config, [(configs[m], layer) for m, layer in refs])
+    if all(members.alike(stem, member) for member in configs):
         return config, [ViewPlace(ref, depth, config) for depth, ref in enumerate(refs)]
-    if any(getattr(models[m].config, "attn_logit_softcapping", None) for m, _ in refs):
+    if any(getattr(configs[m], "attn_logit_softcapping", None) for m, _ in refs):
         # Fused attention has no soft-capping, and masks are made for one kind of attention.
         config._attn_implementation = "eager"
-    windows = [layer_window(models[m].config, layer) for m, layer in refs]
+    windows = [layer_window(configs[m], layer) for m, layer in refs]
     plain = windows == [layer_window(config, depth) for depth in range(len(refs))]
     if not plain:
         config = without_windows(config)
         _check_windows(config)
-    own = {name: _own_config(models[name].config, config) for name in models}
+    own = {name: _own_config(configs[name], config) for name in configs}
     return config, [
         ViewPlace(
             ref,
             depth,
             own[ref.member],
-            _own_rotary(models[ref.member], ref.layer, config, depth),
+            _own_rotary(members.stem(ref.member), ref.layer, config, depth),
             None if plain else windows[depth],
         )
         for depth, ref in enumerate(refs)

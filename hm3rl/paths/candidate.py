@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hm3rl.errors import InputError
-from hm3rl.merging.recipe import MERGED_PREFIX, MergeRecipe
+from hm3rl.merging.blend import blend_of, is_blend
+from hm3rl.merging.recipe import MERGED_PREFIX, MergeRecipe, blend_recipe, names_merge
 from hm3rl.models.hashing import short_hash
+from hm3rl.models.pool import BASE
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT, read_scales, split_alignment
-from hm3rl.paths.layer_path import LayerPath
+from hm3rl.paths.layer_path import LayerPath, LayerRef
 
 STEM_HEAD = "stem"
 """Value of `Candidate.head`: the head comes with the stem."""
@@ -86,10 +88,16 @@ class Candidate:
         head = () if self.head == STEM_HEAD else (self.head,)
         return tuple(dict.fromkeys((*self.path.members, *head)))
 
+    @property
+    def sources(self) -> frozenset[str]:
+        """Sources whose weights it has; the base's are in every merge and every blend."""
+        merged = [recipe.experts for recipe in self.recipes]
+        merged += [tuple(blend_of(name)) for name in self.members if is_blend(name)]
+        plain = [name for name in self.members if not names_merge(name)]
+        return frozenset(plain).union(*((BASE, *experts) for experts in merged))
+
     def key(self, hashes: Mapping[str, str]) -> str:
         """Hash the candidate's content: sources, recipes, path, stem, head, alignment.
-
-        The base counts whenever a merged member is used, because every merge starts from it.
 
         Args:
             hashes: Content hash by source name (`ModelPool.hashes`).
@@ -100,18 +108,31 @@ class Candidate:
         Raises:
             InputError: The candidate uses a source that `hashes` does not have.
         """
-        sources = {name for name in self.members if not name.startswith(MERGED_PREFIX)}
-        for recipe in self.recipes:
-            sources.update(("base", *recipe.experts))
+        sources = self.sources
         unknown = sorted(sources - hashes.keys())
         if unknown:
             raise InputError(
                 f"the candidate {self.path} uses {unknown[0]!r}, which is no source of the pool",
                 f"sources: {', '.join(hashes)}",
             )
-        plain = self.to_dict()
+        plain = self._spelled_out().to_dict()
         plain["sources"] = {name: hashes[name] for name in sorted(sources)}
         return short_hash(plain)
+
+    def _spelled_out(self) -> Candidate:
+        """The same weights with a merged member in each blend's place, so that both have one key.
+
+        An aligned path stays as it is: layers of another merged member would be aligned, too.
+        """
+        blends = {name: blend_recipe(name) for name in self.members if is_blend(name)}
+        if not blends or self.alignment != NO_ALIGNMENT:
+            return self
+        names = {name: recipe.name for name, recipe in blends.items()}
+        path = self.path
+        refs = tuple(LayerRef(names.get(member, member), layer) for member, layer in path.refs)
+        spelled = LayerPath(refs, names.get(path.stem, path.stem))
+        head = names.get(self.head, self.head)
+        return Candidate.of(spelled, (*self.recipes, *blends.values()), head)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the candidate as plain data."""

@@ -1,7 +1,8 @@
 """`LayerPath`: which layer of which member runs at each depth, and its text form.
 
 The text `math | math[0:4] + merged@3fa9c1d2[4:7] + code[7]` reads: the embedding of `math`, its
-layers 0 to 3, layers 4 to 6 of a merged member, layer 7 of `code`. Ranges are half-open, as in
+layers 0 to 3, layers 4 to 6 of a merged member, layer 7 of `code`. A blend is named by its
+coefficients: `{code: 0.4, math: 0.7}[3:5]` (`hm3rl.merging.blend`). Ranges are half-open, as in
 Python. Repeats, skips and backward jumps are legal.
 """
 
@@ -14,19 +15,20 @@ from functools import cached_property
 from typing import NamedTuple
 
 from hm3rl.errors import InputError
+from hm3rl.merging.blend import PATTERN, blend_name, blend_of, is_blend
 
 _MEMBER = r"[A-Za-z0-9_][A-Za-z0-9_.\-@]*"
 MOST_LAYERS = 10_000
 """Layers of the longest path that a text may spell: far beyond any model, and small in memory."""
 
-_TERM = re.compile(rf"\s*({_MEMBER})\[(\d{{1,18}})(?::(\d{{1,18}}))?\]\s*")
+_TERM = re.compile(rf"\s*({_MEMBER}|{PATTERN})\[(\d{{1,18}})(?::(\d{{1,18}}))?\]\s*")
 
 
 class LayerRef(NamedTuple):
     """One decoder layer of one member.
 
     Attributes:
-        member: Name of a source or merged member.
+        member: Name of a source, a merged member or a blend.
         layer: Index of the layer in that member, from 0.
     """
 
@@ -50,10 +52,13 @@ class LayerPath:
         """Check the path and turn plain pairs into `LayerRef`s."""
         if not self.refs:
             raise InputError("a path has no layers", "give at least one")
-        refs = tuple(LayerRef(str(member), int(layer)) for member, layer in self.refs)
-        for member in (self.stem, *(ref.member for ref in refs)):
-            if not re.fullmatch(_MEMBER, member):
+        names = {str(member): "" for member in (self.stem, *(member for member, _ in self.refs))}
+        for member in names:
+            if not is_blend(member) and not re.fullmatch(_MEMBER, member):
                 raise InputError(f"{member!r} cannot name a member", "see the names of the pool")
+            names[member] = blend_name(blend_of(member)) if is_blend(member) else member
+        refs = tuple(LayerRef(names[str(member)], int(layer)) for member, layer in self.refs)
+        object.__setattr__(self, "stem", names[self.stem])
         if any(ref.layer < 0 for ref in refs):
             raise InputError(f"the path {refs} has a negative layer", "count layers from 0")
         object.__setattr__(self, "refs", refs)
@@ -106,13 +111,15 @@ class LayerPath:
         """Depths whose layer does not follow its original neighbour.
 
         A layer's neighbour is the layer before it in the same member; a first layer's is the stem
-        of its member.
+        of its member. Where layers are blended they are all of one model, and only the index tells.
         """
         before = (LayerRef(self.stem, -1), *self.refs)
+        blended = any(map(is_blend, self.members))
         return tuple(
             depth
             for depth, ref in enumerate(self.refs)
-            if before[depth] != (ref.member, ref.layer - 1)
+            if before[depth].layer != ref.layer - 1
+            or not (blended or before[depth].member == ref.member)
         )
 
     def runs(self) -> Iterator[tuple[str, int, int]]:

@@ -7,18 +7,22 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import InputError
-from hm3rl.merging.merge import check_experts, merged_model
-from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.blend import blend_of, is_blend
+from hm3rl.merging.merge import check_experts, check_recipe, merged_module
+from hm3rl.merging.recipe import MergeRecipe, blend_recipe, names_merge
 from hm3rl.merging.task_vectors import TaskVectors
 from hm3rl.models.hashing import short_hash
 from hm3rl.models.pool import ModelPool
+from hm3rl.models.shallow import shallow_copy
 from hm3rl.paths.aligner import Aligner
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT, split_alignment
 from hm3rl.paths.candidate import Candidate
-from hm3rl.paths.families import family_of
+from hm3rl.paths.families import decoder, decoder_layers, family_of
+from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.statistics import Calibration
 
 DEFAULT_CACHE_BYTES = 4 * 2**30
@@ -28,13 +32,14 @@ DEFAULT_CACHE_BYTES = 4 * 2**30
 class MemberSet:
     """Everything whose layers a path may use.
 
-    Merged members are registered by recipe and built when first asked for. A model handed out
-    stays valid for as long as somebody holds it, also after the cache has dropped it.
+    Merged members are registered by recipe, blends are named by what they are. Both are merged
+    layer by layer, when a layer is first asked for. What was handed out stays valid for as long as
+    somebody holds it, also after the cache has dropped it.
 
     Args:
         pool: The sources.
         include_base: Whether the base is offered to searches (it can always be referred to).
-        cache_bytes: Memory for merged weights; at least one merged member is always kept.
+        cache_bytes: Memory for merged weights; of one member they are always kept.
         calibration: Batch that alignments between stitched layers are fitted on.
     """
 
@@ -52,7 +57,9 @@ class MemberSet:
         self.derived: dict[tuple[Any, ...], Any] = {}
         """What other modules compute once from this set and keep for as long as it lives."""
         self._recipes: dict[str, MergeRecipe] = {}
-        self._models: OrderedDict[str, PreTrainedModel] = OrderedDict()
+        self._blends: dict[str, MergeRecipe] = {}
+        self._parts: OrderedDict[tuple[str, int | None], nn.Module] = OrderedDict()
+        self._part_bytes = 0
 
     @cached_property
     def task_vectors(self) -> TaskVectors:
@@ -105,7 +112,9 @@ class MemberSet:
         Raises:
             InputError: It does not; names those that do.
         """
-        if name not in self.pool.names and name not in self._recipes:
+        if is_blend(name):
+            self._blend(name)
+        elif name not in self.pool.names and name not in self._recipes:
             raise InputError(
                 f"there is no member {name!r}",
                 f"members: {', '.join((*self.pool.names, *self._recipes))}",
@@ -113,41 +122,99 @@ class MemberSet:
 
     def is_merged(self, name: str) -> bool:
         """Whether a member is a merge rather than a source."""
-        self.check(name)
-        return name in self._recipes
+        return self.recipe(name) is not None
 
     def recipe(self, name: str) -> MergeRecipe | None:
-        """Return the recipe of a merged member, None for a source."""
+        """Return the recipe of a merged member or a blend, None for a source."""
         self.check(name)
-        return self._recipes.get(name)
+        return self._blend(name) if is_blend(name) else self._recipes.get(name)
 
     def model(self, name: str) -> PreTrainedModel:
         """Return a member's model, merging it now if need be.
 
         Returns:
-            A shared model in evaluation mode; never change it.
+            A model in evaluation mode over shared weights; never change it.
         """
-        self.check(name)
-        if name not in self._recipes:
+        if not self.is_merged(name):
             return self.pool.model(name)
-        if name in self._models:
-            self._models.move_to_end(name)
-            return self._models[name]
-        model = merged_model(self.task_vectors, self._recipes[name])
-        self._models[name] = model
-        self._shrink()
+        stem = self.stem(name)
+        family = family_of(stem.config)
+        model, inner = shallow_copy(stem), shallow_copy(decoder(stem))
+        layers = shallow_copy(decoder_layers(stem))
+        layers._modules.update(
+            (str(layer), self.layer(name, layer)) for layer in range(self.num_layers(name))
+        )
+        inner._modules[family.layers] = layers
+        model._modules[family.inner] = inner
         return model
+
+    def stem(self, name: str) -> PreTrainedModel:
+        """Return a model whose embedding, final norm and head are a member's.
+
+        Returns:
+            As `model`, but of a merged member the layers are the base's.
+        """
+        recipe = self.recipe(name)
+        if recipe is None:
+            return self.pool.model(name)
+        base = self.pool.model(self.pool.base_name)
+        found = self._part(name, recipe, base, None)
+        assert isinstance(found, PreTrainedModel)
+        return found
+
+    def layer(self, name: str, index: int) -> nn.Module:
+        """Return a decoder layer of a member, merging it now if need be; never change it."""
+        recipe = self.recipe(name)
+        layers = decoder_layers(self.pool.model(name if recipe is None else self.pool.base_name))
+        if recipe is None:
+            return layers[index]
+        return self._part(name, recipe, layers[index], index)
+
+    def merge_part(self, name: str, layer: int | None) -> None:
+        """Merge a layer of a member, or its stem, now."""
+        if layer is None:
+            self.stem(name)
+        else:
+            self.layer(name, layer)
+
+    def merged_parts(self, path: LayerPath) -> dict[tuple[str, int | None], int]:
+        """What has to be merged for a path: bytes by member and layer (None: the stem)."""
+        wanted: list[tuple[str, int | None]] = [(path.stem, None), *path.refs]
+        return {part: self._bytes_of.get(part[1], 0) for part in wanted if names_merge(part[0])}
+
+    def _part(
+        self, name: str, recipe: MergeRecipe, module: nn.Module, layer: int | None
+    ) -> nn.Module:
+        """A part of a merged member, from the cache if it is there."""
+        key = (name, layer)
+        if key in self._parts:
+            self._parts.move_to_end(key)
+            return self._parts[key]
+        check_recipe(self.task_vectors, recipe)
+        part = merged_module(self.task_vectors, recipe, module, layer)
+        self._parts[key] = part
+        self._part_bytes += self._bytes_of[layer]
+        while self._part_bytes > max(self.cache_bytes, self._merged_bytes):
+            (_, dropped), _ = self._parts.popitem(last=False)
+            self._part_bytes -= self._bytes_of[dropped]
+        return part
+
+    def _blend(self, name: str) -> MergeRecipe:
+        """The recipe of a blend, whose experts are checked when it is first met."""
+        if name not in self._blends:
+            self.pool.check_mergeable(e for e in blend_of(name) if e in self.pool.expert_names)
+            recipe = blend_recipe(name)
+            check_experts(self.task_vectors, recipe)
+            self._blends[name] = recipe
+        return self._blends[name]
 
     def config(self, name: str) -> PretrainedConfig:
         """Return a member's configuration; a merge has the base's."""
-        self.check(name)
-        source = self.pool.base_name if name in self._recipes else name
-        return self.pool.model(source).config
+        return self.pool.model(self.pool.base_name if self.is_merged(name) else name).config
 
     def content(self, name: str) -> str:
         """Return a member's content hash: it changes with its weights and with nothing else."""
-        self.check(name)
-        hashes, recipe = self.pool.hashes, self._recipes.get(name)
+        hashes, recipe = self.pool.hashes, self.recipe(name)
         if recipe is None:
             return hashes[name]
         used = (self.pool.base_name, *recipe.experts)
@@ -232,9 +299,8 @@ class MemberSet:
             K weights, then scale, mean density and 1 for a merge or 0 for a source;
             float32, shape (K + 3,).
         """
-        self.check(name)
         experts = self.pool.expert_names
-        recipe = self._recipes.get(name)
+        recipe = self.recipe(name)
         if recipe is None:
             return np.array([*(float(e == name) for e in experts), 1.0, 1.0, 0.0], np.float32)
         weights = dict(recipe.weights)
@@ -243,9 +309,17 @@ class MemberSet:
         return np.array(row, np.float32)
 
     @cached_property
+    def _bytes_of(self) -> dict[int | None, int]:
+        """Memory of a merged member's parts, by layer; None: what lies outside the layers."""
+        found: dict[int | None, int] = dict.fromkeys([None, *range(self.pool.num_layers)], 0)
+        for name in self.task_vectors.names:
+            found[self.task_vectors.place(name).layer] += self.task_vectors.base(name).nbytes
+        return found
+
+    @property
     def _merged_bytes(self) -> int:
         """Memory of one merged member's weights: as many as the base's."""
-        return sum(p.nbytes for p in self.pool.model(self.pool.base_name).parameters())
+        return sum(self._bytes_of.values())
 
     @cached_property
     def _usual(self) -> frozenset[str]:
@@ -253,8 +327,4 @@ class MemberSet:
 
     def _is_usual(self, name: str) -> bool:
         """Whether a member is of the base's architecture."""
-        return name in self._usual or name in self._recipes
-
-    def _shrink(self) -> None:
-        while len(self._models) > 1 and len(self._models) * self._merged_bytes > self.cache_bytes:
-            self._models.popitem(last=False)
+        return name in self._usual or self.is_merged(name)

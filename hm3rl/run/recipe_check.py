@@ -15,6 +15,8 @@ from hm3rl.export.sources import stored_dtype
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
 from hm3rl.interop.mergekit_build import check_slices
 from hm3rl.interop.mergekit_recipe import SliceMerge, slice_merges
+from hm3rl.merging.blend import is_blend
+from hm3rl.merging.recipe import blend_recipe, names_merge
 from hm3rl.models.compatibility import check_mergeable
 from hm3rl.models.pool import BASE
 from hm3rl.models.source import StoredTensor
@@ -61,6 +63,7 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
     headers = {name: read.whole.get(name, read.whole[base]).tensors for name in read.paths}
     depths = {name: int(config.num_hidden_layers) for name, config in configs.items()}
     plan = read.plan
+    parts: set[tuple[str, int | None]] = set()
     notes: tuple[str, ...] = read.notes
     if recipe.mergekit is not None:
         slices = slice_merges(recipe.mergekit, depths, list(headers[base]))
@@ -72,14 +75,18 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
         notes = tuple(dict.fromkeys((*recipe.mergekit.notes, *said, *notes)))
     else:
         assert recipe.candidate is not None
-        path, recipes = recipe.candidate.path, recipe.candidate.recipes
+        path = recipe.candidate.path
+        blends = [blend_recipe(name) for name in recipe.candidate.members if is_blend(name)]
+        recipes = (*recipe.candidate.recipes, *blends)
         # A merge changes weights only: its layers are the base's.
-        own = {member: member if "@" not in member else base for member in path.members}
+        own = {member: base if names_merge(member) else member for member in path.members}
         layers = [LayerRef(own[member], layer) for member, layer in path.refs]
         stem, slices = own[path.stem], []
         for expert in sorted({expert for entry in recipes for expert in entry.experts}):
             check_mergeable(configs[base], configs[expert], f"expert {expert!r}")
         widths = [len(entry.weights) + 1 for entry in recipes]
+        wanted: list[tuple[str, int | None]] = [(path.stem, None), *path.refs]
+        parts = {part for part in wanted if names_merge(part[0])}
     for name, layer in layers:
         if layer >= depths[name]:
             raise InputError(
@@ -100,7 +107,9 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
         if plan.notes or name in adapters or stored_dtype(read.whole[name].folder) != precision
     ]
     sources = sum(_elements(headers[name].values()) for name in held) * precision.itemsize
-    members = count if recipe.mergekit else len(widths) * _elements(headers[base].values())
+    members = count
+    if not recipe.mergekit:
+        members = sum(_part_elements(headers[base], configs[base], layer) for _, layer in parts)
     merging = members * precision.itemsize if widths else 0
     if _is_whole_merge(recipe, slices, depths[base]) and written == precision:
         merging = min(merging, DEFAULT_SHARD_BYTES)  # written shard by shard
@@ -151,6 +160,15 @@ def _result_elements(
     prefixes = tuple(layer_prefix(configs[base], n) for n in range(configs[base].num_hidden_layers))
     rest = [t for key, t in headers[base].items() if not key.startswith(prefixes)]
     return inside + _elements(rest)
+
+
+def _part_elements(header: Mapping[str, StoredTensor], config: Any, layer: int | None) -> int:
+    """Count the parameters of a layer, or of what lies outside the layers."""
+    if layer is not None:
+        prefix = layer_prefix(config, layer)
+        return sum(t.elements for key, t in header.items() if key.startswith(prefix))
+    inside = range(int(config.num_hidden_layers))
+    return _elements(header.values()) - sum(_part_elements(header, config, one) for one in inside)
 
 
 def _elements(tensors: Iterable[StoredTensor]) -> int:

@@ -10,6 +10,7 @@ from hm3rl.agents.base import Agent
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.descriptors import layer_descriptors
 from hm3rl.paths.layer_path import LayerPath
@@ -44,6 +45,11 @@ def path_space(problem: MergeProblem, names: Sequence[str], describe: bool = Tru
         else np.zeros((len(names), deepest, 0), np.float32),
         can_follow=np.array([[members.can_follow(a, b) for b in names] for a in names]),
     )
+
+
+def blend_space(problem: MergeProblem, largest: float) -> BlendSpace:
+    """The blends of a problem's experts that can be merged, with coefficients up to `largest`."""
+    return BlendSpace(problem.pool.mergeable, problem.pool.num_layers, largest)
 
 
 def to_candidate(problem: MergeProblem, path: LayerPath) -> Candidate:

@@ -36,6 +36,7 @@ from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.search.architecture_level import (
+    blend_space,
     describe_merges,
     known_outcomes,
     learn_merges,
@@ -82,6 +83,14 @@ class HM3(Searcher[HM3Settings]):
     def __init__(self, settings: RunSettings) -> None:
         super().__init__(settings)
         self.settings = settings
+        if self._agent_class.blended:
+            if not (self.parameter_level and self.offline_phase):
+                raise InputError(
+                    f"search={self.name} with agent={settings.agent.name}, which walks blends: "
+                    "there are no levels or phases to be left out",
+                    f"use search=hm3, or agent=hm3 with search={self.name}",
+                )
+            return
         self.phases = 1 + int(self.parameter_level) + int(self.offline_phase)
         self.merges = self.parameter_level
         self._check_shares()
@@ -149,6 +158,8 @@ class HM3(Searcher[HM3Settings]):
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
+        if self._agent_class.blended:
+            return self._search_blends(problem, budget)
         rng = np.random.default_rng(self.seed)
         parameter, offline, online = self.split(budget, len(problem.pool.expert_names))
         self._check_start(problem, parameter)
@@ -169,6 +180,25 @@ class HM3(Searcher[HM3Settings]):
             agent.offline(path_scorer(problem, "offline"), offline, log)
         problem.logger.phase("online", online)
         agent.online(path_scorer(problem, "online"), online, log)
+        self.agent = agent
+        return problem.archive
+
+    @property
+    def _agent_class(self) -> type[Agent]:
+        made: type[Agent] = registry.find("agent", self.settings.agent.name).load()
+        return made
+
+    def _search_blends(self, problem: MergeProblem, budget: int) -> Archive:
+        """Spend the budget on blends: there is one level, and no members to be offered."""
+        space = blend_space(problem, self.settings.paths.blend_max)
+        agent = self._agent_class.fresh(space, problem.objectives, self.settings)
+        agent.absorb(*known_outcomes(problem, [*space.experts, problem.pool.base_name]))
+
+        def log(values: dict[str, float]) -> None:
+            problem.logger.metrics(problem.used, values)
+
+        problem.logger.phase("online", budget)
+        agent.online(path_scorer(problem, "online"), budget, log)
         self.agent = agent
         return problem.archive
 
@@ -208,8 +238,7 @@ class HM3(Searcher[HM3Settings]):
             agent = SeparateAgents.build(spaces, objectives, settings, pool.preferences)
         else:
             space = path_space(problem, pool.offered[0])
-            make: type[Agent] = registry.find("agent", settings.agent.name).load()
-            agent = make.fresh(space, objectives, settings)
+            agent = self._agent_class.fresh(space, objectives, settings)
             if self._own.init_from and isinstance(agent, MergeAgent):
                 start_from(agent.state, self._own.init_from)
         everyone = list(dict.fromkeys(name for names in pool.offered for name in names))

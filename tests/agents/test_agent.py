@@ -247,9 +247,9 @@ def test_a_small_space_is_exhausted_without_repeating() -> None:
 def test_it_says_which_of_its_parts_chose_each_path() -> None:
     agent, budget = MergeAgent.fresh(PROBLEM.space(), NAMES, quick(rollouts=4)), Budget()
     agent.offline(budget, 8, lambda values: None)
-    assert set(budget.chosen_by) <= {"behaviour", "variation", "hill climbing"}
+    assert set(budget.chosen_by) <= {"behaviour", "variation", "hill_climbing"}
     agent.online(budget, 80, lambda values: None)
-    made = {"behaviour", "variation", "hill climbing", "policy", "rollout"}
+    made = {"behaviour", "variation", "hill_climbing", "policy", "rollout"}
     assert set(budget.chosen_by) == made and budget.chosen_by.total() == 88
 
 

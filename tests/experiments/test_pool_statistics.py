@@ -54,6 +54,12 @@ def test_share_and_reference_by_hand() -> None:
     assert Reference(0.2, 0.6, ()).share(0.2) == 0.0
 
 
+def test_what_trains_on_the_tasks_is_no_part_of_the_reference() -> None:
+    merged, trained = front("A01", "hm3", [0.5, 0.8]), front("A01", "multitask", [1.0, 1.0])
+    assert measure([trained, merged]) == measure([merged])
+    assert measure([merged]).share(trained.held_out) > 1.0
+
+
 def test_ranks_and_wins_by_hand() -> None:
     values = np.array([[0.9, 0.5, 0.5], [0.1, 0.2, 0.3]])
     assert ranks(values) == pytest.approx(np.array([[1, 2.5, 2.5], [3, 2, 1]]))

@@ -107,3 +107,19 @@ def test_given_scales_are_written_in_the_candidate_one_for_each_seam():
 
 def test_a_path_without_seams_has_no_alignment():
     assert Candidate(path("a | a[0:3]"), alignment="full@12345678") == Candidate(path("a | a[0:3]"))
+
+
+def test_equal_weights_have_one_key_however_they_are_spelled():
+    hashes = {"base": "0", "a": "1", "b": "2"}
+    half, other = (
+        MergeRecipe.of("task_arithmetic", weights) for weights in ({"a": 0.5}, {"a": 0.25, "b": 1})
+    )
+    blended = LayerPath.parse("{a: 0.5} | {a: 0.5}[0] + {a: 0.25, b: 1}[1] + a[2]")
+    merged = LayerPath.parse(f"{half.name} | {half.name}[0] + {other.name}[1] + a[2]")
+    one, two = Candidate.of(blended), Candidate.of(merged, [half, other])
+    assert one.key(hashes) == two.key(hashes)
+    assert one.sources == two.sources == {"base", "a", "b"}
+    whole = Candidate(LayerPath.whole("{a: 0.5}", 3))
+    assert whole.key(hashes) == Candidate.whole(half, 3).key(hashes) != one.key(hashes)
+    assert Candidate(LayerPath.whole("{a: 1}", 3)) == Candidate(LayerPath.whole("a", 3))
+    assert Candidate.from_dict(one.to_dict()) == one

@@ -76,3 +76,17 @@ def test_limits():
         PathLimits(3, 2)
     with pytest.raises(InputError, match="sideways"):
         PathLimits(1, 2, actions="sideways")
+
+
+def test_blends_are_read_and_written_in_one_form():
+    path = LayerPath.parse("{math: 0.7, code: 0.40001} | {math: 0.7,code: 0.4}[0:2] + {math: 1}[2]")
+    assert str(path) == "{code: 0.4, math: 0.7} | {code: 0.4, math: 0.7}[0:2] + math[2]"
+    assert LayerPath.parse(str(path)) == path
+    with pytest.raises(InputError, match="half"):
+        LayerPath.parse("math | {math: half}[0]")
+
+
+def test_among_blends_only_the_index_makes_a_seam():
+    assert LayerPath.parse("{a: 0.5} | {a: 0.5}[0] + {a: 0.6}[1] + b[2]").stitch_points == ()
+    assert LayerPath.parse("{a: 0.5} | {a: 0.6}[0] + {a: 0.6}[2] + b[3]").stitch_points == (1,)
+    assert LayerPath.parse("a | a[0] + b[1]").stitch_points == (1,)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import PreTrainedModel
+from torch.nn import Module
 
 import hm3rl.paths.members as members_module
 from hm3rl import api
@@ -108,7 +108,7 @@ def test_the_papers_row_runs_with_one_theta_and_fresh_networks_for_each_preferen
     refined = agents.agents[0]
     known = len(refined.state.dataset)
     scored = [Outcome(np.full(3, 0.5), np.ones(3))]
-    refined.refine(lambda paths: scored * len(paths), 3, np.array([1.0, 0.0, 0.0]))
+    refined.refine(lambda paths, _: scored * len(paths), 3, np.array([1.0, 0.0, 0.0]))
     assert known < len(refined.state.dataset) <= known + 3
 
 
@@ -153,18 +153,20 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
 def test_no_merge_is_made_twice_though_the_cache_forgets_most_of_them(
     problem: MergeProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merged: list[str] = []
-    make = members_module.merged_model
+    merged: list[tuple[str, int | None]] = []
+    make = members_module.merged_module
 
-    def count(vectors: TaskVectors, recipe: MergeRecipe) -> PreTrainedModel:
-        merged.append(recipe.name)
-        return make(vectors, recipe)
+    def count(
+        vectors: TaskVectors, recipe: MergeRecipe, module: Module, layer: int | None
+    ) -> Module:
+        merged.append((recipe.name, layer))
+        return make(vectors, recipe, module, layer)
 
-    monkeypatch.setattr(members_module, "merged_model", count)
+    monkeypatch.setattr(members_module, "merged_module", count)
     expert = problem.pool.model("math")
     problem.members.cache_bytes = (BATCH + 1) * sum(p.nbytes for p in expert.parameters())
     searcher = HM3(RunSettings(search=HM3Settings(parameter=ParameterSettings(members=1))))
     pool = searcher._pool(problem, 2 * BATCH + 4, np.random.default_rng(0))
     assert len(pool.others) == 2 * BATCH + 3
     searcher._agent(problem, pool)
-    assert len(merged) == len(set(merged)) == 2 * BATCH + 4
+    assert len(merged) == len(set(merged)) == (2 * BATCH + 4) * (1 + problem.pool.num_layers)

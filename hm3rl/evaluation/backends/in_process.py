@@ -31,7 +31,6 @@ from hm3rl.evaluation.harness import harness_scores
 from hm3rl.evaluation.requests import Request
 from hm3rl.evaluation.sharing import Sharing
 from hm3rl.evaluation.stack import Stack
-from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.members import MemberSet
 from hm3rl.tasks.base import Item, Split, Task
@@ -249,17 +248,18 @@ class InProcessBackend:
 
     def _groups(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """Divide jobs, in order, as time and the cache of merged weights allow."""
-        base = self.pool.model(self.pool.base_name)
-        most = self.members.cache_bytes // sum(weight.nbytes for weight in base.parameters())
         group: list[Job] = []
-        merges: set[MergeRecipe] = set()
+        parts: dict[tuple[str, int | None], int] = {}
         for job in jobs:
-            more = merges.union(job.candidate.recipes)
-            if group and (len(group) >= self._at_once() or len(more) > max(1, most)):
+            own = self.members.merged_parts(job.candidate.path)
+            more = parts | own
+            if group and (
+                len(group) >= self._at_once() or sum(more.values()) > self.members.cache_bytes
+            ):
                 yield group
-                group, more = [], set(job.candidate.recipes)
+                group, more = [], own
             group.append(job)
-            merges = more
+            parts = more
         if group:
             yield group
 
@@ -326,8 +326,8 @@ class InProcessBackend:
         candidate = run.job.candidate
         with ledger.part("merging", [run.number]):
             self.members.admit(candidate)
-            for recipe in candidate.recipes:
-                self.members.model(recipe.name)
+            for part in self.members.merged_parts(candidate.path):
+                self.members.merge_part(*part)
         with ledger.part("assembly", [run.number]):
             return Stack.of_candidate(candidate, assemble(candidate, self.members))
 

@@ -175,6 +175,20 @@ function parsePath(text) {
   return { stem, refs };
 }
 
+// "{code: 0.4, math: 0.7}" -> {code: 0.4, math: 0.7}
+const isBlend = (member) => member.startsWith("{");
+const coefficients = (member) => Object.fromEntries(member.slice(1, -1).split(", ").map((term) => term.split(": ")).map(([name, value]) => [name, Number(value)]));
+
+// Experts' colours side by side, as wide as their coefficients; what is left of 1 is the base's, pale.
+function mixture(member) {
+  const parts = Object.entries(coefficients(member)).map(([name, value]) => [faces.get(name).colour, Math.max(value, 0)]);
+  const sum = parts.reduce((total, [, value]) => total + value, 0), whole = Math.max(sum, 1);
+  const shown = [...parts.map(([colour, value]) => [`color-mix(in srgb, ${colour} 45%, white)`, value]), ["#f2f2f2", whole - sum]];
+  let at = 0;
+  const stops = shown.map(([colour, value]) => { const from = at; at += 100 * value / whole; return `${colour} ${from}% ${at}%`; });
+  return `linear-gradient(to right, ${stops.join(", ")})`;
+}
+
 let faces = new Map();  // member -> letter, colour, whether it is a merge
 
 function nameFaces() {
@@ -182,8 +196,10 @@ function nameFaces() {
   const members = new Set(Object.keys(run().sources));
   for (const model of run().front) {
     const { stem, refs } = parsePath(model.path);
-    members.add(stem);
-    refs.forEach(([member]) => members.add(member));
+    for (const member of [stem, ...refs.map(([name]) => name)]) {
+      // A blend has no face of its own: its cells show what it is made of.
+      (isBlend(member) ? Object.keys(coefficients(member)) : [member]).forEach((name) => members.add(name));
+    }
   }
   let sources = 0, merges = 0;
   for (const member of members) {
@@ -195,6 +211,11 @@ function nameFaces() {
 }
 
 function cell(member, layer, stem) {
+  if (isBlend(member)) {
+    const element = make("span", { className: stem ? "cell stem" : "cell", textContent: stem ? "|" : `${layer}`, title: stem ? `embedding: ${member}` : `layer ${layer}: ${member}` });
+    element.style.background = mixture(member);
+    return element;
+  }
   const { letter, merged, colour } = faces.get(member);
   const tint = `color-mix(in srgb, ${colour} 45%, white)`;
   const pale = `color-mix(in srgb, ${colour} 15%, white)`;

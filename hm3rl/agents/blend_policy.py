@@ -1,0 +1,63 @@
+"""The policy over blends: from a preference to the coefficients of every place.
+
+Pareto set learning (Lin, Yang, Zhang, Zhang, NeurIPS 2022, arXiv 2210.08495): the surrogate is
+differentiable in the blends, so the policy climbs the expected utility under all preferences at
+once, by its gradient.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hm3rl.surrogate.blend_gp import depth_basis, frequencies
+
+MARGIN = 0.02
+"""A coefficient to start from lies so far inside its range, where the sigmoid has a slope."""
+
+
+LIMIT = 5.0
+"""Logits are bent to stay inside: a sigmoid that is saturated has no gradient to come back by."""
+
+
+class BlendPolicy(nn.Module):
+    """A perceptron from a preference to blends.
+
+    Its outputs are components of logits in the smooth basis over the depth, with amplitudes that
+    fall with the frequency: early steps move the whole model, later ones its layers.
+
+    Args:
+        objectives: K.
+        depth: L.
+        experts: N.
+        largest: Coefficients lie in [0, largest].
+        hidden: Width of the two layers.
+    """
+
+    def __init__(
+        self, objectives: int, depth: int, experts: int, largest: float, hidden: int
+    ) -> None:
+        super().__init__()
+        self.largest = largest
+        self.body = nn.Sequential(
+            nn.Linear(objectives, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()
+        )
+        self.head = nn.Linear(hidden, (1 + depth) * experts)
+        self._spread = torch.as_tensor(np.linalg.inv(depth_basis(depth)) / (1 + frequencies(depth)))
+        self.start: Tensor
+        self.register_buffer("start", torch.zeros(1 + depth, experts))
+        self.double()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def begin_at(self, blend: np.ndarray) -> None:
+        """Before any training: answer every preference with this blend of shape (1 + L, N)."""
+        share = torch.as_tensor(blend / self.largest).clamp(MARGIN, 1 - MARGIN)
+        self.start.copy_(LIMIT * torch.atanh(torch.logit(share) / LIMIT))
+
+    def forward(self, preferences: Tensor) -> Tensor:
+        """Blends for preferences (m, K), shape (m, 1 + L, N)."""
+        components = self.head(self.body(preferences)).unflatten(1, self.start.shape)
+        logits = self.start + torch.einsum("rj,mjn->mrn", self._spread, components)
+        return self.largest * torch.sigmoid(LIMIT * torch.tanh(logits / LIMIT))

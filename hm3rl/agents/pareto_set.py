@@ -1,0 +1,354 @@
+"""Pareto set learning over blends: a network proposes, trained by gradients through the surrogate.
+
+One continuous space: a blend of the experts for the stem and for each layer. A policy maps a
+preference to a whole model; between batches it climbs the utility that the surrogate expects of its
+answers, with some caution, under all preferences at once. Its answers, variations of the best known
+and, on request, hill climbing compete by joint expected hypervolume improvement, with more than
+`MOST_OBJECTIVES` objectives by that of random scalarisations; of equals the coarser comes first.
+What is best known goes by the surrogate's posterior means, which know that scores are noisy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import torch
+from scipy.stats import qmc
+from torch import Tensor
+
+from hm3rl.agents.base import Agent
+from hm3rl.agents.batches import CLIMB, POLICY, VARIATION
+from hm3rl.agents.behaviour import beyond
+from hm3rl.agents.blend_policy import BlendPolicy
+from hm3rl.agents.blend_proposals import (
+    UNIFORM,
+    Pile,
+    answers,
+    ascents,
+    climbed,
+    smooth_tchebycheff,
+    uniform_blends,
+    variations,
+)
+from hm3rl.agents.generators import GeneratorScope
+from hm3rl.agents.served import ServedPreferences
+from hm3rl.config.agents import PslSettings
+from hm3rl.config.schema import RunSettings
+from hm3rl.errors import InputError
+from hm3rl.objectives.indicators import non_dominated
+from hm3rl.paths.blend_space import BlendSpace
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.surrogate.acquisition import choose_by_hypervolume, choose_by_utility
+from hm3rl.surrogate.blend_gp import BlendGP
+from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics, Outcome
+
+MOST_OBJECTIVES = 4
+"""Objectives up to which hypervolume improvement is computed."""
+
+PREFERENCES = 64
+"""Preferences of one gradient step, of the shortlist and of random scalarisations."""
+
+ASKED = 192
+"""Preferences to which the policy answers for a batch; the lattice comes on top."""
+
+SHORTLIST = 192
+"""Proposals whose joint posterior is sampled."""
+
+CLIMBS = 48
+
+REFIT_GROWTH = 1.15
+"""Hyper-parameters are adapted again when there are so many times as many models as before."""
+
+LEAST_TO_FIT = 3
+
+CAUTION = 0.5
+"""Standard deviations taken off what the surrogate expects of models nobody evaluated, at use."""
+
+PROPOSERS = (POLICY, VARIATION, CLIMB)
+
+
+class ParetoSetAgent(Agent[BlendSpace]):
+    """Proposes blends; see above.
+
+    Args:
+        space: The blends there are.
+        objectives: Names of the K objectives.
+        settings: The run.
+    """
+
+    blended = True
+
+    def __init__(self, space: BlendSpace, objectives: Sequence[str], settings: RunSettings) -> None:
+        super().__init__(space, objectives, settings)
+        self.options = cast(PslSettings, settings.agent)
+        self.seconds = 0.0
+        k, (places, experts) = len(self.objectives), space.shape
+        self.rng = np.random.default_rng(settings.seed)
+        self.served = ServedPreferences(k)
+        self.blends = np.zeros((0, places, experts))
+        self.vectors = np.zeros((0, k))
+        self.gp = BlendGP(k, space.depth, experts)
+        self._generators = GeneratorScope(settings.seed)
+        with self._generators.scope():
+            self.policy = BlendPolicy(k, space.depth, experts, space.largest, self.options.hidden)
+        self._optimiser: torch.optim.Optimizer | None = None
+        self._adapted_at = 0
+
+    @classmethod
+    def check(cls, settings: RunSettings, began: bool) -> None:
+        """Refuse proposers that there are not; see `Agent.check`."""
+        proposals = cast(PslSettings, settings.agent).proposals
+        unknown = [name for name in proposals if name not in PROPOSERS]
+        if unknown or not proposals:
+            raise InputError(
+                f"agent.proposals={unknown or '[]'}", f"one or more of {', '.join(PROPOSERS)}"
+            )
+
+    # --- learning -----------------------------------------------------------------------------
+
+    def observe(self, paths: Sequence[LayerPath], outcomes: Sequence[Outcome]) -> None:
+        """Hear what paths scored; failures are known and teach nothing."""
+        self._known.update(paths)
+        for path, outcome in zip(paths, outcomes, strict=True):
+            blend = self.space.encode(Candidate(path))
+            if outcome.ok and blend is not None:
+                self.blends = np.concatenate([self.blends, blend[None]])
+                self.vectors = np.concatenate([self.vectors, outcome.vector[None]])
+
+    def offline(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
+        """Evaluate uniform merges that fill the cube of coefficients; see `Agent.offline`."""
+        design = qmc.LatinHypercube(self.space.shape[1], rng=self.rng).random(budget)
+        blends = self.space.uniform(design * self.space.largest)
+        paths = self._new([self.space.decode(blend) for blend in blends])
+        if paths:
+            self.observe(paths, evaluate(paths, [UNIFORM] * len(paths)))
+
+    def online(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
+        """Evaluate uniform merges, then what is chosen among the proposals; see `Agent.online`."""
+        first = round(self.options.first * (self.space.shape[1] + 1))
+        spent = min(first, budget // 2)
+        self.offline(evaluate, spent, log)
+        while spent < budget:
+            count = min(self.options.batch, budget - spent)
+            paths, makers = self._chosen(count, None, log)
+            if not paths:
+                paths = self._random(count, self.rng)
+                makers = [UNIFORM] * len(paths)
+            if not paths:
+                return
+            self.observe(paths, evaluate(paths, makers))
+            spent += len(paths)
+        with self._working():
+            self._fit()
+            self._train(self.options.first_steps, log, -CAUTION)
+
+    def propose(self, count: int, preference: np.ndarray | None = None) -> list[LayerPath]:
+        """The most promising proposals, for a preference or for all; see `Agent.propose`."""
+        return self._chosen(count, preference, lambda values: None, claim=False)[0]
+
+    def _chosen(
+        self, count: int, preference: np.ndarray | None, log: LogMetrics, claim: bool = True
+    ) -> tuple[list[LayerPath], list[str]]:
+        """The most promising new paths, and who made each."""
+        if len(self.vectors) < LEAST_TO_FIT:
+            return [], []
+        with self._working():
+            self._fit()
+            self._train(self.options.steps, log)
+            served = (
+                self.served
+                if preference is None
+                else ServedPreferences(len(self.objectives), np.asarray(preference))
+            )
+            pile = self._proposals(served)
+            order = self._ranked(pile.blends, 3 * count, served)
+        paths: list[LayerPath] = []
+        makers: list[str] = []
+        for i in order:
+            path = self.space.decode(pile.blends[i])
+            if path not in self._known and path not in paths:
+                paths.append(path)
+                makers.append(pile.makers[i])
+                if len(paths) == count:
+                    break
+        if claim:
+            self._known.update(paths)
+        return paths, makers
+
+    def _fit(self) -> None:
+        n, steps = len(self.vectors), 0
+        if self._adapted_at == 0:
+            steps = self.options.fit_steps
+        elif n >= REFIT_GROWTH * self._adapted_at:
+            steps = self.options.refit_steps
+        if steps:
+            self._adapted_at = n
+        self.gp.fit(self.blends, self.vectors, steps)
+        with torch.no_grad():
+            self._means = self.gp.marginal(torch.as_tensor(self.blends)).mean.numpy()
+        self._best = non_dominated(self._means)
+        # One utility for training, decoding and use, unless what is known exceeds its utopia.
+        known = beyond(np.concatenate([self._means, self.vectors]))
+        self._utopia = np.maximum(self.options.utopia, known)
+
+    def _train(self, steps: int, log: LogMetrics, deviations: float | None = None) -> None:
+        """Gradient steps of the policy on the utility that the surrogate expects of its answers.
+
+        Args:
+            steps: How many.
+            log: Receives the loss.
+            deviations: Standard deviations added to the expectation; None: `agent.optimism`.
+        """
+        if POLICY not in self.options.proposals:
+            return
+        if self._optimiser is None:
+            worst = (self._utopia - self._means).max(axis=1)
+            self.policy.begin_at(self.blends[worst.argmin()])
+            self._optimiser = torch.optim.Adam(
+                self.policy.parameters(), lr=self.options.learning_rate
+            )
+            steps = self.options.first_steps
+        if deviations is None:
+            deviations = self.options.optimism
+        front, value = self._means[self._best], 0.0
+        for _ in range(steps):
+            preferences = self.served.sparse(front, PREFERENCES, self.rng)
+            found = self.gp.marginal(self.policy(torch.as_tensor(preferences)))
+            loss = self._loss(preferences, deviations)(found.mean, found.std).mean()
+            self._optimiser.zero_grad()
+            loss.backward()
+            self._optimiser.step()
+            value = float(loss.detach())
+        if steps:
+            log({"policy/loss": value})
+
+    def _loss(
+        self, preferences: np.ndarray, deviations: float
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        goals, utopia = torch.as_tensor(preferences), torch.as_tensor(self._utopia)
+        smoothness = self.options.smoothness
+
+        def loss(mean: Tensor, std: Tensor) -> Tensor:
+            values = mean + deviations * std
+            if self.options.scalarisation == "weighted_sum":
+                return -(goals * values).sum(dim=1)
+            return smooth_tchebycheff(values, goals, utopia, smoothness)
+
+        return loss
+
+    # --- proposing ----------------------------------------------------------------------------
+
+    def _elites(self, preferences: np.ndarray) -> np.ndarray:
+        """The best known blends under preferences (n, K), shape (n, 1 + L, N)."""
+        lost = (preferences[:, None, :] * (self._utopia - self._means)[None]).max(axis=2)
+        return self.blends[lost.argmin(axis=1)]
+
+    def _proposals(self, served: ServedPreferences) -> Pile:
+        who, rng, front = self.options.proposals, self.rng, self._means[self._best]
+        pile = Pile(self.space)
+        best = self._elites(served.sparse(front, ASKED, rng))
+        uniform_blends(pile, best, rng)
+        if POLICY in who:
+            divisions = 10 if len(self.objectives) <= 3 else 4
+            lattice = served.spread(PREFERENCES, divisions, rng)
+            asked = np.concatenate([served.sparse(front, ASKED, rng), lattice])
+            answers(pile, self.policy, asked, rng)
+        if VARIATION in who:
+            variations(pile, self.blends[self._best], best, rng)
+        if CLIMB in who:
+            goals = served.sparse(front, CLIMBS, rng)
+            loss = self._loss(goals, self.options.optimism)
+            ascents(pile, self.gp, self._elites(goals), loss, rng)
+        return pile
+
+    def _ranked(self, blends: np.ndarray, count: int, served: ServedPreferences) -> np.ndarray:
+        """Places of the most promising blends, in order of choice."""
+        with torch.no_grad():
+            found = self.gp.marginal(torch.as_tensor(blends))
+        optimistic = (found.mean + found.std).numpy()
+        goals = served.draw(PREFERENCES, self.rng)
+        utilities = -(goals[None] * (self._utopia - optimistic)[:, None]).max(axis=2)
+        # Rank under the preference that likes a blend most, so that all of the front is kept.
+        rank = (-utilities).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+        keep = np.sort(rank.min(axis=1).argsort(kind="stable")[:SHORTLIST])
+        samples = self.gp.samples(torch.as_tensor(blends[keep]), self.options.samples, self.rng)
+        front = self._means[self._best]
+        if len(self.objectives) <= MOST_OBJECTIVES and served.only is None:
+            return keep[choose_by_hypervolume(samples, front, count)]
+        utopia = self._utopia
+        worth = -(goals * (utopia - samples)[:, :, None, :]).max(axis=3)
+        known = -(goals[None] * (utopia - front)[:, None]).max(axis=2)
+        return keep[choose_by_utility(worth, known.max(axis=0), count)]
+
+    # --- use ----------------------------------------------------------------------------------
+
+    def decode(self, preference: np.ndarray, beam: int = 0) -> LayerPath:
+        """The path for a preference: the policy's answer, or the best known, improved with a beam.
+
+        Args:
+            preference: Shape (K,), on the simplex; need not have been seen in training.
+            beam: 0: the policy's answer by itself. Otherwise answer and best known climb, and the
+                surrogate's cautious expectation chooses.
+        """
+        with self._working():
+            self._fit()
+            goal = np.asarray(preference, dtype=np.float64)[None]
+            starts = [self._elites(goal)]
+            if POLICY in self.options.proposals and self._optimiser is not None:
+                with torch.no_grad():
+                    starts.insert(0, self.policy(torch.as_tensor(goal)).numpy())
+            if beam == 0:
+                return self.space.decode(starts[0][0])
+            options = np.concatenate(starts)
+            goals = np.repeat(goal, len(options), axis=0)
+            loss = self._loss(goals, -CAUTION)
+            options = np.concatenate([options, climbed(self.gp, options, self.space.largest, loss)])
+            options = self.space.rounded(options)
+            with torch.no_grad():
+                found = self.gp.marginal(torch.as_tensor(options))
+                lost = self._loss(np.repeat(goal, len(options), axis=0), -CAUTION)
+                return self.space.decode(options[int(lost(found.mean, found.std).argmin())])
+
+    # --- storage ------------------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `restore` needs; see `Agent.arrays`."""
+        weights = {f"policy/{k}": v.numpy() for k, v in self.policy.state_dict().items()}
+        return {
+            **weights,
+            "blends": self.blends,
+            "vectors": self.vectors,
+            "hyper": self.gp.log_parameters.numpy(),
+            "trained": np.array([self._optimiser is not None]),
+        }
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over what `arrays` gave."""
+        self.policy.load_state_dict(
+            {
+                name.removeprefix("policy/"): torch.as_tensor(value)
+                for name, value in arrays.items()
+                if name.startswith("policy/")
+            }
+        )
+        self.blends, self.vectors = arrays["blends"], arrays["vectors"]
+        self._known = {self.space.decode(blend) for blend in self.blends}
+        self.gp.log_parameters = torch.as_tensor(arrays["hyper"])
+        self._adapted_at = len(self.vectors)
+        if arrays["trained"][0]:
+            self._optimiser = torch.optim.Adam(
+                self.policy.parameters(), lr=self.options.learning_rate
+            )
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Generators of its own; the time counts as the agent's."""
+        begun = time.perf_counter()
+        with self._generators.scope():
+            yield
+        self.seconds += time.perf_counter() - begun
