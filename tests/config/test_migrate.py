@@ -28,12 +28,13 @@ WORDS = {
         *("search.parameter.sampler=mm_mo", "search.parameter.mm_mo.batch=3"),
         *("budget=41", "seed=7"),
     ],
-    "cmaes": ["search=cmaes", "search.groups=4"],
+    # Defaults of then are in their files; these two have changed since.
+    "cmaes": ["search=cmaes", "search.groups=4", "search.generations=2"],
     "nsga2_paths": [
         *("search=nsga2_paths", "search.population=8", "search.levels=paths", "paths=any"),
         *("+tasks.length.kind=path_length", "tasks.length.worst=9"),
     ],
-    "mm_mo": ["search=mm_mo", "search.initial=6", "search.fisher=false"],
+    "mm_mo": ["search=mm_mo", "search.initial=6", "search.fisher=false", "search.samples=16"],
 }
 
 
