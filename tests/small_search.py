@@ -26,12 +26,12 @@ FEW_ITEMS = [
     "surrogate.fit_steps=8",
     "search.parameter.members=2",
 ]
-QUICK_MM_MO = ("search.samples=4", "search.restarts=1", "search.steps=2")
+QUICK = ("search.samples=4", "search.restarts=1", "search.steps=2", "search.generations=2")
 
 
 def few_items(*overrides: str) -> tuple[str, ...]:
     """Overrides with those that make a search small, as far as its searcher has them."""
-    return (*understood(overrides, (*FEW_ITEMS, *QUICK_MM_MO)), *overrides)
+    return (*understood(overrides, (*FEW_ITEMS, *QUICK)), *overrides)
 
 
 @pytest.fixture

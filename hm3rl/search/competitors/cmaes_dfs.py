@@ -61,11 +61,12 @@ class DataFlow(OverPaths[DataFlowSettings]):
             )
         experts, least = len(settings.pool.experts), self.options.generations * SMALLEST
         planned = self.planned or settings.budget
-        if planned - self.for_merges(planned, experts) < least:
+        merges = self.for_merges(planned, experts)
+        if planned - merges < least:
             enough = next(b for b in count(planned) if b - self.for_merges(b, experts) >= least)
+            shared = f", of which the parameter level gets {merges}," if merges else ""
             raise InputError(
-                f"budget={planned}, of which the parameter level gets "
-                f"{self.for_merges(planned, experts)}, does not pay for search.generations="
+                f"budget={planned}{shared} does not pay for search.generations="
                 f"{self.options.generations} of {SMALLEST} candidates, the smallest population",
                 f"give budget={enough} at least, or fewer search.generations",
             )
