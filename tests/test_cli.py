@@ -373,10 +373,10 @@ def test_ctrl_c_exits_with_130_and_the_run_can_be_resumed(tmp_path: Path, monkey
 
     plain = MergeProblem.evaluate
 
-    def interrupted(self, candidates, phase):
+    def interrupted(self, candidates, phase, **named):
         if phase == "online":
             raise KeyboardInterrupt
-        return plain(self, candidates, phase)
+        return plain(self, candidates, phase, **named)
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:

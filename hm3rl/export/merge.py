@@ -29,7 +29,8 @@ from hm3rl.interop.mergekit_file import MergekitFile, is_mergekit, read_mergekit
 from hm3rl.merging.merge import merged_model
 from hm3rl.models.hashing import short_hash
 from hm3rl.models.loading import is_adapter
-from hm3rl.models.pool import BASE, ModelPool, check_names, source_labels
+from hm3rl.models.names import BASE
+from hm3rl.models.pool import ModelPool, check_names, source_labels
 from hm3rl.models.source import Sources, read_sources
 from hm3rl.models.zoo import resolve_source
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT, read_scales

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from hm3rl.errors import InputError
-from hm3rl.models.pool import BASE
+from hm3rl.models.names import BASE
 
 DECIMALS = 4
 

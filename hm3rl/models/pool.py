@@ -18,12 +18,10 @@ from hm3rl.errors import InputError
 from hm3rl.models.compatibility import check_mergeable, differences
 from hm3rl.models.fingerprint import folder_hash
 from hm3rl.models.loading import load_model
+from hm3rl.models.names import BASE
 from hm3rl.models.shallow import named_tensors
 from hm3rl.models.source import Sources, read_sources
 from hm3rl.models.zoo import resolve_source
-
-BASE = "base"
-"""Name of the base among the members."""
 
 ARCHITECTURES = choices(PoolSettings, "architecture")
 """Whether all sources must have the base's architecture, or only its hidden size."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from hm3rl.merging.blend import DECIMALS, blend_name, blend_of, is_blend
 from hm3rl.merging.recipe import MergeRecipe
-from hm3rl.models.pool import BASE
+from hm3rl.models.names import BASE
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath, LayerRef
 

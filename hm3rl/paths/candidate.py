@@ -10,7 +10,7 @@ from hm3rl.errors import InputError
 from hm3rl.merging.blend import blend_of, is_blend
 from hm3rl.merging.recipe import MERGED_PREFIX, MergeRecipe, blend_recipe, names_merge
 from hm3rl.models.hashing import short_hash
-from hm3rl.models.pool import BASE
+from hm3rl.models.names import BASE
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT, read_scales, split_alignment
 from hm3rl.paths.layer_path import LayerPath, LayerRef
 

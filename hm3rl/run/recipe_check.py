@@ -18,7 +18,7 @@ from hm3rl.interop.mergekit_recipe import SliceMerge, slice_merges
 from hm3rl.merging.blend import is_blend
 from hm3rl.merging.recipe import blend_recipe, names_merge
 from hm3rl.models.compatibility import check_mergeable
-from hm3rl.models.pool import BASE
+from hm3rl.models.names import BASE
 from hm3rl.models.source import StoredTensor
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.expressible import check_one_config

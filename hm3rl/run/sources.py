@@ -11,7 +11,7 @@ from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.events import RunLogger
 from hm3rl.files import RunFolder
-from hm3rl.models.pool import BASE
+from hm3rl.models.names import BASE
 from hm3rl.models.zoo import resolve_source
 from hm3rl.run.build import build_problem
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -365,7 +366,7 @@ def test_rollouts_of_known_paths_end_training_or_give_way_to_variations(
     monkeypatch.setattr(state, "roll_out_real", lambda evaluate: counted.append(1) or next(found))
     asked: list[LayerPath] = []
 
-    def evaluate(paths: list[LayerPath]) -> list[Outcome]:
+    def evaluate(paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
         asked.extend(paths)
         return [scored()] * len(paths)
 
