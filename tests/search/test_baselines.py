@@ -142,10 +142,15 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
         (["search=nsga2", "search.space=dreams"], "search.space=dreams"),
         (["search=de", "search.population=2"], "search.population=2"),
         (["search=de", "search.space=paths"], "unknown key search.space"),
-        (["search=cmaes", "budget=40"], r"budget=40 .*(.|\n)*give budget=41 at least"),
         (["search.population=20"], "search=de"),  # an option that the chosen searcher lacks
     ],
 )
 def test_bad_settings_are_named(words: list[str], named: str):
     with pytest.raises(InputError, match=named):
         check_settings(compose_settings(words))
+
+
+def test_a_budget_below_ten_generations_of_cmaes_is_named():
+    pytest.importorskip("cma")
+    with pytest.raises(InputError, match=r"budget=40 .*(.|\n)*give budget=41 at least"):
+        check_settings(compose_settings(["search=cmaes", "budget=40"]))
