@@ -79,9 +79,7 @@ class PslSettings(AgentSettings):
         first_steps: Gradient steps of the policy before its first proposals.
         steps: The same before each later round.
         optimism: Standard deviations of the surrogate added to what policy and ascents climb. Below
-            0 they stay near what is known, and the acquisition alone explores: on SyntheticBlends
-            (60 evaluations) the answers then lose 0.004 instead of 0.006, without a network 0.011
-            instead of 0.09.
+            0 they stay near what is known, and the acquisition alone explores.
         smoothness: Temperature of the smooth Tchebycheff utility, in units of f / z*.
         samples: Joint posterior samples by which a batch is chosen.
         fit_steps: Steps of the surrogate's hyper-parameters at its first fit.

@@ -34,7 +34,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 @contextmanager
 def quiet_harness() -> Iterator[None]:
-    """Keep the harness from logging every step; errors are still heard."""
+    """Keep the harness from logging every step; errors still come through."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(logging.ERROR)

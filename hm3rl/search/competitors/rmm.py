@@ -200,13 +200,13 @@ class Walkers:
         if not members:
             return
         utility = Utility()
-        lessons: list[tuple[np.ndarray, int, np.ndarray, float]] = []
+        taught: list[tuple[np.ndarray, int, np.ndarray, float]] = []
         for preference in (draw() for _ in range(LESSONS)):
             worth = [float(utility(v, self.space.depth, preference)) for v in members.values()]
             best = int(np.argmax(worth))
             member, gamma = list(members)[best], self.settings.gamma
-            lessons += walk(self.space, member, preference, worth[best], gamma)
-        seen, actions, masks, returns = (np.array(column) for column in zip(*lessons, strict=True))
+            taught += walk(self.space, member, preference, worth[best], gamma)
+        seen, actions, masks, returns = (np.array(column) for column in zip(*taught, strict=True))
         observed, taken, legal = (torch.as_tensor(column) for column in (seen, actions, masks))
         # Each member counts alike, however many preferences it is the best for.
         counts = np.bincount(actions)
