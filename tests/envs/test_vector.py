@@ -103,3 +103,17 @@ def test_only_the_episode_whose_path_failed_is_marked() -> None:
     _, rewards, _, infos = steps[-1]
     assert infos[0]["failed"] and "failed" not in infos[1]
     assert rewards[0] == 0.0 and rewards[1] > 0.0
+
+
+def test_preferences_are_drawn_at_reset_and_not_before() -> None:
+    drawn: list[int] = []
+    env = MergePathEnv(
+        make_space(PathLimits(2, 4)),
+        Scores(),
+        2,
+        preference_sampler=lambda rng: drawn.append(1) or np.array([0.5, 0.5]),
+    )
+    vector = MergePathVecEnv(env, 3)
+    assert not drawn
+    vector.reset()
+    assert len(drawn) == 3
