@@ -7,9 +7,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from hm3rl.envs.blend_path import BlendPathEnv
 from hm3rl.envs.merge_path import MergePathEnv
 from hm3rl.envs.path_env import Observation, PathEnv
 from hm3rl.envs.synthetic import SyntheticMergeEnv
+from hm3rl.envs.synthetic_blends import SyntheticBlendsEnv
 
 
 class VectorRewardView(gym.Wrapper[Observation, Any, Observation, Any]):
@@ -44,6 +46,16 @@ def merge_path_view(**options: Any) -> VectorRewardView:
     return VectorRewardView(MergePathEnv(**options))
 
 
+def blend_path_view(**options: Any) -> VectorRewardView:
+    """Entry point of `hm3rl/mo-blend-path-v0`; options as `BlendPathEnv`."""
+    return VectorRewardView(BlendPathEnv(**options))
+
+
 def synthetic_merge_view(**options: Any) -> VectorRewardView:
     """Entry point of `hm3rl/mo-synthetic-merge-v0`; options as `SyntheticMergeEnv`."""
     return VectorRewardView(SyntheticMergeEnv(**options))
+
+
+def synthetic_blends_view(**options: Any) -> VectorRewardView:
+    """Entry point of `hm3rl/mo-synthetic-blends-v0`; options as `SyntheticBlendsEnv`."""
+    return VectorRewardView(SyntheticBlendsEnv(**options))
