@@ -30,7 +30,8 @@ from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.policy import DecodingState, PathPolicy
 from hm3rl.agents.wolpertinger import Discretiser, WolpertingerPolicy, action_box
 from hm3rl.config.agents import HM3AgentSettings
-from hm3rl.envs.merge_path import MergePathEnv, Observation, ScorePaths
+from hm3rl.envs.merge_path import MergePathEnv
+from hm3rl.envs.path_env import Observation, ScorePaths
 from hm3rl.envs.proto import ProtoActionWrapper
 from hm3rl.envs.vector import MergePathVecEnv, VectorReward
 from hm3rl.objectives.utility import Utility

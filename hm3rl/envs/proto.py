@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from hm3rl.envs.merge_path import Observation
+from hm3rl.envs.path_env import Observation
 
 BOUND = 100.0
 """Bound of proto-actions; embeddings are of order one, Stable-Baselines3 wants it finite."""

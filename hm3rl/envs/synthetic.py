@@ -12,7 +12,8 @@ from itertools import product
 
 import numpy as np
 
-from hm3rl.envs.merge_path import MergePathEnv, PreferenceSampler
+from hm3rl.envs.merge_path import MergePathEnv
+from hm3rl.envs.path_env import PreferenceSampler
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.limits import PathLimits

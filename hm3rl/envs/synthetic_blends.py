@@ -1,4 +1,4 @@
-"""A problem over blends whose Pareto set is known.
+"""A problem over blends whose Pareto set is known, and its environment.
 
 Each objective falls off with the squared distance of the blends from a target of its own:
 f_k(c) = 1 - sum_r w_r |c_r - t_kr|^2, r the stem or a layer. With one metric for all objectives the
@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hm3rl.envs.blend_path import BlendPathEnv
+from hm3rl.envs.path_env import PreferenceSampler
 from hm3rl.objectives.preferences import simplex_lattice
+from hm3rl.objectives.scalarisation import Scalarisation
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.paths.candidate import Candidate
@@ -67,3 +70,40 @@ class SyntheticBlends:
         shares = simplex_lattice(len(self.targets), LATTICE)
         hull = np.einsum("sk,krn->srn", shares, self.targets)
         return float(utility(self.value(hull), 0, np.asarray(preference)).max())
+
+
+class SyntheticBlendsEnv(BlendPathEnv):
+    """`BlendPathEnv` over `SyntheticBlends`, layers in the model's order.
+
+    Args:
+        layers: L.
+        experts: N.
+        objectives: K.
+        seed: Seed of the instance.
+        flat: Whether the action space is the Box.
+        scalarisation: u_lambda.
+        length_cost: beta_1.
+        preference_sampler: Draws a preference at reset.
+    """
+
+    def __init__(
+        self,
+        layers: int = 8,
+        experts: int = 3,
+        objectives: int = 3,
+        seed: int = 0,
+        flat: bool = False,
+        scalarisation: Scalarisation = "weighted_sum",
+        length_cost: float = 0.0,
+        preference_sampler: PreferenceSampler | None = None,
+    ) -> None:
+        self.problem = SyntheticBlends.draw(layers, experts, objectives, seed)
+        super().__init__(
+            self.problem.space,
+            self.problem.score_paths,
+            objectives,
+            flat=flat,
+            scalarisation=scalarisation,
+            length_cost=length_cost,
+            preference_sampler=preference_sampler,
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -10,37 +10,46 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from hm3rl.envs.merge_path import MergePathEnv, Observation, observe
+from hm3rl.envs.path_env import Episode, Observation, PathEnv
+
+
+def _rows(actions: Any) -> Iterable[Any]:
+    """The single actions of a batch, which a `Dict` space holds as arrays by key."""
+    if not isinstance(actions, Mapping):
+        return actions
+    return [
+        dict(zip(actions, values, strict=True)) for values in zip(*actions.values(), strict=True)
+    ]
 
 
 class MergePathVecEnv(VecEnv):
-    """Vectorised `MergePathEnv` with one scoring call for each batch of episodes.
+    """A `PathEnv` many times side by side, with one scoring call for each batch of episodes.
 
     A batch lasts exactly `space.horizon` steps. An episode that ended earlier idles: its mask
     leaves STOP alone, which does nothing, and the rollout buffer drops those steps (it knows them
     by the STOP in the observed path). Then all paths are scored together, in the order of the
     environments, and every environment is reset. An illegal action makes its episode worth zero;
-    a path that could not be scored is marked by `info["failed"]`, see `MergePathEnv`.
+    a path that could not be scored is marked by `info["failed"]`, see `PathEnv`.
 
     Args:
         env: Defines space, scores, scalarisation and preferences.
         num_envs: Episodes side by side.
     """
 
-    def __init__(self, env: MergePathEnv, num_envs: int) -> None:
+    def __init__(self, env: PathEnv, num_envs: int) -> None:
         self.env = env
         super().__init__(num_envs, env.observation_space, env.action_space)
-        self._tokens: list[list[int]] = [[] for _ in range(num_envs)]
-        self._illegal = np.zeros(num_envs, dtype=bool)
-        self._preferences = np.zeros((num_envs, env.reward_dim))
         self._rng = np.random.default_rng(0)
-        self._actions = np.zeros(num_envs, dtype=np.int64)
+        self._actions: Any = None
+        # Nobody's preferences, which `reset` draws: a sampler may be one that others draw from.
+        nobody = np.zeros(env.reward_dim)
+        self._episodes = [Episode(nobody) for _ in range(num_envs)]
         self._step = 0
 
     @property
     def preferences(self) -> np.ndarray:
         """Preferences of the running episodes, shape (num_envs, K)."""
-        return self._preferences.copy()
+        return np.stack([episode.preference for episode in self._episodes])
 
     def reset(self) -> Observation:
         """Start all episodes anew."""
@@ -52,72 +61,42 @@ class MergePathVecEnv(VecEnv):
         return self._observations()
 
     def _begin(self) -> None:
-        self._tokens = [[] for _ in range(self.num_envs)]
-        self._illegal[:] = False
+        self._episodes = [self.env.begin(self._rng, options) for options in self._options]
         self._step = 0
-        for i in range(self.num_envs):
-            given = self._options[i].get("preference")
-            self._preferences[i] = (
-                self.env.preference_sampler(self._rng) if given is None else given
-            )
 
-    def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions of the next step, shape (num_envs,)."""
-        self._actions = np.asarray(actions)
+    def step_async(self, actions: Any) -> None:
+        """Take the actions of the next step, a batch of num_envs; of a `Dict`, one of arrays."""
+        self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
         """Apply them; scalar rewards of shape (num_envs,), vectors in the infos."""
-        space, n = self.env.space, self.num_envs
-        for i, action in enumerate(int(a) for a in self._actions):
-            if self._tokens[i] and self._tokens[i][-1] == space.stop:
-                continue  # ended, waits for the others
-            self._illegal[i] = not space.mask(self._tokens[i])[action]
-            self._tokens[i].append(space.stop if self._illegal[i] else action)
+        env, n = self.env, self.num_envs
+        for episode, action in zip(self._episodes, _rows(self._actions), strict=True):
+            env.take(episode, action)
         self._step += 1
-        infos: list[dict[str, Any]] = [
-            {"vector_reward": np.zeros(self.env.reward_dim), "TimeLimit.truncated": False}
-            for _ in range(n)
+        paid: list[tuple[float, dict[str, Any]]] = [
+            (0.0, {"vector_reward": np.zeros(env.reward_dim)}) for _ in range(n)
         ]
-        rewards = np.zeros(n, dtype=np.float32)
-        dones = np.full(n, self._step == space.horizon)
-        if dones[0]:
-            self._finish(rewards, infos)
+        last = self._step == env.space.horizon
+        observations = self._observations()
+        if last:
+            paid = env.pay(self._episodes)
+            for i, (_, info) in enumerate(paid):
+                info["terminal_observation"] = {key: row[i] for key, row in observations.items()}
+                info["preference"] = self._episodes[i].preference.copy()
             self._begin()
-        return self._observations(), rewards, dones, infos
-
-    def _finish(self, rewards: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        env = self.env
-        legal = np.flatnonzero(~self._illegal)
-        paths = [env.space.decode(self._tokens[i]) for i in legal]
-        vectors = env.score_paths(paths) if paths else []
-        for i, path, vector in zip(legal.tolist(), paths, vectors, strict=True):
-            if vector is None:
-                infos[i].update(path=path, failed=True)
-                continue
-            rewards[i] = float(env.utility(vector, path.length, self._preferences[i]))
-            infos[i].update(vector_reward=np.asarray(vector, dtype=np.float64), path=path)
-        last = self._observations()
-        for i, info in enumerate(infos):
-            info["terminal_observation"] = {key: value[i] for key, value in last.items()}
-            info["preference"] = self._preferences[i].copy()
-            if self._illegal[i]:
-                info["illegal"] = True
+            observations = self._observations()
+        infos = [{**info, "TimeLimit.truncated": False} for _, info in paid]
+        rewards = np.array([reward for reward, _ in paid], dtype=np.float32)
+        return observations, rewards, np.full(n, last), infos
 
     def _observations(self) -> Observation:
-        rows = [
-            observe(self.env.space, tokens, preference)
-            for tokens, preference in zip(self._tokens, self._preferences, strict=True)
-        ]
+        rows = [self.env.observe(episode) for episode in self._episodes]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
     def action_masks(self) -> np.ndarray:
         """Legal actions of all episodes, boolean of shape (num_envs, num_actions)."""
-        return np.stack([self._mask(i) for i in range(self.num_envs)])
-
-    def _mask(self, i: int) -> np.ndarray:
-        if self._illegal[i]:
-            return np.arange(self.env.space.num_actions) == self.env.space.stop
-        return self.env.space.mask(self._tokens[i])
+        return np.stack([self.env.mask(episode) for episode in self._episodes])
 
     def close(self) -> None:
         """Nothing to release."""
@@ -141,7 +120,7 @@ class MergePathVecEnv(VecEnv):
         """Call `action_masks`, the only method that differs between the episodes."""
         if method_name != "action_masks":
             raise AttributeError(f"MergePathVecEnv has no per-environment method {method_name!r}")
-        return [self._mask(i) for i in self._get_indices(indices)]
+        return [self.env.mask(self._episodes[i]) for i in self._get_indices(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None

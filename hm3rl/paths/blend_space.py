@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,20 +36,26 @@ class BlendSpace:
         return 1 + self.depth, len(self.experts)
 
     def rounded(self, blends: np.ndarray) -> np.ndarray:
-        """Blends of any shape that ends in (1 + L, N), as they are named and merged."""
+        """Blends of any shape that ends in (N,), as they are named and merged."""
         return np.round(np.clip(blends, 0.0, self.largest), DECIMALS) + 0.0
 
     def uniform(self, coefficients: np.ndarray) -> np.ndarray:
         """The same blend everywhere: of coefficients (n, N), shape (n, 1 + L, N)."""
         return np.repeat(np.asarray(coefficients, float)[:, None, :], 1 + self.depth, axis=1)
 
-    def decode(self, blends: np.ndarray) -> LayerPath:
-        """The path of blends, shape (1 + L, N)."""
+    def decode(self, blends: np.ndarray, layers: Sequence[int] | None = None) -> LayerPath:
+        """The path of blends, shape (1 + T, N), the stem's first.
+
+        Args:
+            blends: Coefficients.
+            layers: Index of the layer at each of the T depths; default: the model's order, T = L.
+        """
         names = [
             blend_name(dict(zip(self.experts, row.tolist(), strict=True)))
             for row in self.rounded(blends)
         ]
-        refs = tuple(LayerRef(name, layer) for layer, name in enumerate(names[1:]))
+        order = range(self.depth) if layers is None else layers
+        refs = tuple(LayerRef(*pair) for pair in zip(names[1:], order, strict=True))
         return LayerPath(refs, names[0])
 
     def offers(self, path: LayerPath) -> bool:

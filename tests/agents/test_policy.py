@@ -7,7 +7,8 @@ import torch
 from hm3rl.agents.decoding import roll_out
 from hm3rl.agents.encoder import PathShape
 from hm3rl.agents.policy import PathPolicy
-from hm3rl.envs.merge_path import MergePathEnv, observe
+from hm3rl.envs.merge_path import MergePathEnv
+from hm3rl.envs.path_env import Episode
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.space import PathSpace
 from hm3rl.paths.variation import random_walk
@@ -27,6 +28,10 @@ def make_space(order: list[int] | None = None, actions: str = "any") -> PathSpac
     return PathSpace(names, (L,) * M, limits, context, descriptors, np.ones((M, M), dtype=bool))
 
 
+def make_env(space: PathSpace) -> MergePathEnv:
+    return MergePathEnv(space, lambda paths: np.zeros((len(paths), K)), K)
+
+
 def make_policy(
     space: PathSpace,
     conditioning: str = "concat",
@@ -35,7 +40,7 @@ def make_policy(
     likelihoods: bool = False,
 ) -> PathPolicy:
     torch.manual_seed(0)
-    env = MergePathEnv(space, lambda paths: np.zeros((len(paths), K)), K)
+    env = make_env(space)
     policy = PathPolicy(
         env.observation_space,  # type: ignore[arg-type]
         env.action_space,  # type: ignore[arg-type]
@@ -54,7 +59,7 @@ def make_policy(
 
 
 def observations(space: PathSpace, tokens: list[list[int]], goal: np.ndarray) -> dict:
-    rows = [observe(space, taken, goal) for taken in tokens]
+    rows = [make_env(space).observe(Episode(goal, taken)) for taken in tokens]
     return {key: torch.as_tensor(np.stack([row[key] for row in rows])) for key in rows[0]}
 
 

@@ -6,6 +6,8 @@ import pytest
 from hm3rl.envs.merge_path import MergePathEnv
 from hm3rl.envs.vector import MergePathVecEnv, VectorReward
 from hm3rl.paths.limits import PathLimits
+from tests.envs.test_blend_path import ANY, L, N, act, asked
+from tests.envs.test_blend_path import make_env as make_blends
 from tests.envs.test_merge_path import Scores
 from tests.paths.test_space import make_space
 
@@ -103,3 +105,66 @@ def test_only_the_episode_whose_path_failed_is_marked() -> None:
     _, rewards, _, infos = steps[-1]
     assert infos[0]["failed"] and "failed" not in infos[1]
     assert rewards[0] == 0.0 and rewards[1] > 0.0
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["dict", "flat"])
+def test_blends_side_by_side_are_those_one_by_one(flat: bool) -> None:
+    single, side = make_blends(ANY, flat=flat), make_blends(ANY, flat=flat)
+    vector = MergePathVecEnv(side, 3)
+    preferences = np.array([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
+    vector.set_options([{"preference": row} for row in preferences])
+    vector.reset()
+    rng = np.random.default_rng(0)
+    plans = []
+    for layers in ([0, 1, 2, L], [0, 0, 1, 2, 1, L], [0, L]):  # the last stops without a layer
+        blends = rng.uniform(size=(len(layers), N))
+        rows = [act(layer, *blend) for layer, blend in zip(layers, blends, strict=True)]
+        if flat:
+            logits = 2.0 * np.eye(L + 1)[layers] - 1.0
+            rows = list(np.concatenate([logits, 2.0 * blends - 1.0], axis=1))
+        plans.append([*rows, *rows[-1:] * (side.space.horizon - len(rows))])
+    for actions in zip(*plans, strict=True):
+        keyed = {} if flat else {key: np.stack([row[key] for row in actions]) for key in act(0)}
+        batch = np.stack(actions) if flat else keyed
+        _, rewards, dones, infos = vector.step(batch)
+    assert dones.all() and len(asked(side)) == 1
+    for i, plan in enumerate(plans):
+        single.reset(options={"preference": preferences[i]})
+        for action in plan:
+            seen, reward, ended, _, info = single.step(action)
+            if ended:
+                break
+        assert rewards[i] == pytest.approx(reward)
+        assert infos[i].get("path") == info.get("path")
+        assert infos[i].get("illegal") == info.get("illegal")
+        np.testing.assert_array_equal(infos[i]["vector_reward"], info["vector_reward"])
+        for key, value in seen.items():
+            np.testing.assert_array_equal(infos[i]["terminal_observation"][key], value)
+    assert [path for call in asked(single) for path in call] == asked(side)[0]
+
+
+def test_an_episode_of_blends_that_ended_idles_on_stop_alone() -> None:
+    vector = MergePathVecEnv(make_blends(ANY), 2)
+    vector.reset()
+    for layers in ([0, 0], [0, 1], [L, 1]):
+        observations, *_ = vector.step({"layer": np.array(layers), "blend": np.ones((2, N))})
+    masks = vector.action_masks()
+    assert np.flatnonzero(masks[0]).tolist() == [L]
+    assert masks[1].all()
+    again, *_ = vector.step({"layer": np.array([L, 1]), "blend": np.ones((2, N))})
+    for key, value in observations.items():
+        np.testing.assert_array_equal(again[key][0], value[0])
+
+
+def test_preferences_are_drawn_at_reset_and_not_before() -> None:
+    drawn: list[int] = []
+    env = MergePathEnv(
+        make_space(PathLimits(2, 4)),
+        Scores(),
+        2,
+        preference_sampler=lambda rng: drawn.append(1) or np.array([0.5, 0.5]),
+    )
+    vector = MergePathVecEnv(env, 3)
+    assert not drawn
+    vector.reset()
+    assert len(drawn) == 3
