@@ -290,14 +290,13 @@ class ParetoSetAgent(Agent[BlendSpace]):
     def posterior(self, paths: Sequence[LayerPath]) -> tuple[np.ndarray, np.ndarray] | None:
         """What a surrogate makes of paths; None if it would see too few. See `Agent.posterior`.
 
-        Its hyper-parameters are found anew. Those of the search follow the data in few steps and
-        may stay where a small start led them: on one pool, they took differences between models
-        for noise that was in truth a tenth of it (experiments/pools/README.md).
+        Its hyper-parameters are found anew: those of the search follow the data in few steps, may
+        stay where few models led them, and then take differences between models for noise.
         """
         if len(self.vectors) < LEAST_TO_FIT:
             return None
         blends = [self.space.encode(Candidate(path)) for path in paths]
-        with self._working():
+        with self._generators.scope():
             gp = BlendGP(len(self.objectives), self.space.depth, self.space.shape[1])
             gp.fit(self.blends, self.vectors, self.options.fit_steps)
             with torch.no_grad():

@@ -82,9 +82,12 @@ def rich_table(
     table.add_column("model", no_wrap=True)
     for block in blocks:
         for task in objectives:
-            name = _signs(f"{block}\n{heading(task, turned)}", plain)
-            fold = narrow or means
-            table.add_column(name, justify="right", no_wrap=not fold, overflow="fold")
+            name = "means" if block == POSTERIOR else block
+            name = _signs(f"{name}\n{heading(task, turned)}", plain)
+            width = None if narrow or not means else 8 if block == POSTERIOR else 6
+            table.add_column(
+                name, justify="right", no_wrap=not (narrow or means), overflow="fold", width=width
+            )
     for row in rows:
         cells = [row["name"] + _signs("" if row["on_test_front"] == "1" else " ·", plain)]
         for block in blocks:

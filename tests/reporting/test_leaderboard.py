@@ -28,11 +28,12 @@ def shown(tasks: tuple[str, ...], *blocks: str) -> str:
     return captured.get()
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_means_have_their_errors_beside_both_scores(count: int) -> None:
-    text = shown(NAMES[:count], "posterior", "search", "test")
+@pytest.mark.parametrize("tasks", [NAMES[:2], NAMES[:3], ("translation", "sorting", "reversal")])
+def test_means_have_their_errors_beside_both_scores(tasks: tuple[str, ...]) -> None:
+    text, count = shown(tasks, "posterior", "search", "test"), len(tasks)
     assert text.count("0.61±.06") == text.count("0.72") == text.count("0.83") == count
     assert text.count("0.50") == 3 * count
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_with_many_objectives_means_and_test_scores_are_left() -> None:
@@ -42,7 +43,7 @@ def test_with_many_objectives_means_and_test_scores_are_left() -> None:
 
 def test_without_means_both_scores_have_their_errors() -> None:
     text = shown(NAMES[:3], "search", "test")
-    assert text.count("0.61±.06") == text.count("0.72±.07") == 3 and "posterior" not in text
+    assert text.count("0.61±.06") == text.count("0.72±.07") == 3 and "means" not in text
 
 
 def test_the_leaderboard_says_what_the_front_goes_by(
