@@ -214,6 +214,7 @@ def pick(
     preference: Mapping[str, float],
     budget: int = 0,
     evaluate: bool = True,
+    by: str | None = None,
 ) -> Choice:
     """The model for a preference.
 
@@ -222,14 +223,15 @@ def pick(
         preference: Weight by task; tasks not named get 0.
         budget: Further evaluations to refine the choice with.
         evaluate: Whether anything is scored; without, the decoded path is returned as it is.
+        by: Whether `posterior` means or `scores` are compared; None: means if the run has them.
 
     Returns:
         The choice.
 
     Raises:
-        InputError: The preference names no task, or sums to zero.
+        InputError: The preference names no task, or sums to zero; `by` is nothing the run has.
     """
-    return pick_choice(run, parse_preference(preference, run.objectives), budget, evaluate)
+    return pick_choice(run, parse_preference(preference, run.objectives), budget, evaluate, by=by)
 
 
 def export(

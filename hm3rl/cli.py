@@ -169,7 +169,7 @@ def search(
 
 @app.command()
 def front(run: Run, as_json: Json = False) -> None:
-    """The front of a run as a table, search and test split, ± standard error."""
+    """The front of a run as a table: posterior means if it has them, search and test split."""
     with exit_codes():
         from hm3rl.files import RunFolder
         from hm3rl.reporting.leaderboard import front_table
@@ -192,6 +192,13 @@ def pick(
     ] = None,
     budget: Annotated[int, typer.Option(min=0, help="Evaluations to refine the choice")] = 0,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Decode only, score nothing")] = False,
+    by: Annotated[
+        Optional[str],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option(
+            help="Compare models by posterior (means) or scores",
+            show_default="posterior where the run has it",
+        ),
+    ] = None,
     export: Annotated[
         Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
         typer.Option(help="Write the model to this folder"),
@@ -217,7 +224,7 @@ def pick(
             api.precision(dtype)
         weights = parse_preference_text([*prefer, *(more or [])], opened.objectives)
         preference = dict(zip(opened.objectives, map(float, weights), strict=True))
-        choice = api.pick(opened, preference, budget=budget, evaluate=not no_eval)
+        choice = api.pick(opened, preference, budget=budget, evaluate=not no_eval, by=by)
         if as_json:
             typer.echo(json.dumps(choice_as_dict(choice, opened.objectives), indent=2))
         else:

@@ -36,6 +36,9 @@ PACKAGES = (
 
 PACKAGE = Path(__file__).parent
 
+POSTERIOR, SCORES = "posterior", "scores"
+"""What models are compared by, as summary.json says of the front: posterior means, or scores."""
+
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -100,6 +103,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """Scalars of the algorithms, long form: evaluations, name, value."""
         return self.path / "metrics.csv"
+
+    @property
+    def posterior(self) -> Path:
+        """Posterior means and errors of all scores, if the run's agent can say."""
+        return self.path / "posterior.csv"
 
     @property
     def front(self) -> Path:
@@ -184,6 +192,11 @@ class RunFolder:
         """Rows of front.csv."""
         with self._reading(self.front):
             return _csv_rows(self.front, ("name", "key", "on_test_front", "path"))
+
+    def read_posterior(self) -> list[dict[str, str]]:
+        """Rows of posterior.csv."""
+        with self._reading(self.posterior):
+            return _csv_rows(self.posterior, ("key",))
 
     def read_evaluations(self) -> list[dict[str, str]]:
         """Rows of evaluations.csv."""

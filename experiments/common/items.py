@@ -15,13 +15,14 @@ import numpy as np
 from experiments.common.records import Record
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.objectives.indicators import hypervolume
+from hm3rl.run.finished import FinishedRun
 
 RESAMPLES = 1000
 SEED = 0
 
 
 def scores_by_item(record: Record) -> tuple[list[np.ndarray], np.ndarray]:
-    """The test scores of a finished search's front and experts.
+    """The test scores of a finished search's front by scores, and of the experts.
 
     Args:
         record: A finished search.
@@ -35,11 +36,16 @@ def scores_by_item(record: Record) -> tuple[list[np.ndarray], np.ndarray]:
             name = line["candidate"]["path"].split(" |")[0]
             if line["phase"] == "sources" and name in record.summary["sources"]:
                 experts.add(line["key"])
+    # Where the front shown goes by posterior means, its models have test scores, too.
+    wanted = {*experts, *FinishedRun(record.folder).archive.front_keys()}
     with EvaluationStore(record.folder / "evaluations.sqlite") as store:
         found = [
             evaluation
             for condition, evaluation in store.evaluations()
-            if evaluation.ok and evaluation.split == "test" and evaluation.fidelity == "full"
+            if evaluation.ok
+            and evaluation.split == "test"
+            and evaluation.fidelity == "full"
+            and evaluation.key in wanted
         ]
     tasks = record.summary["objectives"]
     by_task = [np.stack([np.asarray(e.per_item[task]) for e in found]) for task in tasks]

@@ -24,6 +24,7 @@ from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import LoggerGroup
 from hm3rl.files import RunFolder, RunLock, write_text
 from hm3rl.objectives.archive import Archive
+from hm3rl.paths.candidate import Candidate
 from hm3rl.reporting.csv_logger import CsvLogger
 from hm3rl.run.build import build_problem, build_searcher
 from hm3rl.run.job import experts, experts_on_test, note_environment
@@ -77,7 +78,7 @@ def search(
 
 
 def scored(problem: MergeProblem, run: RunFolder, key: Key, commit: str) -> Front:
-    """The front as it stood after `key.budget` evaluations, on held-out items.
+    """The front by scores as it stood after `key.budget` evaluations, on held-out items.
 
     Args:
         problem: After the search.
@@ -90,7 +91,6 @@ def scored(problem: MergeProblem, run: RunFolder, key: Key, commit: str) -> Fron
         split, one after the other.
     """
     archive, proposers = Archive(problem.objectives, problem.z_star), Counter[str]()
-    sources = {problem.key(one) for one in experts(problem)}
     curve: dict[float, float] = {}
     for line in run.read_archive():
         if line["evaluations"] > key.budget:
@@ -100,27 +100,55 @@ def scored(problem: MergeProblem, run: RunFolder, key: Key, commit: str) -> Fron
         if not line["failed"]:
             archive.add(line["key"], [line["scores"][name] for name in problem.objectives])
             curve[line["evaluations"]] = round(archive.hypervolume(), 6)
+    candidates = {one: problem.candidate(one) for one in archive.keys}
+    about = {"chosen_by": dict(proposers), "curve": _folded(curve)}
+    return tested(problem, key, archive, candidates, commit, about=about)
+
+
+def tested(
+    problem: MergeProblem,
+    key: Key,
+    archive: Archive,
+    candidates: Mapping[str, Candidate],
+    commit: str,
+    most: int = MODELS,
+    about: Mapping[str, Any] | None = None,
+) -> Front:
+    """The front of an archive, or what adds most to its hypervolume, on held-out items.
+
+    Args:
+        problem: What was searched.
+        key: Whose front.
+        archive: What the front goes by: scores on the search split, or posterior means of them.
+        candidates: Its models by key.
+        commit: Code that ran.
+        most: Models that are scored, beside the experts.
+        about: What else is worth knowing.
+
+    Returns:
+        Experts and at most `most` others, chosen one after the other.
+    """
+    sources = [problem.key(one) for one in experts(problem)]
     keys = [one for one in archive.front_keys() if one not in sources]
     points = np.array([archive.vector(one) for one in keys]).reshape(len(keys), -1)
-    own = np.array([archive.vector(problem.key(one)) for one in experts(problem)])
-    count = min(MODELS, len(keys))
-    chosen = pick_members(points / problem.z_star, own / problem.z_star, count)
+    own = np.array([archive.vector(one) for one in sources])
+    chosen = pick_members(points / problem.z_star, own / problem.z_star, min(most, len(keys)))
     models = [keys[i] for i in chosen]
-    asked = [*experts(problem), *(problem.candidate(one) for one in models)]
-    tested = problem.rescore(asked, "test", secondary=False)
-    kept = [i for i, one in enumerate(tested) if one.ok]
-    about = {"chosen_by": dict(proposers), "front": len(keys), "curve": _folded(curve)}
-    if len(kept) < len(tested):
-        about["failed"] = len(tested) - len(kept)
+    asked = [*experts(problem), *(candidates[one] for one in models)]
+    found = problem.rescore(asked, "test", secondary=False)
+    kept = [i for i, one in enumerate(found) if one.ok]
+    noted = {**(about or {}), "front": len(keys)}
+    if len(kept) < len(found):
+        noted["failed"] = len(found) - len(kept)
     return Front(
         key=key,
         commit=commit,
         experts=tuple(problem.pool.expert_names),
-        models=tuple(tested[i].key for i in kept if i >= len(own)),
-        solved=solved(key, problem.objectives, [tested[i] for i in kept]),
+        models=tuple(found[i].key for i in kept if i >= len(own)),
+        solved=solved(key, problem.objectives, [found[i] for i in kept]),
         search=np.concatenate([own, points[chosen]])[kept],
         volume=archive.hypervolume(),
-        about=about,
+        about=noted,
     )
 
 

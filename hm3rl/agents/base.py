@@ -120,6 +120,18 @@ class Agent(ABC, Generic[Space]):
             outcomes: Their outcomes.
         """
 
+    def posterior(self, paths: Sequence[LayerPath]) -> tuple[np.ndarray, np.ndarray] | None:
+        """What it makes of evaluated paths by all that it observed; by default it cannot say.
+
+        Args:
+            paths: n paths of its space.
+
+        Returns:
+            Posterior means of the noise-free f / z* and their standard deviations, both of shape
+            (n, K), or None. If it can say, fronts and choices go by it.
+        """
+        return None
+
     def arrays(self) -> dict[str, np.ndarray]:
         """What `restore` needs to bring it back; by default nothing."""
         return {}

@@ -112,11 +112,11 @@ class ParetoSetAgent(Agent[BlendSpace]):
     # --- learning -----------------------------------------------------------------------------
 
     def observe(self, paths: Sequence[LayerPath], outcomes: Sequence[Outcome]) -> None:
-        """Hear what paths scored; failures are known and teach nothing."""
+        """Hear what paths scored; failures are known and teach nothing, nor does hearing twice."""
         self._known.update(paths)
         for path, outcome in zip(paths, outcomes, strict=True):
             blend = self.space.encode(Candidate(path))
-            if outcome.ok and blend is not None:
+            if outcome.ok and blend is not None and not (self.blends == blend).all((1, 2)).any():
                 self.blends = np.concatenate([self.blends, blend[None]])
                 self.vectors = np.concatenate([self.vectors, outcome.vector[None]])
 
@@ -286,6 +286,22 @@ class ParetoSetAgent(Agent[BlendSpace]):
         return keep[choose_by_utility(worth, known.max(axis=0), count)]
 
     # --- use ----------------------------------------------------------------------------------
+
+    def posterior(self, paths: Sequence[LayerPath]) -> tuple[np.ndarray, np.ndarray] | None:
+        """What a surrogate makes of paths; None if it would see too few. See `Agent.posterior`.
+
+        Its hyper-parameters are found anew: those of the search follow the data in few steps, may
+        stay where few models led them, and then take differences between models for noise.
+        """
+        if len(self.vectors) < LEAST_TO_FIT:
+            return None
+        blends = [self.space.encode(Candidate(path)) for path in paths]
+        with self._generators.scope():
+            gp = BlendGP(len(self.objectives), self.space.depth, self.space.shape[1])
+            gp.fit(self.blends, self.vectors, self.options.fit_steps)
+            with torch.no_grad():
+                found = gp.marginal(torch.as_tensor(np.array(blends, dtype=np.float64)))
+        return found.mean.numpy(), found.std.numpy()
 
     def decode(self, preference: np.ndarray, beam: int = 0) -> LayerPath:
         """The path for a preference: the policy's answer, or the best known, improved with a beam.

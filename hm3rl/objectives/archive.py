@@ -103,12 +103,14 @@ class Archive:
         Args:
             preference: Shape (K,), on the simplex.
             utility: What a model is worth.
-            lengths: Layers of each candidate's path, by key.
+            lengths: Layers of the path of each candidate to choose from, by key.
 
         Returns:
             Its key.
         """
-        if not self._rows:
-            raise ValueError("the archive is empty")
-        layers = np.array([lengths[key] for key in self._rows])
-        return self.keys[utility.best(self.normalised, layers, preference)]
+        keys = [key for key in self._rows if key in lengths]
+        if not keys:
+            raise ValueError("nothing to choose from")
+        layers = np.array([lengths[key] for key in keys])
+        points = self.normalise(np.array([self._rows[key] for key in keys]))
+        return keys[utility.best(points, layers, preference)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hm3rl.files import RunFolder, write_text
+from hm3rl.files import POSTERIOR, RunFolder, write_text
 from hm3rl.reporting.signs import PLAIN_SIGNS
 
 Minimised = Mapping[str, Mapping[str, Any]]
@@ -56,46 +56,64 @@ def rich_table(
     minimised: Minimised | None = None,
     plain: bool = False,
 ) -> Table:
-    """The front on both splits, scores ± standard error, the experts below for comparison.
+    """The front, scores ± standard error, the experts below for comparison.
 
     Args:
         rows: Rows of front.csv.
         objectives: The tasks.
-        sources: Scores of each expert by split ("search", "test").
+        sources: Scores of each expert by block: "search", "test" and, if the front goes by them,
+            "posterior" means.
         minimised: Objectives to be minimised, shown as costs.
         plain: Whether all signs are ASCII, so that columns stay in line on any terminal.
 
     Returns:
-        A table that fits 80 columns with up to five objectives; with more than three, standard
-        errors are left to leaderboard.md and long names are folded.
+        A table that fits 80 columns with up to five objectives. What does not fit is left to
+        leaderboard.md: with more than three, standard errors, and search scores beside means; with
+        up to three, standard errors of scores beside means.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("model", no_wrap=True)
     turned = minimised or {}
-    narrow = len(objectives) > 3
-    for split in ("search", "test"):
+    blocks, narrow = blocks_of(rows), len(objectives) > 3
+    means = POSTERIOR in blocks
+    if means and narrow:
+        blocks = [POSTERIOR, "test"]
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", padding=(0, 1), collapse_padding=means
+    )
+    table.add_column("model", no_wrap=True)
+    for block in blocks:
         for task in objectives:
-            name = _signs(f"{split}\n{heading(task, turned)}", plain)
-            table.add_column(name, justify="right", no_wrap=not narrow, overflow="fold")
+            name = "means" if block == POSTERIOR else block
+            name = _signs(f"{name}\n{heading(task, turned)}", plain)
+            width = None if narrow or not means else 8 if block == POSTERIOR else 6
+            table.add_column(
+                name, justify="right", no_wrap=not (narrow or means), overflow="fold", width=width
+            )
     for row in rows:
         cells = [row["name"] + _signs("" if row["on_test_front"] == "1" else " ·", plain)]
-        for split in ("search", "test"):
-            shown = [_shown(row, split, task, turned) for task in objectives]
+        for block in blocks:
+            bare = narrow or (means and block != POSTERIOR)
+            shown = [_shown(row, block, task, turned) for task in objectives]
             cells += [
-                f"{score:.2f}" if narrow else _signs(short_score(score, error), plain)
+                f"{score:.2f}" if bare else _signs(short_score(score, error), plain)
                 for score, error in shown
             ]
         table.add_row(*cells)
     table.add_section()
-    for name, splits in sources.items():
+    for name, found in sources.items():
         cells = [name]
-        for split in ("search", "test"):
+        for block in blocks:
             cells += [
                 f"{cost_or_score(task, value, turned):.2f}"
-                for task, value in zip(objectives, splits[split], strict=True)
+                for task, value in zip(objectives, found[block], strict=True)
             ]
         table.add_row(*cells, style="dim")
     return table
+
+
+def blocks_of(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """What rows of front.csv hold of each task: posterior means, if any, scores on both splits."""
+    means = any(name.startswith(f"{POSTERIOR}_") for row in rows for name in row)
+    return [*([POSTERIOR] if means else []), "search", "test"]
 
 
 def _signs(text: str, plain: bool) -> str:
@@ -103,10 +121,10 @@ def _signs(text: str, plain: bool) -> str:
 
 
 def _shown(
-    row: Mapping[str, str], split: str, task: str, minimised: Minimised
+    row: Mapping[str, str], block: str, task: str, minimised: Minimised
 ) -> tuple[float, float]:
     """A score or cost of a row of front.csv and its standard error."""
-    value, error = float(row[f"{split}_{task}"]), float(row[f"{split}_{task}_se"])
+    value, error = float(row[f"{block}_{task}"]), float(row[f"{block}_{task}_se"])
     return cost_or_score(task, value, minimised), cost_or_error(task, error, minimised)
 
 
@@ -128,8 +146,9 @@ def write_leaderboard(
         folder: The run folder.
         rows: Rows of front.csv.
         summary: Contents of summary.json.
-        sources: Scores of each expert by split.
+        sources: Scores of each expert; see `rich_table`.
     """
+    blocks = blocks_of(rows)
     tasks = list(summary["objectives"])
     volumes = summary["hypervolume"]
     minimised: Minimised = summary.get("minimised", {})
@@ -140,8 +159,8 @@ def write_leaderboard(
         "best expert on each task:",
         f"search split {volumes['search']:.4f}, test split {volumes['test']:.4f}; "
         f"the experts alone {volumes['sources_search']:.4f} (search).",
-        "The front was chosen on the search split; `·` marks models that another one dominates on "
-        "the test split. ± is one standard error.",
+        *_chosen_by(volumes),
+        "`·` marks models that another one dominates on the test split. ± is one standard error.",
         *(
             ["Search scores are proxies: teacher-forced, nothing decoded or executed."]
             if summary.get("fidelity") == "proxy"
@@ -153,23 +172,32 @@ def write_leaderboard(
         ),
         "",
         "| model | "
-        + " | ".join(f"{s} {heading(t, minimised)}" for s in ("search", "test") for t in tasks)
+        + " | ".join(f"{s} {heading(t, minimised)}" for s in blocks for t in tasks)
         + " | path |",
-        "|---|" + "---:|" * (2 * len(tasks)) + "---|",
+        "|---|" + "---:|" * (len(blocks) * len(tasks)) + "---|",
     ]
     for row in rows:
         cells = [
-            "{:.3f} ± {:.3f}".format(*_shown(row, s, t, minimised))
-            for s in ("search", "test")
-            for t in tasks
+            "{:.3f} ± {:.3f}".format(*_shown(row, s, t, minimised)) for s in blocks for t in tasks
         ]
         mark = "" if row["on_test_front"] == "1" else " ·"
         lines.append(f"| {row['name']}{mark} | " + " | ".join(cells) + f" | `{row['path']}` |")
-    for name, splits in sources.items():
+    for name, found in sources.items():
         cells = [
             f"{cost_or_score(task, value, minimised):.3f}"
-            for s in ("search", "test")
-            for task, value in zip(tasks, splits[s], strict=True)
+            for s in blocks
+            for task, value in zip(tasks, found[s], strict=True)
         ]
         lines.append(f"| *{name}* | " + " | ".join(cells) + " | expert |")
     write_text(folder.leaderboard, "\n".join(lines) + "\n")
+
+
+def _chosen_by(volumes: Mapping[str, Any]) -> list[str]:
+    """What the front goes by, and what that makes of its hypervolume."""
+    if POSTERIOR not in volumes:
+        return ["The front was chosen on the search split."]
+    means = volumes[POSTERIOR]
+    return [
+        "Those are of the front by scores. The front below goes by posterior means of the search "
+        f"split's scores: {means['search']:.4f} by means, test split {means['test']:.4f}."
+    ]

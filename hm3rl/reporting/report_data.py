@@ -10,7 +10,7 @@ from typing import Any
 from hm3rl.errors import InputError
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.files import RunFolder
-from hm3rl.reporting.leaderboard import definition, evaluations_used
+from hm3rl.reporting.leaderboard import blocks_of, definition, evaluations_used
 
 ERROR_CHARACTERS = 4000
 """Of a failure's traceback, the last ones are shown."""
@@ -96,7 +96,7 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "failed": summary["failed"],
         "chosen_by": summary.get("chosen_by", {}),  # runs of hm3rl 0.1 do not say
         "objectives": objectives,
-        "hypervolume": {k: volumes[k] for k in ("search", "test", "sources_search")},
+        "hypervolume": volumes,
         "z_star": summary["z_star"],
         "utilities": [definition(name, minimised) for name in minimised],
         "sources": summary["sources"],
@@ -138,8 +138,8 @@ def _number(text: str) -> float | None:
 
 def _model(row: Mapping[str, str], objectives: Sequence[str]) -> dict[str, Any]:
     scores = {
-        split + suffix: [_number(row[f"{split}_{task}{suffix}"]) for task in objectives]
-        for split in ("search", "test")
+        block + suffix: [_number(row[f"{block}_{task}{suffix}"]) for task in objectives]
+        for block in blocks_of([row])
         for suffix in ("", "_se")
     }
     return {

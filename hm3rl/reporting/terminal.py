@@ -14,7 +14,7 @@ from rich.text import Text
 from hm3rl.errors import HM3Error
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store_files import Section
-from hm3rl.files import RunFolder
+from hm3rl.files import POSTERIOR, RunFolder
 from hm3rl.objectives.utility import Utility
 from hm3rl.reporting.leaderboard import evaluations_used, front_table
 from hm3rl.reporting.report import PAGE
@@ -40,6 +40,7 @@ def print_search(console: Console, result: SearchResult) -> None:
     console.print(
         f"\nhypervolume (f / z*, reference 0): {volumes['search']:.3f} search, "
         f"{volumes['test']:.3f} test; experts {volumes['sources_search']:.3f}\n"
+        f"{_by_means(volumes)}"
         f"{evaluations_used(summary)} evaluations in {spent['search']:.0f} s (models "
         f"{spent['model']:.0f} s, programs {spent['programs']:.0f} s, agent "
         f"{spent['agent']:.0f} s); {summary['failed']} failed",
@@ -57,6 +58,16 @@ def print_search(console: Console, result: SearchResult) -> None:
     first = " ".join(f"{name}={2 if i == 0 else 1}" for i, name in enumerate(run.objectives[:2]))
     console.print(
         f"next: hm3rl pick {path} --prefer {first} --export my-model", markup=False, soft_wrap=True
+    )
+
+
+def _by_means(volumes: Mapping[str, Any]) -> str:
+    if POSTERIOR not in volumes:
+        return ""
+    means = volumes[POSTERIOR]
+    return (
+        f"that is the front by scores; the one above, by posterior means: {means['search']:.3f} by "
+        f"means, {means['test']:.3f} test\n"
     )
 
 
@@ -143,6 +154,7 @@ def choice_as_dict(choice: Choice, objectives: Sequence[str]) -> dict[str, Any]:
     """A choice as a JSON-ready mapping."""
     return {
         "origin": choice.origin,
+        "by": choice.by,
         "path": str(choice.candidate.path),
         "recipes": {recipe.name: recipe.to_dict() for recipe in choice.candidate.recipes},
         "key": choice.key,
@@ -152,6 +164,14 @@ def choice_as_dict(choice: Choice, objectives: Sequence[str]) -> dict[str, Any]:
         "front_utility": choice.front_utility,
         "evaluation": (
             evaluation_as_dict(choice.evaluation, objectives) if choice.evaluation else None
+        ),
+        "posterior": (
+            {
+                name: {"mean": float(mean), "standard_error": float(error)}
+                for name, mean, error in zip(objectives, *choice.posterior, strict=True)
+            }
+            if choice.posterior
+            else None
         ),
     }
 
@@ -175,8 +195,13 @@ def print_choice(
         return
     if choice.evaluation is not None:
         print_evaluation(console, choice.evaluation, objectives)
+    if choice.posterior is not None:
+        means = zip(objectives, *choice.posterior, strict=True)
+        shown = ", ".join(f"{name} {mean:.3f} ± {error:.3f}" for name, mean, error in means)
+        console.print(f"posterior    {shown}", markup=False, soft_wrap=True)
+    by = "posterior means" if choice.by == POSTERIOR else choice.by
     console.print(
-        f"utility      {choice.utility:.4f} ({utility}; search split, f / z*)", markup=False
+        f"utility      {choice.utility:.4f} ({utility}; {by}, search split, f / z*)", markup=False
     )
     if choice.decoded_utility is not None:
         console.print(

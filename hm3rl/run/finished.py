@@ -16,8 +16,9 @@ from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import NullLogger
-from hm3rl.files import RunFolder
+from hm3rl.files import POSTERIOR, RunFolder
 from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.posterior import Posterior
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.candidate import Candidate
 from hm3rl.run.sources import moved, reopen_problem
@@ -25,6 +26,9 @@ from hm3rl.run.sources import moved, reopen_problem
 
 class FinishedRun:
     """Opens the folder of a finished search.
+
+    Attributes:
+        candidates: All that was scored, by key.
 
     Args:
         path: The run folder.
@@ -47,10 +51,10 @@ class FinishedRun:
         self.summary: dict[str, Any] = self.folder.read_summary()
         self.objectives: tuple[str, ...] = tuple(self.summary["objectives"])
         self.archive = Archive(self.objectives, self.summary["z_star"]["search"])
-        self._candidates: dict[str, Candidate] = {}
+        self.candidates: dict[str, Candidate] = {}
         for line in self.folder.read_archive():
             if not line["failed"]:
-                self._candidates[line["key"]] = Candidate.from_dict(line["candidate"])
+                self.candidates[line["key"]] = Candidate.from_dict(line["candidate"])
                 self.archive.add(line["key"], [line["scores"][n] for n in self.objectives])
 
     @cached_property
@@ -59,11 +63,35 @@ class FinishedRun:
         stored = self.summary.get("utility")  # runs of older versions have none
         return Utility.of(self.settings.agent) if stored is None else Utility.from_dict(stored)
 
-    def best(self, preference: np.ndarray) -> tuple[str, float]:
-        """The best evaluated model under a preference, shape (K,): its key and its utility."""
-        lengths = {key: candidate.path.length for key, candidate in self._candidates.items()}
-        key = self.archive.best(preference, self.utility, lengths)
-        return key, self.worth(self.archive.vector(key), lengths[key], preference)
+    @cached_property
+    def posterior(self) -> Posterior | None:
+        """What the agent made of all scores at the end of the search, if it could say.
+
+        Raises:
+            InputError: It could, and the file is missing or damaged.
+        """
+        if self.summary.get("front", {}).get("by") != POSTERIOR:  # so all runs of older versions
+            return None
+        means, errors = Archive(self.objectives, self.archive.z_star), {}
+        for row in self.folder.read_posterior():
+            means.add(row["key"], [float(row[name]) for name in self.objectives])
+            errors[row["key"]] = np.array([float(row[f"{name}_se"]) for name in self.objectives])
+        return Posterior(means, errors)
+
+    def best(self, preference: np.ndarray, by: Archive | None = None) -> tuple[str, float]:
+        """The best evaluated model under a preference.
+
+        Args:
+            preference: Shape (K,), on the simplex.
+            by: Vectors of all evaluated models that decide; None: their scores.
+
+        Returns:
+            Its key and its utility.
+        """
+        known = self.archive if by is None else by
+        lengths = {key: candidate.path.length for key, candidate in self.candidates.items()}
+        key = known.best(preference, self.utility, lengths)
+        return key, self.worth(known.vector(key), lengths[key], preference)
 
     def worth(self, vector: np.ndarray, length: int, preference: np.ndarray) -> float:
         """Utility of raw scores, shape (K,), of a path of `length` layers."""
@@ -71,7 +99,7 @@ class FinishedRun:
 
     def candidate(self, key: str) -> Candidate:
         """The candidate with a key."""
-        return self._candidates[key]
+        return self.candidates[key]
 
     def find(self, text: str) -> str:
         """The key of a model named as in front.csv (`M03`) or by the beginning of its key.
@@ -82,7 +110,7 @@ class FinishedRun:
         named = {row["name"]: row["key"] for row in self.front_rows()}
         if text in named:
             return named[text]
-        hits = [key for key in self._candidates if key.startswith(text)]
+        hits = [key for key in self.candidates if key.startswith(text)]
         if len(hits) == 1:
             return hits[0]
         raise InputError(
@@ -114,7 +142,7 @@ class FinishedRun:
                 fidelity=str(alive.fidelity),
             )
         problem.prepare()
-        for candidate in self._candidates.values():
+        for candidate in self.candidates.values():
             problem.members.admit(candidate)
         return problem
 

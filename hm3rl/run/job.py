@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import LoggerGroup, RunLogger
 from hm3rl.files import (
     PACKAGE,
+    POSTERIOR,
+    SCORES,
     RunFolder,
     RunLock,
     check_name,
@@ -33,10 +35,12 @@ from hm3rl.files import (
     write_text,
 )
 from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.posterior import Posterior
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.candidate import Candidate
 from hm3rl.run.build import build_problem, build_searcher, check_settings
 from hm3rl.run.sources import reopen_problem
+from hm3rl.search.architecture_level import posterior
 from hm3rl.search.base import Searcher
 from hm3rl.tasks.isolation import check_isolation
 
@@ -56,6 +60,8 @@ class FrontRow:
         search: Evaluation on the search split.
         test: Evaluation on the test split.
         on_test_front: Whether it stays non-dominated on the test split.
+        posterior: Posterior mean and error of its search scores, each of shape (K,), if the front
+            goes by them.
     """
 
     name: str
@@ -64,6 +70,7 @@ class FrontRow:
     search: Evaluation
     test: Evaluation
     on_test_front: bool
+    posterior: tuple[np.ndarray, np.ndarray] | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class SearchResult:
         folder: The run folder.
         problem: The problem, with its archive.
         searcher: The searcher, with its agent if it has one.
-        front: The front, best mean first.
+        front: The front, best mean first; by posterior means where the agent can say them.
         summary: Contents of summary.json.
     """
 
@@ -181,8 +188,10 @@ def run_search(
             # With another budget the search may have decided otherwise than it did before.
             earlier = problem.recall(before)
             logger.phase("test scores of the front", 0)
-            front, test, tested_sources = rescore_front(problem)
-            summary = summarise(settings, problem, searcher, front, test, tested_sources)
+            evaluated = {key: problem.candidate(key) for key in problem.archive.keys}
+            expected = posterior(problem, searcher.agent, evaluated)
+            front, tested = rescore_front(problem, expected)
+            summary = summarise(settings, problem, searcher, front, tested, expected)
             summary["seconds"] = seconds(spent, searcher, search_seconds, problem)
             summary["resumed"] = resumed
             summary["agent"] = searcher.agent is not None
@@ -192,6 +201,9 @@ def run_search(
             summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
             columns, rows = front_table(problem, front)
             write_csv(folder.front, columns, rows)
+            folder.posterior.unlink(missing_ok=True)
+            if expected is not None:
+                write_csv(folder.posterior, *posterior_table(expected))
             logger.table("front", columns, rows)
             folder.write_json(folder.summary, summary)
             if all(map(problem.seen, before)):
@@ -287,56 +299,94 @@ def experts_on_test(problem: MergeProblem) -> np.ndarray:
     return best
 
 
+class Tested(NamedTuple):
+    """What came of scoring fronts on the test split.
+
+    Attributes:
+        fronts: By what a front goes by (`SCORES`, and `POSTERIOR` if there is one), the archive of
+            its test scores, the experts' own points included, normalised by the experts' best.
+        sources: The experts' evaluations by name.
+    """
+
+    fronts: Mapping[str, Archive]
+    sources: Mapping[str, Evaluation]
+
+
 def rescore_front(
-    problem: MergeProblem,
-) -> tuple[list[FrontRow], Archive, dict[str, Evaluation]]:
+    problem: MergeProblem, expected: Posterior | None
+) -> tuple[list[FrontRow], Tested]:
     """Score the front of the search split on the test split, once, and filter again.
 
     Args:
         problem: After the search.
+        expected: What the front goes by, if there is one. The front by scores is tested, too: its
+            hypervolume is what methods are compared by, whether or not they have a surrogate.
 
     Returns:
-        The front, best mean first; the archive of its test scores, the experts' own points
-        included, normalised by the experts' best test scores; the experts' test evaluations.
+        The front, best mean first, and what was tested.
     """
-    keys = problem.archive.front_keys()
+    fronts = {SCORES: problem.archive}
+    if expected is not None:
+        fronts[POSTERIOR] = expected.means
+    sources, best = experts(problem), experts_on_test(problem)
+    asked = [problem.key(one) for one in sources]
+    asked += [key for archive in fronts.values() for key in archive.front_keys()]
+    keys = list(dict.fromkeys(asked))
     candidates = [problem.candidate(key) for key in keys]
-    sources = experts(problem)
-    test = Archive(problem.objectives, experts_on_test(problem))
-    tested = problem.rescore([*sources, *candidates], split="test", secondary=True)
-    for candidate, evaluation in zip([*sources, *candidates], tested, strict=True):
-        if evaluation.status == "ok":
-            test.add(problem.key(candidate), evaluation.vector)
-    stays = set(test.front_keys())
-    order = sorted(range(len(keys)), key=lambda i: -float((problem.archive.vector(keys[i])).mean()))
+    scored = problem.rescore(candidates, split="test", secondary=True)
+    tested = dict(zip(keys, scored, strict=True))
+    tests = {by: Archive(problem.objectives, best) for by in fronts}
+    for by, archive in fronts.items():
+        for key in (*asked[: len(sources)], *archive.front_keys()):
+            if tested[key].ok:
+                tests[by].add(key, tested[key].vector)
+    shown = problem.archive if expected is None else expected.means
+    stays = set(tests[SCORES if expected is None else POSTERIOR].front_keys())
+    order = sorted(shown.front_keys(), key=lambda key: -float(shown.vector(key).mean()))
     rows = [
         FrontRow(
             name=f"M{number:02d}",
-            key=keys[i],
-            candidate=candidates[i],
-            search=problem.known([candidates[i]])[0],
-            test=tested[len(sources) + i],
-            on_test_front=keys[i] in stays,
+            key=key,
+            candidate=problem.candidate(key),
+            search=problem.evaluation(key),
+            test=tested[key],
+            on_test_front=key in stays,
+            posterior=None if expected is None else (shown.vector(key), expected.errors[key]),
         )
-        for number, i in enumerate(order)
+        for number, key in enumerate(order)
     ]
-    return rows, test, dict(zip(problem.pool.expert_names, tested, strict=False))
+    names = problem.pool.expert_names
+    return rows, Tested(tests, {name: tested[key] for name, key in zip(names, asked, strict=False)})
+
+
+def posterior_table(expected: Posterior) -> tuple[list[str], list[list[Any]]]:
+    """Posterior means and errors of every evaluated model as columns and rows."""
+    tasks = expected.means.objectives
+    columns = ["key", *tasks, *(f"{task}_se" for task in tasks)]
+    rows = [
+        [key, *(f"{value:.6f}" for value in (*expected.means.vector(key), *expected.errors[key]))]
+        for key in expected.means.keys
+    ]
+    return columns, rows
 
 
 def front_table(
     problem: MergeProblem, front: Sequence[FrontRow]
 ) -> tuple[list[str], list[list[Any]]]:
-    """The front as columns and rows: scores and standard errors on both splits, path, key."""
+    """The front as columns and rows: what it goes by and both splits, with errors; path, key."""
     columns = ["name"]
-    for split in ("search", "test"):
-        columns += [f"{split}_{task}" for task in problem.objectives]
-        columns += [f"{split}_{task}_se" for task in problem.objectives]
+    by_posterior = any(row.posterior is not None for row in front)
+    for block in (*([POSTERIOR] if by_posterior else []), "search", "test"):
+        columns += [f"{block}_{task}" for task in problem.objectives]
+        columns += [f"{block}_{task}_se" for task in problem.objectives]
     secondary = _secondary([row.test for row in front])
     columns += [f"test_{name}" for name in secondary]
     columns += ["on_test_front", "length", "path", "key"]
     rows: list[list[Any]] = []
     for row in front:
         cells: list[Any] = [row.name]
+        if row.posterior is not None:
+            cells += [f"{value:.4f}" for value in np.concatenate(row.posterior)]
         for evaluation in (row.search, row.test):
             nothing = (np.nan,) * len(problem.z_star)  # a failure is no score
             scores = evaluation.scores if evaluation.ok else nothing
@@ -365,19 +415,26 @@ def summarise(
     problem: MergeProblem,
     searcher: Searcher,
     front: Sequence[FrontRow],
-    test: Archive,
-    tested_sources: Mapping[str, Evaluation],
+    tested: Tested,
+    expected: Posterior | None,
 ) -> dict[str, Any]:
     """The figures of a run, each with its normalisation and reference point."""
+    test = tested.fronts[SCORES]
     sources = Archive(problem.objectives, problem.z_star)
     scores: dict[str, dict[str, list[float]]] = {}
-    for name, tested in tested_sources.items():
+    for name, evaluation in tested.sources.items():
         key = problem.key(Candidate.whole(name, problem.pool.num_layers))
         sources.add(key, problem.archive.vector(key))
         scores[name] = {
             "search": [float(value) for value in problem.archive.vector(key)],
-            "test": [float(value) for value in tested.vector],
+            "test": [float(value) for value in evaluation.vector],
         }
+        if expected is not None:
+            scores[name][POSTERIOR] = [float(value) for value in expected.means.vector(key)]
+    volumes: dict[str, Any] = {}
+    if expected is not None:
+        own = tested.fronts[POSTERIOR].hypervolume()
+        volumes[POSTERIOR] = {"search": expected.means.hypervolume(), "test": own}
     return {
         "name": settings.name,
         "searcher": searcher.name,
@@ -392,10 +449,12 @@ def summarise(
         "objectives": list(problem.objectives),
         # What `pick` goes by.
         "utility": Utility.of(settings.agent).to_dict(),
+        # `search` and `test` are of the front by scores, whatever is shown: every method has one.
         "hypervolume": {
             "search": problem.archive.hypervolume(),
             "test": test.hypervolume(),
             "sources_search": sources.hypervolume(),
+            **volumes,
             "normalisation": "f / z*, z* = best source expert on each task, same split",
             "reference": 0.0,
         },
@@ -409,7 +468,11 @@ def summarise(
             "test": [float(z) for z in test.z_star],
         },
         "sources": scores,
-        "front": {"search": len(front), "test": sum(row.on_test_front for row in front)},
+        "front": {
+            "by": SCORES if expected is None else POSTERIOR,
+            "search": len(front),
+            "test": sum(row.on_test_front for row in front),
+        },
     }
 
 

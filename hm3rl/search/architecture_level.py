@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from hm3rl.agents.base import Agent
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.objectives.archive import Archive
+from hm3rl.objectives.posterior import Posterior
 from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.descriptors import layer_descriptors
@@ -129,6 +131,40 @@ def learn_merges(problem: MergeProblem, agent: Agent, recipes: Sequence[MergeRec
         layer_descriptors(problem.members, names, seed=DESCRIPTOR_SEED),
         outcomes,
     )
+
+
+def posterior(
+    problem: MergeProblem, agent: Agent | None, candidates: Mapping[str, Candidate]
+) -> Posterior | None:
+    """What an agent's surrogate makes of models that were evaluated.
+
+    Args:
+        problem: The problem.
+        agent: After learning, or None.
+        candidates: By key, in the order in which the posterior lists them. One outside the agent's
+            space, such as an expert that cannot be merged, stands with its score and standard
+            error; the problem has scored it.
+
+    Returns:
+        Means and errors, or None where the agent cannot say.
+    """
+    if agent is None:
+        return None
+    own = [key for key, candidate in candidates.items() if agent.space.offers(candidate.path)]
+    found = agent.posterior([candidates[key].path for key in own])
+    if found is None:
+        return None
+    rows = {
+        key: (m * problem.z_star, s * problem.z_star) for key, m, s in zip(own, *found, strict=True)
+    }
+    means, errors = Archive(problem.objectives, problem.z_star), {}
+    for key in candidates:
+        if key not in rows:
+            scored = problem.evaluation(key)
+            rows[key] = scored.vector, np.asarray(scored.standard_errors)
+        means.add(key, rows[key][0])
+        errors[key] = rows[key][1]
+    return Posterior(means, errors)
 
 
 def to_outcome(problem: MergeProblem, evaluation: Evaluation) -> Outcome:

@@ -17,6 +17,7 @@ from hm3rl.config.agents import PslSettings
 from hm3rl.config.schema import RunSettings
 from hm3rl.envs.synthetic_blends import SyntheticBlends
 from hm3rl.errors import InputError
+from hm3rl.objectives.indicators import non_dominated
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
@@ -145,3 +146,34 @@ def test_the_smooth_utility_has_gradients_in_all_objectives() -> None:
     assert values.grad is not None and (values.grad < -0.02).all()
     sharp = smooth_tchebycheff(values, goals, utopia, 1e-4)
     assert float(sharp.detach()) == pytest.approx(0.5 * 0.6 + 0.05 * 0.4, abs=1e-6)
+
+
+def test_posterior_means_are_nearer_to_the_truth_than_noisy_scores(tmp_path: Path) -> None:
+    noise, rng = 0.02, np.random.default_rng(7)
+    agent = ParetoSetAgent.fresh(PROBLEM.space, NAMES, settings(proposals=["variation"]))
+    asked: list[LayerPath] = []
+    assert agent.posterior([PROBLEM.space.decode(np.zeros(PROBLEM.space.shape))]) is None
+
+    def evaluate(paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
+        asked.extend(paths)
+        vectors = PROBLEM.score_paths(paths)
+        vectors = vectors + noise * rng.standard_normal(vectors.shape)
+        return [Outcome(vector, -vector) for vector in vectors]
+
+    agent.online(evaluate, 60, lambda values: None)
+    found = agent.posterior(asked)
+    assert found is not None
+    mean, error = found
+    truth = PROBLEM.score_paths(asked)
+    assert np.square(mean - truth).mean() < 0.85 * np.square(agent.vectors - truth).mean()
+    assert (np.abs(mean - truth) < 2 * error).mean() > 0.8
+    # The best of noisy scores are too good.
+    lucky, likely = (non_dominated(vectors) for vectors in (agent.vectors, mean))
+    too_good = float((agent.vectors - truth)[lucky].mean())
+    assert float((mean - truth)[likely].mean()) < too_good
+    agent.save(tmp_path / "agent.zip")
+    again = ParetoSetAgent.load(tmp_path / "agent.zip", agent.settings).posterior(asked)
+    np.testing.assert_allclose(again, found, atol=1e-9)
+    # A score that is heard twice is one score.
+    agent.observe(asked[:5], [Outcome(vector, -vector) for vector in agent.vectors[:5]])
+    np.testing.assert_allclose(agent.posterior(asked), found, atol=1e-9)

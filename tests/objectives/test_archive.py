@@ -51,6 +51,9 @@ def test_best_follows_the_preference(archive: Archive):
     assert archive.best(np.array([0.9, 0.1]), Utility(), lengths) == "maths"
     assert archive.best(np.array([0.1, 0.9]), Utility(), lengths) == "coder"
     assert archive.best(np.array([0.9, 0.1]), Utility(length_cost=0.2), lengths) == "coder"
+    assert archive.best(np.array([0.9, 0.1]), Utility(), {"coder": 4}) == "coder"
+    with pytest.raises(ValueError, match="nothing to choose from"):
+        archive.best(np.array([0.9, 0.1]), Utility(), {"poet": 4})
 
 
 def test_scores_that_are_not_finite_are_refused(archive: Archive):

@@ -134,6 +134,28 @@ def test_moving_a_slider_shows_the_best_model_for_that_preference(
     assert browser.get_log("browser") == []
 
 
+def test_where_the_front_goes_by_posterior_means_so_does_the_page(
+    browser, tmp_path: Path, searched: Callable[..., SearchResult]
+):
+    from selenium.webdriver.common.by import By
+
+    blends = ("agent.first_steps=20", "agent.steps=5", "agent.fit_steps=10")
+    folder = searched("agent=psl", "budget=30", *blends).folder
+    browser.get(write_report([folder.path], tmp_path / "report.html").as_uri())
+    run = report_data([folder])["runs"][0]
+    worth = (np.array([m["posterior"] for m in run["front"]]) / run["z_star"]["search"]).sum(axis=1)
+    best = run["front"][int(np.argmax(worth))]
+    chosen = browser.find_element(By.ID, "chosen").text
+    assert f"Model {best['name']}" in chosen
+    assert f"{best['posterior'][0]:.3f} ± {best['posterior_se'][0]:.3f}" in chosen
+    option = browser.find_element(By.ID, "posterior-option")
+    assert option.is_displayed()
+    option.click()
+    drawn = browser.execute_script("return document.getElementById('parallel').data.at(-1).y")
+    assert drawn == best["posterior"]
+    assert browser.get_log("browser") == []
+
+
 @pytest.mark.parametrize("width", [1200, 400])
 def test_the_page_fits_wide_and_narrow_windows(
     browser, tmp_path: Path, searched: Callable[..., SearchResult], width: int

@@ -197,3 +197,65 @@ def test_models_are_found_by_name_and_by_the_beginning_of_their_key(finished: Fi
     assert finished.find(key[:12]) == key
     with pytest.raises(InputError, match="M99"):
         finished.find("M99")
+
+
+BLENDS = ("agent=psl", "budget=30", "agent.first_steps=20", "agent.steps=5", "agent.fit_steps=10")
+
+
+@pytest.fixture
+def blended(searched) -> FinishedRun:
+    return api.open_run(searched(*BLENDS).folder.path)
+
+
+@pytest.mark.parametrize("weights", [{"math": 1}, {"translation": 1, "math": 1, "code": 1}])
+def test_blends_are_compared_by_posterior_means(blended: FinishedRun, weights: dict[str, float]):
+    preference = np.array([weights.get(task, 0) for task in blended.objectives], float)
+    choice = api.pick(blended, weights)
+    assert choice.by == "posterior" and choice.posterior is not None and choice.evaluation
+    assert choice.utility == pytest.approx(
+        blended.worth(
+            choice.posterior[0], choice.candidate.path.length, preference / preference.sum()
+        )
+    )
+    assert choice.utility == max(choice.front_utility, choice.decoded_utility or 0)
+    # The decoded path's own score is among what the posterior of all was made of.
+    known = [blended.candidate(key).path for key in blended.archive.keys]
+    assert blended.agent is not None
+    mean, _ = blended.agent.posterior([*known, choice.candidate.path])
+    np.testing.assert_allclose(choice.posterior[0] / blended.archive.z_star, mean[-1], atol=1e-9)
+
+
+def test_a_choice_by_scores_is_had_on_request(blended: FinishedRun):
+    choice = api.pick(blended, {"math": 1, "code": 1}, by="scores")
+    assert choice.by == "scores" and choice.posterior is None and choice.evaluation is not None
+    preference = np.array([0.0, 0.5, 0.5])
+    assert choice.front_utility == blended.best(preference)[1]
+    length = choice.candidate.path.length
+    assert choice.utility == blended.worth(choice.evaluation.vector, length, preference)
+
+
+def test_posterior_means_that_a_run_has_not_are_refused(finished: FinishedRun):
+    assert finished.posterior is None and api.pick(finished, {"math": 1}).by == "scores"
+    with pytest.raises(InputError, match="no posterior means"):
+        api.pick(finished, {"math": 1}, by="posterior")
+    with pytest.raises(InputError, match="use posterior or scores"):
+        api.pick(finished, {"math": 1}, by="luck")
+
+
+def test_posterior_means_that_are_gone_are_not_taken_for_none(blended: FinishedRun, tmp_path):
+    shutil.copytree(blended.folder.path, tmp_path / "run")
+    (tmp_path / "run" / "posterior.csv").unlink()
+    with pytest.raises(InputError, match=r"posterior\.csv is missing"):
+        api.pick(api.open_run(tmp_path / "run"), {"math": 1})
+
+
+def test_a_run_over_blends_of_an_older_version_is_picked_from_by_scores(
+    blended: FinishedRun, tmp_path
+):
+    shutil.copytree(blended.folder.path, tmp_path / "old")
+    folder = RunFolder(tmp_path / "old")
+    summary = folder.read_summary()
+    del summary["front"]["by"]
+    folder.write_json(folder.summary, summary)
+    folder.posterior.unlink()
+    assert api.pick(api.open_run(folder.path), {"math": 1}).by == "scores"

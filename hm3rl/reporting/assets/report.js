@@ -41,9 +41,12 @@ function preference() {
   return state.weights.map((w) => (sum > 0 ? w / sum : 1 / tasks.length));
 }
 
+// What the run's front goes by: posterior means where its agent can say them, else scores.
+const decisive = () => ("posterior" in run().front[0] ? "posterior" : "search");
+
 function choose() {
   const lambda = preference(), best = run().z_star.search;
-  const utility = (model) => model.search.reduce((sum, f, k) => sum + (lambda[k] * f) / best[k], 0);
+  const utility = (model) => model[decisive()].reduce((sum, f, k) => sum + (lambda[k] * f) / best[k], 0);
   return run().front.reduce((chosen, model) => (utility(model) > utility(chosen) ? model : chosen));
 }
 
@@ -73,11 +76,12 @@ function drawSliders() {
 function drawChosen(model) {
   const lambda = preference();
   document.querySelectorAll("#sliders output").forEach((output, k) => { output.textContent = lambda[k].toFixed(2); });
+  const means = decisive() === "posterior";
   const rows = tasks.map((task, k) => make("tr", {}, ...[
-    task, scoreText(model.search[k], model.search_se[k]), scoreText(model.test[k], model.test_se[k]),
+    task, ...(means ? [scoreText(model.posterior[k], model.posterior_se[k])] : []), scoreText(model.search[k], model.search_se[k]), scoreText(model.test[k], model.test_se[k]),
     fixed(run().z_star.search[k]),
   ].map((text) => make("td", { textContent: text }))));
-  const head = make("thead", {}, make("tr", {}, ...["task", "search", "test", "best expert"].map((t) => make("th", { textContent: t }))));
+  const head = make("thead", {}, make("tr", {}, ...["task", ...(means ? ["posterior"] : []), "search", "test", "best expert"].map((t) => make("th", { textContent: t }))));
   const strip = make("div", { className: "strip" }, ...cells(model.path));
   const folder = shellWord(run().folder);
   const prefer = tasks.map((task, k) => (state.weights[k] > 0 ? shellWord(`${task}=${state.weights[k]}`) : "")).filter(Boolean).join(" ");
@@ -158,7 +162,7 @@ function drawParallel(chosen) {
   });
   const models = run().front.filter((m) => m !== chosen).concat([chosen]);
   Plotly.react("parallel", models.map(line), layout({
-    showlegend: false, xaxis: { type: "category" }, yaxis: { title: { text: `score, ${split} split` }, range: [-0.03, 1.06] },
+    showlegend: false, xaxis: { type: "category" }, yaxis: { title: { text: split === "posterior" ? "posterior mean, search split" : `score, ${split} split` }, range: [-0.03, 1.06] },
   }), CONFIG);
 }
 
@@ -243,7 +247,7 @@ function drawPaths() {
   const rows = run().front.map((model) => {
     const layers = cells(model.path).map((c) => make("td", {}, c));
     const rest = Array.from({ length: depth + 1 - layers.length }, () => make("td"));
-    const scores = model.search.map((f) => make("td", { className: "score", textContent: fixed(f, 2) }));
+    const scores = model[decisive()].map((f) => make("td", { className: "score", textContent: fixed(f, 2) }));
     return make("tr", { id: `strip-${model.name}` }, make("td", { textContent: model.name }), ...layers, ...rest, ...scores);
   });
   byId("strips").replaceChildren(head, make("tbody", {}, ...rows));
@@ -267,6 +271,7 @@ function drawRuns() {
   const best = tasks.map((t, k) => `${t} ${fixed(runs[0].z_star.search[k])}`).join(", ");
   byId("run-note").textContent = "HV: hypervolume of f / z* with reference 0; z* is the best expert on each task of the same split " +
     `(search split of ${label(runs[0])}: ${best}). The front is chosen on the search split and scored again on the test split.` +
+    (runs.some((one) => "posterior" in one.hypervolume) ? " HV is of the front by scores, also where the front shown goes by posterior means." : "") +
     (runs[0].utilities.length ? ` Minimised objectives are shown as utilities: ${runs[0].utilities.join(", ")}.` : "");
   byId("title").textContent = runs.length === 1 ? `${runs[0].name}: ${runs[0].searcher}, seed ${runs[0].seed}` : `${runs.length} runs compared`;
   byId("subtitle").textContent = runs.length === 1
@@ -349,6 +354,8 @@ function drawChoice() {
 }
 
 function drawRun() {
+  byId("posterior-option").hidden = decisive() !== "posterior";
+  if (decisive() !== "posterior" && state.split === "posterior") state.split = byId("split-select").value = "search";
   nameFaces();
   drawPaths();
   drawChoice();
