@@ -72,6 +72,22 @@ SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "share 0.4": ("search.parameter_share=0.4",),
         "share 0.6": ("search.parameter_share=0.6",),
     },
+    "none": {
+        "batch 8": ("agent.batch=8",),
+        "batch 4": ("agent.batch=4",),
+        "batch 4, optimism 0": ("agent.batch=4", "agent.optimism=0"),
+        "batch 4, half the first": ("agent.batch=4", "agent.first=1"),
+    },
+    "psl": {
+        "batch 8, optimism -0.5": ("agent.batch=8", "agent.optimism=-0.5"),
+        "batch 4, optimism -0.5": ("agent.batch=4", "agent.optimism=-0.5"),
+        "batch 4, optimism -1": ("agent.batch=4", "agent.optimism=-1"),
+        "and hill climbing": (
+            "agent.batch=4",
+            "agent.optimism=-1",
+            "agent.proposals=[policy,variation,hill_climbing]",
+        ),
+    },
     "depth_wise": {
         "as it was": ("search.parameter_share=null", "search.starters=9"),
         "share 0.6": ("search.parameter_share=0.6",),
