@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
+from hm3rl.agents.prior import Prior
 from hm3rl.config.compose import compose_settings, resume_settings, sweep_words, to_settings
 from hm3rl.config.parts import store_groups
 from hm3rl.config.schema import RunSettings, config_folder
@@ -57,6 +58,7 @@ from hm3rl.run.job import SearchResult, run_search
 from hm3rl.run.pick import Choice
 from hm3rl.run.pick import pick as pick_choice
 from hm3rl.run.preflight import check_report
+from hm3rl.run.pretrain import pretrain as pretrain_prior
 from hm3rl.run.sources import moved
 from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
@@ -364,6 +366,31 @@ def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") ->
     )
     candidate = Candidate.whole("model", pool.num_layers)
     return evaluator.evaluate([candidate], split=split, secondary=True)[0]
+
+
+def pretrain(
+    sources: Sequence[str | Path],
+    to: str | Path,
+    seed: int = 0,
+    without: Collection[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Prior:
+    """What searches in some pools teach about others, for `agent.prior`.
+
+    Args:
+        sources: Folders of finished runs, and priors, whose evaluations are taken over.
+        to: File to write.
+        seed: Of networks and their training.
+        without: Tasks whose scores are not looked at.
+        say: Receives a line for each task: how well its scores are foretold without them.
+
+    Returns:
+        The prior.
+
+    Raises:
+        InputError: A source is neither, or there are fewer than two tasks.
+    """
+    return pretrain_prior([Path(one) for one in sources], Path(to), seed, without, say)
 
 
 def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> tuple[Path, bool]:

@@ -326,6 +326,33 @@ def evaluate(
 
 
 @app.command()
+def pretrain(
+    sources: Annotated[list[Path], typer.Argument(help="Folders of finished runs, and priors")],
+    to: Annotated[Path, typer.Option("--to", help="File to write")] = Path("prior.zip"),
+    without: Annotated[
+        Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option(metavar="TASK", help="Tasks whose scores are not looked at"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Learn from finished searches what begins the next one, in another pool (agent.prior)."""
+    with exit_codes():
+        from hm3rl import api
+
+        def say(line: str) -> None:
+            err.print(line, markup=False, soft_wrap=True)
+
+        prior = api.pretrain(sources, to, seed, without or [], say)
+        count = sum(len(table.blends) for table in prior.tables)
+        out.print(
+            f"{to}: {count} models of {len(prior.tables)} pools; its error on tasks left out is "
+            f"{prior.scores.error:.3f} (f / z*)\n  -> hm3rl search agent=psl agent.prior={to}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of sweeps")],
     to: Annotated[

@@ -7,6 +7,8 @@ once, by its gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,8 @@ class BlendPolicy(nn.Module):
     """A perceptron from a preference to blends.
 
     Its outputs are components of logits in the smooth basis over the depth, with amplitudes that
-    fall with the frequency: early steps move the whole model, later ones its layers.
+    fall with the frequency: early steps move the whole model, later ones its layers. They are added
+    to what another policy answers, or to one blend for all preferences.
 
     Args:
         objectives: K.
@@ -45,6 +48,7 @@ class BlendPolicy(nn.Module):
         )
         self.head = nn.Linear(hidden, (1 + depth) * experts)
         self._spread = torch.as_tensor(np.linalg.inv(depth_basis(depth)) / (1 + frequencies(depth)))
+        self.before: Callable[[Tensor], Tensor] | None = None
         self.start: Tensor
         self.register_buffer("start", torch.zeros(1 + depth, experts))
         self.double()
@@ -56,8 +60,13 @@ class BlendPolicy(nn.Module):
         share = torch.as_tensor(blend / self.largest).clamp(MARGIN, 1 - MARGIN)
         self.start.copy_(LIMIT * torch.atanh(torch.logit(share) / LIMIT))
 
+    def begin_with(self, logits: Callable[[Tensor], Tensor]) -> None:
+        """Before any training: answer as another policy does, whose logits are (m, 1 + L, N)."""
+        self.before = logits
+
     def forward(self, preferences: Tensor) -> Tensor:
         """Blends for preferences (m, K), shape (m, 1 + L, N)."""
         components = self.head(self.body(preferences)).unflatten(1, self.start.shape)
-        logits = self.start + torch.einsum("rj,mjn->mrn", self._spread, components)
+        before = self.start if self.before is None else self.before(preferences)
+        logits = before + torch.einsum("rj,mjn->mrn", self._spread, components)
         return self.largest * torch.sigmoid(LIMIT * torch.tanh(logits / LIMIT))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -35,7 +36,9 @@ from hm3rl.agents.blend_proposals import (
     variations,
 )
 from hm3rl.agents.generators import GeneratorScope
+from hm3rl.agents.prior import Prior, as_arrays, prior_arrays, prior_of_arrays, take_arrays
 from hm3rl.agents.served import ServedPreferences
+from hm3rl.agents.set_policy import SetPolicy
 from hm3rl.config.agents import PslSettings
 from hm3rl.config.schema import RunSettings
 from hm3rl.errors import InputError
@@ -46,6 +49,8 @@ from hm3rl.paths.layer_path import LayerPath
 from hm3rl.surrogate.acquisition import choose_by_hypervolume, choose_by_utility
 from hm3rl.surrogate.blend_gp import BlendGP
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics, Outcome
+from hm3rl.surrogate.pool_table import source_vectors
+from hm3rl.surrogate.score_prior import ScorePrior
 
 MOST_OBJECTIVES = 4
 """Objectives up to which hypervolume improvement is computed."""
@@ -98,16 +103,31 @@ class ParetoSetAgent(Agent[BlendSpace]):
             self.policy = BlendPolicy(k, space.depth, experts, space.largest, self.options.hidden)
         self._optimiser: torch.optim.Optimizer | None = None
         self._adapted_at = 0
+        self._prior: tuple[ScorePrior, SetPolicy] | None = None
+
+    @classmethod
+    def fresh(
+        cls, space: BlendSpace, objectives: Sequence[str], settings: RunSettings
+    ) -> ParetoSetAgent:
+        """An agent that knows what `agent.prior` has learned elsewhere, if anything."""
+        agent = cls(space, objectives, settings)
+        if agent.options.prior:
+            prior = Prior.load(Path(agent.options.prior))
+            agent._prior = prior.scores, prior.policy
+        return agent
 
     @classmethod
     def check(cls, settings: RunSettings, began: bool) -> None:
-        """Refuse proposers that there are not; see `Agent.check`."""
-        proposals = cast(PslSettings, settings.agent).proposals
+        """Refuse proposers that there are not, and a prior that is none; see `Agent.check`."""
+        options = cast(PslSettings, settings.agent)
+        proposals = options.proposals
         unknown = [name for name in proposals if name not in PROPOSERS]
         if unknown or not proposals:
             raise InputError(
                 f"agent.proposals={unknown or '[]'}", f"one or more of {', '.join(PROPOSERS)}"
             )
+        if options.prior and not began:
+            Prior.load(Path(options.prior))
 
     # --- learning -----------------------------------------------------------------------------
 
@@ -131,7 +151,7 @@ class ParetoSetAgent(Agent[BlendSpace]):
     def online(self, evaluate: EvaluatePaths, budget: int, log: LogMetrics) -> None:
         """Evaluate uniform merges, then what is chosen among the proposals; see `Agent.online`."""
         first = round(self.options.first * (self.space.shape[1] + 1))
-        spent = min(first, budget // 2)
+        spent = 0 if self._prior is not None else min(first, budget // 2)
         self.offline(evaluate, spent, log)
         while spent < budget:
             count = min(self.options.batch, budget - spent)
@@ -180,7 +200,27 @@ class ParetoSetAgent(Agent[BlendSpace]):
             self._known.update(paths)
         return paths, makers
 
+    def _enter_pool(self) -> None:
+        """Let the prior know what base and experts score here.
+
+        Raises:
+            InputError: One of them has no score.
+        """
+        if self._prior is None or self.gp.prior_mean is not None:
+            return
+        sources = source_vectors(self.blends, self.vectors)
+        if sources is None:
+            raise InputError(
+                "agent.prior, but the base or an expert has no score of its own",
+                "mend what made its scoring fail, or leave agent.prior out",
+            )
+        scores, policy = self._prior
+        self.gp.prior_mean = scores.of_pool(sources)
+        own = torch.as_tensor(sources)
+        self.policy.begin_with(lambda goals: policy.logits(goals, own, self.space.depth))
+
     def _fit(self) -> None:
+        self._enter_pool()
         n, steps = len(self.vectors), 0
         if self._adapted_at == 0:
             steps = self.options.fit_steps
@@ -207,8 +247,9 @@ class ParetoSetAgent(Agent[BlendSpace]):
         if POLICY not in self.options.proposals:
             return
         if self._optimiser is None:
-            worst = (self._utopia - self._means).max(axis=1)
-            self.policy.begin_at(self.blends[worst.argmin()])
+            if self._prior is None:
+                worst = (self._utopia - self._means).max(axis=1)
+                self.policy.begin_at(self.blends[worst.argmin()])
             self._optimiser = torch.optim.Adam(
                 self.policy.parameters(), lr=self.options.learning_rate
             )
@@ -334,9 +375,9 @@ class ParetoSetAgent(Agent[BlendSpace]):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `restore` needs; see `Agent.arrays`."""
-        weights = {f"policy/{k}": v.numpy() for k, v in self.policy.state_dict().items()}
         return {
-            **weights,
+            **as_arrays("policy/", self.policy),
+            **(prior_arrays(*self._prior) if self._prior is not None else {}),
             "blends": self.blends,
             "vectors": self.vectors,
             "hyper": self.gp.log_parameters.numpy(),
@@ -345,13 +386,8 @@ class ParetoSetAgent(Agent[BlendSpace]):
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take over what `arrays` gave."""
-        self.policy.load_state_dict(
-            {
-                name.removeprefix("policy/"): torch.as_tensor(value)
-                for name, value in arrays.items()
-                if name.startswith("policy/")
-            }
-        )
+        take_arrays("policy/", self.policy, arrays)
+        self._prior = prior_of_arrays(arrays)
         self.blends, self.vectors = arrays["blends"], arrays["vectors"]
         self._known = {self.space.decode(blend) for blend in self.blends}
         self.gp.log_parameters = torch.as_tensor(arrays["hyper"])

@@ -68,6 +68,8 @@ class PslSettings(AgentSettings):
     """Pareto set learning over blends: `psl`; without its network: `none`.
 
     Attributes:
+        prior: File that `hm3rl pretrain` wrote, with what other pools taught; a search then begins
+            with proposals, and `first` is of no account. Empty: nothing is known before.
         proposals: Who may propose what is evaluated: `policy` (the network's answers and variations
             of them), `variation` (of the best known), `hill_climbing` (gradient ascents under the
             surrogate from the best known).
@@ -88,6 +90,7 @@ class PslSettings(AgentSettings):
 
     name: str = "psl"
     scalarisation: str = choice("tchebycheff", "weighted_sum")
+    prior: str = ""
     proposals: list[str] = field(default_factory=lambda: ["policy", "variation"])
     first: float = number(2.0, above=0)
     batch: int = number(4, least=1)
