@@ -17,6 +17,12 @@ PLUGINS = ("experiments.pools.plugin", "experiments.pools.searchers")
 WARM_UP = 0.25
 """Most of the budget of `parameter_only` that is drawn at random (`tuning.csv`)."""
 
+PRIORS = Path("runs/pools_priors").resolve()
+"""Where `transfer.py` puts a prior for each development pool."""
+
+POOL = "POOL"
+"""Stands for a pool's name in the words of a method."""
+
 METHODS: dict[str, tuple[str, ...]] = {
     "hm3": COMMON["hm3"],
     "none_members": (
@@ -31,6 +37,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "no_offline": COMMON["no_offline"],
     "psl": ("agent=psl",),
     "none": ("agent=none",),
+    "psl_prior": ("agent=psl", f"agent.prior={PRIORS}/{POOL}.zip"),
+    "none_prior": ("agent=none", f"agent.prior={PRIORS}/{POOL}.zip"),
     "parameter_only": (*COMMON["parameter_only"], f"search.parameter.warm_up={WARM_UP}"),
     "layer_bo": ("search=layer_bo", "search.groups=2"),
     "layer_bo_every": ("search=layer_bo", "search.groups=0"),
@@ -48,10 +56,25 @@ METHODS: dict[str, tuple[str, ...]] = {
 `multitask` (`multitask.py`) trains instead of searching."""
 
 PLANNED = {
-    name: name not in (*UNPLANNED, "psl", "none", "uniform", "multitask", "parameter_only")
+    name: name
+    not in (
+        *UNPLANNED,
+        "psl",
+        "none",
+        "psl_prior",
+        "none_prior",
+        "uniform",
+        "multitask",
+        "parameter_only",
+    )
     for name in METHODS  # parameter_only has a rule of its own, see `runs`
 }
 """Whether a method's decisions depend on its budget: it is then run at every budget, else once."""
+
+
+def words_of(method: str, pool: Pool) -> list[str]:
+    """What a method adds to the overrides of a pool."""
+    return [word.replace(f"/{POOL}.zip", f"/{pool.name}.zip") for word in METHODS[method]]
 
 
 def runs(method: str, pool: Pool, budgets: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:

@@ -22,7 +22,7 @@ import torch
 
 from experiments.common.records import LATTICE
 from experiments.pools import judgements
-from experiments.pools.methods import METHODS, overrides
+from experiments.pools.methods import overrides, words_of
 from experiments.pools.plugin import N_SEARCH, N_TEST
 from experiments.pools.pools import DEVELOPED, Pool, pools
 from experiments.pools.results import Front, Key
@@ -135,7 +135,11 @@ def finished(key: Key, pool: Pool, root: Path, items: tuple[int, int]) -> Finish
         return api.open_run(api.search(f"resume={folder.path}").folder.path)
     place.mkdir(parents=True, exist_ok=True)
     own = [f"budget={key.budget}", f"seed={key.seed}", f"output={folder.path}"]
-    words = [*overrides(pool, n_search=items[0], n_test=items[1]), *METHODS[key.method], *own]
+    words = [
+        *overrides(pool, n_search=items[0], n_test=items[1]),
+        *words_of(key.method, pool),
+        *own,
+    ]
     result = api.search(*words, f"evaluation.store={place / 'evaluations.sqlite'}")
     return api.open_run(result.folder.path)
 

@@ -22,7 +22,7 @@ from types import FrameType
 import torch
 
 from experiments.pools import judgements, multitask, results
-from experiments.pools.methods import METHODS, overrides, runs
+from experiments.pools.methods import METHODS, overrides, runs, words_of
 from experiments.pools.plugin import N_SEARCH, N_TEST
 from experiments.pools.pools import DEVELOPED, SETS, Pool, pools
 from experiments.pools.results import HELD_OUT, Key
@@ -68,8 +68,8 @@ def chosen(args: argparse.Namespace) -> list[Pool]:
 def run_pool(args: argparse.Namespace, pool: Pool, method: str, seed: int) -> None:
     """Run a method on a pool at all budgets that have no row yet, and append the rows."""
     commit = judgements.commit()
-    words = [*overrides(pool, n_search=args.items[0], n_test=args.items[1]), *METHODS[method]]
-    words += args.extra
+    words = [*overrides(pool, n_search=args.items[0], n_test=args.items[1])]
+    words += words_of(method, pool) + args.extra
     for budget, parts in runs(method, pool, tuple(args.budgets)):
         key = Key(pool.name, method, seed, budget)
         have = results.known(args.results)

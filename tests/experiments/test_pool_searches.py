@@ -12,12 +12,13 @@ from transformers import LlamaForCausalLM
 
 from experiments.pools import frozen
 from experiments.pools.blends import BlendEncoding, blends_of, known_blends
-from experiments.pools.methods import METHODS, PLANNED, PLUGINS, overrides, runs
+from experiments.pools.methods import METHODS, PLANNED, PLUGINS, overrides, runs, words_of
 from experiments.pools.plugin import OWN_TASKS, bench_task
 from experiments.pools.pools import DEVELOPED, FILE, SETS, ZOO, Pool, draw, pools, to_json
 from experiments.pools.settings import DEVELOPMENT, SEALED, BenchSettings
 from experiments.pools.train import MODELS, tokenizer
 from hm3rl import api, registry
+from hm3rl.config.agents import PslSettings
 from hm3rl.config.tasks import SizedTaskSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
@@ -128,7 +129,13 @@ def test_every_task_has_a_kind_of_its_name() -> None:
 def test_every_method_is_a_configuration(method: str) -> None:
     if missing := missing_packages(method):
         pytest.skip(f"{', '.join(missing)} is not installed")
-    check_settings(api.settings(*overrides(pools()[ZOO]), *METHODS[method], "budget=40"))
+    settings = api.settings(*overrides(pools()[ZOO]), *METHODS[method], "budget=40")
+    if isinstance(settings.agent, PslSettings) and settings.agent.prior:
+        with pytest.raises(InputError, match="POOL"):  # which is made first, pool by pool
+            check_settings(settings)
+        assert words_of(method, pools()["D01"])[-1].endswith("/D01.zip")
+    else:
+        check_settings(settings)
 
 
 def test_budgets_are_read_off_one_search_where_they_may_be() -> None:
