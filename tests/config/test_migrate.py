@@ -91,8 +91,8 @@ def test_a_task_loses_what_its_kind_never_read():
 
 def test_a_part_that_is_gone_is_named():
     stored = old()
-    stored["search"]["name"] = "greedy"
-    with pytest.raises(InputError, match="unknown searcher 'greedy'"):
+    stored["search"]["name"] = "gone"
+    with pytest.raises(InputError, match="unknown searcher 'gone'"):
         from_plain(migrated(stored))
 
 
