@@ -346,7 +346,7 @@ def pretrain(
         count = sum(len(table.blends) for table in prior.tables)
         out.print(
             f"{to}: {count} models of {len(prior.tables)} pools; its error on tasks left out is "
-            f"{prior.scores.error:.3f} (f / z*)\n  -> hm3rl search agent=psl agent.prior={to}",
+            f"{prior.scores.error:.3f} (f / z*)\n  -> hm3rl search agent=none agent.prior={to}",
             markup=False,
             soft_wrap=True,
         )
