@@ -28,7 +28,9 @@ def table_of_run(run: FinishedRun) -> PoolTable:
     if len(experts) != len(run.settings.pool.experts) or "base" not in sources:
         raise InputError(f"{where} does not say what its sources were", "search again")
     own = [one.path for one in run.candidates.values() if one.path.stem in experts]
-    depth = next(path.length for path in own if set(path.members) == {path.stem})
+    depth = next((path.length for path in own if set(path.members) == {path.stem}), 0)
+    if depth == 0:
+        raise InputError(f"{where} has no score of an expert by itself", "search again")
     space = BlendSpace(tuple(experts), depth, np.inf)
     rows = {key: space.encode(candidate) for key, candidate in run.candidates.items()}
     kept = {key: row for key, row in rows.items() if row is not None}

@@ -109,7 +109,7 @@ def write_tables(
     """Write tables, and what was learned from them, to one file, in place of any that is there."""
     arrays = dict(learned or {})
     for i, table in enumerate(tables):
-        arrays[f"blends/{i}"] = np.round(table.blends * 10**DECIMALS).astype(np.uint16)
+        arrays[f"blends/{i}"] = np.round(table.blends * 10**DECIMALS).astype(np.int32)
         arrays[f"vectors/{i}"] = table.vectors.astype(np.float32)
     buffer, temporary = io.BytesIO(), path.with_name(path.name + ".part")
     np.savez_compressed(buffer, allow_pickle=False, **arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +102,14 @@ def test_a_wrong_prior_mean_is_outgrown() -> None:
 
 
 def test_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
-    write_tables(tmp_path / "a.zip", POOLS[:2])
+    far = replace(POOLS[1], blends=(9 * POOLS[1].blends).round(4))  # paths.blend_max has no bound
+    own = np.concatenate([np.zeros((1, 1, 3)), np.eye(3)[:, None]])
+    far.blends[:4] = own
+    written = [POOLS[0], far]
+    write_tables(tmp_path / "a.zip", written)
     tables, learned = read_tables(tmp_path / "a.zip")
     assert learned == {}
-    for one, other in zip(tables, POOLS[:2], strict=True):
+    for one, other in zip(tables, written, strict=True):
         assert one.to_dict() == other.to_dict()
         np.testing.assert_array_equal(one.blends, other.blends)
         np.testing.assert_allclose(one.vectors, other.vectors, atol=1e-6)
