@@ -20,7 +20,8 @@ class Posterior:
     Attributes:
         means: Posterior means of the noise-free scores by key, in the units of the scores; its
             front and `best` go by them.
-        errors: Their posterior standard deviations by key, each of shape (K,).
+        errors: Their posterior standard deviations by key, each of shape (K,). They are of the scores on
+            these items; that other items would score otherwise is not in them.
     """
 
     means: Archive
