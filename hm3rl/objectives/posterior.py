@@ -20,8 +20,8 @@ class Posterior:
     Attributes:
         means: Posterior means of the noise-free scores by key, in the units of the scores; its
             front and `best` go by them.
-        errors: Their posterior standard deviations by key, each of shape (K,). They are of the scores on
-            these items; that other items would score otherwise is not in them.
+        errors: Their posterior standard deviations by key, each of shape (K,). They are of
+            scores on these items; that others would give other scores is not in them.
     """
 
     means: Archive
