@@ -90,6 +90,7 @@ class HM3(Searcher[HM3Settings]):
                     "there are no levels or phases to be left out",
                     f"use search=hm3, or agent=hm3 with search={self.name}",
                 )
+            self._check_paths()
             return
         self.phases = 1 + int(self.parameter_level) + int(self.offline_phase)
         self.merges = self.parameter_level
@@ -100,6 +101,24 @@ class HM3(Searcher[HM3Settings]):
         """The agent's options, where it is HM3's; its defaults for another's."""
         agent = self.settings.agent
         return agent if isinstance(agent, HM3AgentSettings) else HM3AgentSettings()
+
+    def _check_paths(self) -> None:
+        """Refuse paths that an agent over blends does not walk.
+
+        Raises:
+            InputError: Names the key.
+        """
+        name, paths = self.settings.agent.name, self.settings.paths
+        if paths.actions == "any":
+            raise InputError(
+                f"paths=any with agent={name}, which keeps every layer at its depth",
+                "use paths=same_depth, or agent=hm3",
+            )
+        if paths.stem != "free":
+            raise InputError(
+                f"paths.stem={paths.stem} with agent={name}, which blends the stem, too",
+                "leave it out, or use agent=hm3",
+            )
 
     def _check_shares(self) -> None:
         """Refuse shares and preferences that a budget cannot be divided among.

@@ -138,3 +138,9 @@ def test_what_a_surrogate_cannot_represent_stands_with_its_score(problem: MergeP
 def test_ablations_of_levels_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="walks blends"):
         check_settings(compose_settings(["agent=psl", f"search={name}"]))
+
+
+@pytest.mark.parametrize("words", [["paths=any"], ["paths.stem=math"]])
+def test_paths_that_blends_do_not_walk_are_refused(words: list[str]) -> None:
+    with pytest.raises(InputError, match=words[0]):
+        check_settings(compose_settings(["agent=psl", *words]))
