@@ -31,7 +31,7 @@ class Prior:
     Attributes:
         scores: What blends are expected to score.
         policy: What it proposes.
-        tables: What both learned from.
+        tables: What both learned from; scores that were not looked at are not in them.
     """
 
     scores: ScorePrior
@@ -90,7 +90,7 @@ class Prior:
             utopia=options.utopia,
             smoothness=options.smoothness,
         )
-        return cls(scores, policy, tuple(tables))
+        return cls(scores, policy, tuple(seen))
 
     def save(self, path: Path) -> None:
         """Write one file, in place of any that is there."""
@@ -104,7 +104,13 @@ class Prior:
             InputError: The file is no prior.
         """
         tables, arrays = read_tables(path)
-        learned = prior_of_arrays(arrays)
+        try:
+            learned = prior_of_arrays(arrays)
+        except RuntimeError as error:  # of networks of other sizes
+            raise InputError(
+                f"{path} has networks that this version does not know",
+                f"learn again from its evaluations: hm3rl pretrain {path} --to prior.zip",
+            ) from error
         if learned is None:
             raise InputError(
                 f"{path} has evaluations of other pools, and nothing that was learned from them",

@@ -56,6 +56,7 @@ def test_its_policy_serves_preferences_in_pools_it_never_saw(prior: Prior) -> No
 
 def test_what_is_saved_is_what_is_read(prior: Prior, file: Path) -> None:
     read = Prior.load(file)
+    assert set(read.tasks) == {f"t{i}" for i in range(1, 8)}  # and nothing of the task left out
     assert read.tasks == prior.tasks and read.scores.error == prior.scores.error
     table = world(71, experts=2)
     blends = torch.as_tensor(table.blends)
@@ -68,6 +69,10 @@ def test_evaluations_alone_are_no_prior(tmp_path: Path) -> None:
     write_tables(tmp_path / "tables.zip", POOLS[:1])
     with pytest.raises(InputError, match="pretrain"):
         Prior.load(tmp_path / "tables.zip")
+    other = {"prior/scores/networks.0.head.0.weight": np.zeros((2, 2))}
+    write_tables(tmp_path / "old.zip", POOLS[:1], other)
+    with pytest.raises(InputError, match="learn again"):
+        Prior.load(tmp_path / "old.zip")
     settings = RunSettings(agent=PslSettings(prior=str(tmp_path / "none.zip")))
     with pytest.raises(InputError, match=r"none\.zip"):
         ParetoSetAgent.check(settings, began=False)
