@@ -74,7 +74,7 @@ def run_all(names: Sequence[str], workers: int) -> Iterator[tuple[str, list[str]
 
 
 def parting(was: Sequence[str], now: Sequence[str]) -> int | None:
-    """Position of the first evaluation that another one stands for now; None if there is none."""
+    """Position of the first evaluation that differs; None if there is none."""
     if list(was) == list(now):
         return None
     pairs = enumerate(zip(was, now, strict=False))

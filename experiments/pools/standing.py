@@ -54,6 +54,38 @@ def standing(kind: str, methods: Sequence[str], budget: int, seed: int, folder: 
     return "\n".join(lines)
 
 
+def pairs(kind: str, methods: Sequence[str], budget: int, seed: int, folder: Path) -> str:
+    """On how many pools the first method is ahead of each other one; see `standing`."""
+    have = results.known(folder)
+    first, *others = methods
+    lines = []
+    for other in others:
+        keys = [[Key(pool, name, seed, budget) for name in (first, other)] for pool in pools(kind)]
+        both = [
+            [have[key, HELD_OUT][0] for key in two]
+            for two in keys
+            if all((key, HELD_OUT) in have for key in two)
+        ]
+        if both:
+            ahead, means = sum(a > b for a, b in both), np.array(both).mean(axis=0)
+            lines.append(
+                f"{first} is ahead of {other} on {ahead} of {len(both)} pools "
+                f"(means {means[0]:.3f}, {means[1]:.3f})"
+            )
+    return "\n".join(lines)
+
+
+def proposers(kind: str, method: str, budget: int, seed: int, folder: Path) -> str:
+    """Who chose the evaluations of a method, by pool."""
+    lines = []
+    for pool in pools(kind):
+        front = results.fronts(pool, folder).get(Key(pool, method, seed, budget))
+        if front is not None and front.about.get("chosen_by"):
+            counts = sorted(front.about["chosen_by"].items())
+            lines.append(f"{pool} {method}: " + ", ".join(f"{who} {n}" for who, n in counts))
+    return "\n".join(lines)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="What stands in methods.csv so far.")
@@ -62,8 +94,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=results.RESULTS)
+    parser.add_argument("--who", action="store_true", help="who chose the first's evaluations")
     args = parser.parse_args(words)
-    print(standing(args.set, args.methods, args.budget, args.seed, args.results))
+    about = (args.budget, args.seed, args.results)
+    print(standing(args.set, args.methods, *about))
+    print(f"\n{pairs(args.set, args.methods, *about)}")
+    if args.who:
+        print(f"\n{proposers(args.set, args.methods[0], *about)}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.pools.standing import standing
+from experiments.pools.standing import pairs, standing
 
 
 def test_ranks_are_of_pools_that_have_all_methods(tmp_path: Path) -> None:
@@ -14,3 +14,5 @@ def test_ranks_are_of_pools_that_have_all_methods(tmp_path: Path) -> None:
     text = standing("development", ("hm3", "map"), 40, 0, tmp_path)
     assert "| D03 | 0.400 |  |" in text and "D05" not in text
     assert text.endswith("Mean ranks over 3 pools: hm3 1.7, map 1.3")
+    compared = pairs("development", ("hm3", "map"), 40, 0, tmp_path)
+    assert compared == "hm3 is ahead of map on 1 of 3 pools (means 0.533, 0.433)"
