@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hm3rl.agents.batches import CLIMB, POLICY, VARIATION
-from hm3rl.agents.blend_policy import MARGIN, BlendPolicy
+from hm3rl.agents.blend_policy import MARGIN
 from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.surrogate.blend_gp import BlendGP
 
@@ -84,7 +84,10 @@ def uniform_blends(pile: Pile, best: np.ndarray, rng: np.random.Generator) -> No
 
 
 def answers(
-    pile: Pile, policy: BlendPolicy, preferences: np.ndarray, rng: np.random.Generator
+    pile: Pile,
+    policy: Callable[[Tensor], Tensor],
+    preferences: np.ndarray,
+    rng: np.random.Generator,
 ) -> None:
     """The policy's answers to preferences (n, K), and steps around them."""
     with torch.no_grad():

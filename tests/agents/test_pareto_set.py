@@ -89,6 +89,37 @@ def test_without_a_network_nothing_is_the_networks() -> None:
     assert lost(agent, beam=8) < 0.05
 
 
+LAYERWISE = {"network": "autoregressive", "rollouts": 0.25}
+
+
+def test_a_policy_that_goes_layer_by_layer_learns_from_its_own_rollouts() -> None:
+    agent, budget = searched(60, **LAYERWISE)
+    assert lost(agent, beam=8) < 0.05
+    assert budget.chosen_by["rollout"] >= 12 and budget.chosen_by["policy"] > 0
+    assert agent._episodes is not None and len(agent._episodes) == budget.chosen_by["rollout"]
+    without, spent = searched(60, ppo=False, **LAYERWISE)
+    assert without._episodes is None and spent.chosen_by["rollout"] >= 12
+    assert spent.seen[:20] == budget.seen[:20] and spent.seen != budget.seen
+
+
+def test_rollouts_that_failed_teach_nothing() -> None:
+    agent, budget = searched(40, fail=True, **LAYERWISE)
+    assert agent._episodes is not None and 0 < len(agent._episodes) < budget.chosen_by["rollout"]
+
+
+def test_a_saved_policy_that_goes_layer_by_layer_answers_the_same(tmp_path: Path) -> None:
+    agent, _ = searched(24, **LAYERWISE)
+    agent.save(tmp_path / "agent.zip")
+    again = ParetoSetAgent.load(tmp_path / "agent.zip", agent.settings)
+    assert [again.decode(g) for g in GOALS] == [agent.decode(g) for g in GOALS]
+
+
+@pytest.mark.parametrize("options", [{"rollouts": 0.2}, {**LAYERWISE, "proposals": ["variation"]}])
+def test_rollouts_need_a_policy_that_draws(options: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"agent.rollouts"):
+        ParetoSetAgent.check(settings(**options), began=False)
+
+
 def test_failures_are_known_and_teach_nothing() -> None:
     agent, _ = searched(30, fail=True)
     assert len(agent.vectors) == 20 and np.isfinite(agent.vectors).all()
