@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hm3rl.agents.blend_policy import BlendPolicy
-from hm3rl.agents.blend_proposals import smooth_tchebycheff
+from hm3rl.agents.blend_proposals import directions, smooth_tchebycheff
 from hm3rl.agents.pareto_set import ParetoSetAgent
 from hm3rl.config.agents import PslSettings
 from hm3rl.config.schema import RunSettings
@@ -21,6 +21,7 @@ from hm3rl.objectives.indicators import non_dominated
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
+from hm3rl.surrogate.blend_gp import depth_basis
 from hm3rl.surrogate.dataset import Outcome
 
 PROBLEM = SyntheticBlends.draw(layers=5, experts=2, objectives=2, seed=3)
@@ -168,6 +169,16 @@ def test_a_policy_begins_at_the_blend_it_is_given() -> None:
     policy.begin_at(blend)
     answers = policy(torch.as_tensor(sample_dirichlet(6, 3, np.random.default_rng(2))))
     np.testing.assert_allclose(answers.detach().numpy(), np.tile(blend, (6, 1, 1)), atol=1e-9)
+
+
+def test_variations_move_whole_models_farther_than_single_layers() -> None:
+    space = SyntheticBlends.draw(layers=8, experts=2, objectives=2, seed=0).space
+    found = directions(space, 2000, np.random.default_rng(0))
+    components = np.einsum("jr,mrn->mjn", depth_basis(space.depth), found)
+    size = np.sqrt((components**2).mean(axis=(0, 2)))
+    assert size[0] > 1.5 * size[2] > 3 * size[-1] > 0
+    alone = (np.abs(components) > 1e-9).any(axis=2).sum(axis=1)
+    assert (alone == 1).mean() > 0.05 and (alone == 9).mean() > 0.02
 
 
 def test_the_smooth_utility_has_gradients_in_all_objectives() -> None:
