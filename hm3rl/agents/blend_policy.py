@@ -23,6 +23,12 @@ LIMIT = 5.0
 """Logits are bent to stay inside: a sigmoid that is saturated has no gradient to come back by."""
 
 
+def start_logits(blend: np.ndarray, largest: float) -> Tensor:
+    """Logits, before they are bent, of a blend with coefficients in [0, largest]."""
+    share = torch.as_tensor(blend / largest).clamp(MARGIN, 1 - MARGIN)
+    return LIMIT * torch.atanh(torch.logit(share) / LIMIT)
+
+
 class BlendPolicy(nn.Module):
     """A perceptron from a preference to blends.
 
@@ -57,8 +63,7 @@ class BlendPolicy(nn.Module):
 
     def begin_at(self, blend: np.ndarray) -> None:
         """Before any training: answer every preference with this blend of shape (1 + L, N)."""
-        share = torch.as_tensor(blend / self.largest).clamp(MARGIN, 1 - MARGIN)
-        self.start.copy_(LIMIT * torch.atanh(torch.logit(share) / LIMIT))
+        self.start.copy_(start_logits(blend, self.largest))
 
     def begin_with(self, logits: Callable[[Tensor], Tensor]) -> None:
         """Before any training: answer as another policy does, whose logits are (m, 1 + L, N)."""

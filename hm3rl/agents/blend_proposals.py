@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hm3rl.agents.batches import CLIMB, POLICY, VARIATION
-from hm3rl.agents.blend_policy import MARGIN, BlendPolicy
+from hm3rl.agents.blend_policy import MARGIN
 from hm3rl.paths.blend_space import BlendSpace
-from hm3rl.surrogate.blend_gp import BlendGP
+from hm3rl.surrogate.blend_gp import BlendGP, depth_basis, frequencies
 
 UNIFORM = "uniform"
 """One blend everywhere: drawn at random, or near the mean of one of the best over its depth."""
@@ -75,6 +75,21 @@ def log_uniform(low: float, high: float, n: int, rng: np.random.Generator) -> np
     return np.exp(rng.uniform(np.log(low), np.log(high), size=(n, 1, 1)))
 
 
+def directions(space: BlendSpace, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Random directions of some components over the depth, smaller the higher their frequency.
+
+    From one component to all of them, so that a step may move the whole model alone, or its stem.
+
+    Returns:
+        Shape (n, 1 + L, N).
+    """
+    places, experts = space.shape
+    amplitude = 1.0 / (1 + frequencies(space.depth))
+    kept = rng.random((n, places, 1)) < rng.uniform(1 / places, 1.0, size=(n, 1, 1))
+    components = kept * amplitude[:, None] * rng.normal(size=(n, places, experts))
+    return np.einsum("rj,mjn->mrn", np.linalg.inv(depth_basis(space.depth)), components)
+
+
 def uniform_blends(pile: Pile, best: np.ndarray, rng: np.random.Generator) -> None:
     """The same blend everywhere, at random and near the depth's means of the best known."""
     space, n = pile.space, COUNT // 3
@@ -84,7 +99,10 @@ def uniform_blends(pile: Pile, best: np.ndarray, rng: np.random.Generator) -> No
 
 
 def answers(
-    pile: Pile, policy: BlendPolicy, preferences: np.ndarray, rng: np.random.Generator
+    pile: Pile,
+    policy: Callable[[Tensor], Tensor],
+    preferences: np.ndarray,
+    rng: np.random.Generator,
 ) -> None:
     """The policy's answers to preferences (n, K), and steps around them."""
     with torch.no_grad():
@@ -95,7 +113,9 @@ def answers(
 
 
 def variations(pile: Pile, front: np.ndarray, best: np.ndarray, rng: np.random.Generator) -> None:
-    """Crossovers of the front with the best known, and steps of a run of places of either.
+    """Crossovers of the front with the best known, and steps of either.
+
+    A step moves a run of places, or components over the depth.
 
     Args:
         pile: Takes them.
@@ -116,6 +136,9 @@ def variations(pile: Pile, front: np.ndarray, best: np.ndarray, rng: np.random.G
     from_ = both[rng.integers(len(both), size=COUNT)]
     step = log_uniform(NEAREST, FARTHEST, COUNT, rng) * rng.normal(size=(COUNT, 1, front.shape[2]))
     pile.add(from_ + run[:, :, None] * step, VARIATION)
+    from_ = both[rng.integers(len(both), size=COUNT)]
+    steps = log_uniform(NEAREST, FARTHEST, COUNT, rng) * directions(pile.space, COUNT, rng)
+    pile.add(from_ + steps, VARIATION)
 
 
 def climbed(

@@ -14,17 +14,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from scipy.stats import qmc
 from torch import Tensor
 
+from hm3rl.agents import blend_ppo
 from hm3rl.agents.base import Agent
-from hm3rl.agents.batches import CLIMB, POLICY, VARIATION
+from hm3rl.agents.batches import CLIMB, POLICY, ROLLOUT, VARIATION
 from hm3rl.agents.behaviour import beyond
 from hm3rl.agents.blend_policy import BlendPolicy
+from hm3rl.agents.blend_ppo import Episodes
 from hm3rl.agents.blend_proposals import (
     UNIFORM,
     Pile,
@@ -36,6 +38,7 @@ from hm3rl.agents.blend_proposals import (
     variations,
 )
 from hm3rl.agents.generators import GeneratorScope
+from hm3rl.agents.layer_policy import LayerPolicy, Rollout
 from hm3rl.agents.prior import Prior, as_arrays, prior_arrays, prior_of_arrays, take_arrays
 from hm3rl.agents.served import ServedPreferences
 from hm3rl.agents.set_policy import SetPolicy
@@ -74,7 +77,17 @@ LEAST_TO_FIT = 3
 CAUTION = 0.5
 """Standard deviations taken off what the surrogate expects of models nobody evaluated, at use."""
 
+AUTOREGRESSIVE = "autoregressive"
+
 PROPOSERS = (POLICY, VARIATION, CLIMB)
+
+
+class _Drawn(NamedTuple):
+    """Rollouts: paths, the preferences they were drawn for (n, K), and how they were drawn."""
+
+    paths: list[LayerPath]
+    preferences: np.ndarray
+    rollout: Rollout
 
 
 class ParetoSetAgent(Agent[BlendSpace]):
@@ -100,8 +113,13 @@ class ParetoSetAgent(Agent[BlendSpace]):
         self.gp = BlendGP(k, space.depth, experts)
         self._generators = GeneratorScope(settings.seed)
         with self._generators.scope():
-            self.policy = BlendPolicy(k, space.depth, experts, space.largest, self.options.hidden)
+            kind: type[LayerPolicy | BlendPolicy] = BlendPolicy
+            if self.options.network == AUTOREGRESSIVE:
+                kind = LayerPolicy
+            self.policy = kind(k, space.depth, experts, space.largest, self.options.hidden)
         self._optimiser: torch.optim.Optimizer | None = None
+        self._episodes: Episodes | None = None
+        self._owed = 0.0
         self._adapted_at = 0
         self._prior: tuple[ScorePrior, SetPolicy] | None = None
 
@@ -126,6 +144,13 @@ class ParetoSetAgent(Agent[BlendSpace]):
             raise InputError(
                 f"agent.proposals={unknown or '[]'}", f"one or more of {', '.join(PROPOSERS)}"
             )
+        if options.rollouts and options.network != AUTOREGRESSIVE:
+            raise InputError(
+                f"agent.rollouts={options.rollouts}, but a {options.network} draws nothing",
+                f"agent.network={AUTOREGRESSIVE}, or agent.rollouts=0",
+            )
+        if options.rollouts and POLICY not in proposals:
+            raise InputError("agent.rollouts without a policy", f"add {POLICY} to agent.proposals")
         if options.prior and not began:
             Prior.load(Path(options.prior))
 
@@ -155,13 +180,21 @@ class ParetoSetAgent(Agent[BlendSpace]):
         self.offline(evaluate, spent, log)
         while spent < budget:
             count = min(self.options.batch, budget - spent)
-            paths, makers = self._chosen(count, None, log)
-            if not paths:
-                paths = self._random(count, self.rng)
-                makers = [UNIFORM] * len(paths)
+            self._owed += self.options.rollouts * count
+            drawn = self._drawn(min(int(self._owed), count))
+            own = drawn.paths if drawn else []
+            self._owed -= len(own)
+            chosen, makers = self._chosen(count - len(own), None, log)
+            if not chosen and not own:
+                chosen = self._random(count, self.rng)
+                makers = [UNIFORM] * len(chosen)
+            paths = [*own, *chosen]
             if not paths:
                 return
-            self.observe(paths, evaluate(paths, makers))
+            outcomes = evaluate(paths, [ROLLOUT] * len(own) + makers)
+            self.observe(paths, outcomes)
+            if drawn is not None:
+                self._reinforce(drawn, outcomes[: len(own)], log)
             spent += len(paths)
         with self._working():
             self._fit()
@@ -171,11 +204,49 @@ class ParetoSetAgent(Agent[BlendSpace]):
         """The most promising proposals, for a preference or for all; see `Agent.propose`."""
         return self._chosen(count, preference, lambda values: None, claim=False)[0]
 
+    def _drawn(self, count: int) -> _Drawn | None:
+        """New models that the policy draws, for preferences under which the front is thin."""
+        if not count or not isinstance(self.policy, LayerPolicy) or self._optimiser is None:
+            return None
+        with self._working():
+            front = self._means[self._best]
+            goals = self.served.sparse(front, count, self.rng)
+            rollout = self.policy.rollout(torch.as_tensor(goals))
+        paths = [self.space.decode(blend) for blend in rollout.blends.numpy()]
+        kept = [paths.index(path) for path in self._new(paths)]
+        parts = Rollout(*(part[kept] for part in rollout))
+        return _Drawn([paths[i] for i in kept], goals[kept], parts)
+
+    def _reinforce(self, drawn: _Drawn, outcomes: Sequence[Outcome], log: LogMetrics) -> None:
+        """Let the policy learn from its own rollouts, as soon as there are a few."""
+        scored = [i for i, outcome in enumerate(outcomes) if outcome.ok]
+        if not scored or not self.options.ppo:
+            return
+        vectors = np.array([outcomes[i].vector for i in scored])
+        rollout = Rollout(*(part[scored] for part in drawn.rollout))
+        later = blend_ppo.episodes_of(drawn.preferences[scored], rollout, vectors)
+        self._episodes = later if self._episodes is None else self._episodes.and_later(later)
+        if len(self._episodes) < blend_ppo.LEAST:
+            return
+
+        def utility(goals: Tensor, values: Tensor) -> Tensor:
+            loss = self._loss(goals.numpy(), 0.0)
+            return -loss(values, torch.zeros_like(values))
+
+        def expected(goals: Tensor, blends: Tensor) -> Tensor:
+            return utility(goals, self.gp.marginal(blends).mean)
+
+        with self._working():
+            assert isinstance(self.policy, LayerPolicy) and self._optimiser is not None
+            self._fit()
+            lost = blend_ppo.update(self.policy, self._optimiser, self._episodes, utility, expected)
+        log({"policy/ppo_loss": lost})
+
     def _chosen(
         self, count: int, preference: np.ndarray | None, log: LogMetrics, claim: bool = True
     ) -> tuple[list[LayerPath], list[str]]:
         """The most promising new paths, and who made each."""
-        if len(self.vectors) < LEAST_TO_FIT:
+        if count < 1 or len(self.vectors) < LEAST_TO_FIT:
             return [], []
         with self._working():
             self._fit()

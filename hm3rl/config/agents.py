@@ -65,9 +65,14 @@ class AgentSettings:
 
 @dataclass
 class PslSettings(AgentSettings):
-    """Pareto set learning over blends: `psl`; without its network: `none`.
+    """Pareto set learning over blends: `psl`, `layerwise` (layer by layer, with rollouts), `none`.
 
     Attributes:
+        network: From a preference to blends: `perceptron` (all places at once) or `autoregressive`
+            (place by place, knowing the blends so far).
+        rollouts: Share of the evaluations after the first that are models drawn from an
+            autoregressive policy, whatever the surrogate says of them.
+        ppo: Whether the policy learns from its rollouts, or the surrogate alone does.
         prior: File that `hm3rl pretrain` wrote, with what other pools taught; a search then begins
             with proposals, and `first` is of no account. Empty: nothing is known before.
         proposals: Who may propose what is evaluated: `policy` (the network's answers and variations
@@ -91,12 +96,15 @@ class PslSettings(AgentSettings):
     name: str = "psl"
     scalarisation: str = choice("tchebycheff", "weighted_sum")
     prior: str = ""
+    network: str = choice("perceptron", "autoregressive")
+    rollouts: float = number(0.0, least=0, most=1)
+    ppo: bool = True
     proposals: list[str] = field(default_factory=lambda: ["policy", "variation"])
     first: float = number(2.0, above=0)
     batch: int = number(4, least=1)
     hidden: int = number(64, least=1)
     learning_rate: float = number(3e-3, above=0)
-    first_steps: int = number(300, least=1)
+    first_steps: int = number(300, least=0)
     steps: int = number(60, least=0)
     optimism: float = number(-1.0)
     smoothness: float = number(0.02, above=0)

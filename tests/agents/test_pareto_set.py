@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hm3rl.agents.blend_policy import BlendPolicy
-from hm3rl.agents.blend_proposals import smooth_tchebycheff
+from hm3rl.agents.blend_proposals import directions, smooth_tchebycheff
 from hm3rl.agents.pareto_set import ParetoSetAgent
 from hm3rl.config.agents import PslSettings
 from hm3rl.config.schema import RunSettings
@@ -21,6 +21,7 @@ from hm3rl.objectives.indicators import non_dominated
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
+from hm3rl.surrogate.blend_gp import depth_basis
 from hm3rl.surrogate.dataset import Outcome
 
 PROBLEM = SyntheticBlends.draw(layers=5, experts=2, objectives=2, seed=3)
@@ -89,6 +90,37 @@ def test_without_a_network_nothing_is_the_networks() -> None:
     assert lost(agent, beam=8) < 0.05
 
 
+LAYERWISE = {"network": "autoregressive", "rollouts": 0.25}
+
+
+def test_a_policy_that_goes_layer_by_layer_learns_from_its_own_rollouts() -> None:
+    agent, budget = searched(60, **LAYERWISE)
+    assert lost(agent, beam=8) < 0.05
+    assert budget.chosen_by["rollout"] >= 12 and budget.chosen_by["policy"] > 0
+    assert agent._episodes is not None and len(agent._episodes) == budget.chosen_by["rollout"]
+    without, spent = searched(60, ppo=False, **LAYERWISE)
+    assert without._episodes is None and spent.chosen_by["rollout"] >= 12
+    assert spent.seen[:20] == budget.seen[:20] and spent.seen != budget.seen
+
+
+def test_rollouts_that_failed_teach_nothing() -> None:
+    agent, budget = searched(40, fail=True, **LAYERWISE)
+    assert agent._episodes is not None and 0 < len(agent._episodes) < budget.chosen_by["rollout"]
+
+
+def test_a_saved_policy_that_goes_layer_by_layer_answers_the_same(tmp_path: Path) -> None:
+    agent, _ = searched(24, **LAYERWISE)
+    agent.save(tmp_path / "agent.zip")
+    again = ParetoSetAgent.load(tmp_path / "agent.zip", agent.settings)
+    assert [again.decode(g) for g in GOALS] == [agent.decode(g) for g in GOALS]
+
+
+@pytest.mark.parametrize("options", [{"rollouts": 0.2}, {**LAYERWISE, "proposals": ["variation"]}])
+def test_rollouts_need_a_policy_that_draws(options: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"agent.rollouts"):
+        ParetoSetAgent.check(settings(**options), began=False)
+
+
 def test_failures_are_known_and_teach_nothing() -> None:
     agent, _ = searched(30, fail=True)
     assert len(agent.vectors) == 20 and np.isfinite(agent.vectors).all()
@@ -137,6 +169,16 @@ def test_a_policy_begins_at_the_blend_it_is_given() -> None:
     policy.begin_at(blend)
     answers = policy(torch.as_tensor(sample_dirichlet(6, 3, np.random.default_rng(2))))
     np.testing.assert_allclose(answers.detach().numpy(), np.tile(blend, (6, 1, 1)), atol=1e-9)
+
+
+def test_variations_move_whole_models_farther_than_single_layers() -> None:
+    space = SyntheticBlends.draw(layers=8, experts=2, objectives=2, seed=0).space
+    found = directions(space, 2000, np.random.default_rng(0))
+    components = np.einsum("jr,mrn->mjn", depth_basis(space.depth), found)
+    size = np.sqrt((components**2).mean(axis=(0, 2)))
+    assert size[0] > 1.5 * size[2] > 3 * size[-1] > 0
+    alone = (np.abs(components) > 1e-9).any(axis=2).sum(axis=1)
+    assert (alone == 1).mean() > 0.05 and (alone == 9).mean() > 0.02
 
 
 def test_the_smooth_utility_has_gradients_in_all_objectives() -> None:
