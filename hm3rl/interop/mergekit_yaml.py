@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from hm3rl.errors import InputError
 from hm3rl.interop.mergekit_file import METHODS, MergekitFile, read_mergekit
 from hm3rl.interop.mergekit_recipe import BASELESS, slice_merges
@@ -21,6 +23,7 @@ from hm3rl.merging.recipe import MERGED_PREFIX, MergeRecipe
 from hm3rl.merging.traits import traits_of
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.shallow import named_tensors
+from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.paths.candidate import STEM_HEAD, Candidate
 from hm3rl.paths.families import PER_LAYER_LISTS, family_of
 from hm3rl.paths.layer_path import LayerPath, LayerRef
@@ -135,13 +138,36 @@ def to_mergekit(candidate: Candidate, pool: ModelPool) -> dict[str, Any]:
     if pool.changed:
         raise _inexpressible(f"the vocabulary or head of {pool.changed[0]} was changed for it")
     if any(map(is_blend, candidate.members)):
-        raise _inexpressible("its layers are blended one by one")
+        return {**_blends(candidate, pool), "dtype": dtype}
     if not candidate.recipes:
         return {**_slices(candidate.path, pool), "dtype": dtype}
     (recipe, *others) = candidate.recipes
     if others or candidate.path != LayerPath.whole(recipe.name, pool.num_layers):
         raise _inexpressible("its path runs through merged members")
     return {**_merge(recipe, pool), "dtype": dtype}
+
+
+def _blends(candidate: Candidate, pool: ModelPool) -> dict[str, Any]:
+    """Layers that are blended one by one: task arithmetic with a weight for each.
+
+    A gradient has an anchor for each layer, so that nothing lies between two.
+    """
+    space = BlendSpace(pool.mergeable, pool.num_layers, np.inf)
+    rows = space.encode(candidate)
+    if rows is None:
+        raise _inexpressible("it blends layers, and is not made of blends in the model's order")
+    container = f".{family_of(pool.config).layers}."
+    models = []
+    for expert, (stem, *layers) in zip(space.experts, rows.T.tolist(), strict=True):
+        if any((stem, *layers)):
+            weight = [{"filter": container, "value": layers}, {"value": stem}]
+            models.append({"model": _model(pool, expert), "parameters": {"weight": weight}})
+    return {
+        "merge_method": METHOD_OF["task_arithmetic"],
+        "base_model": public_name(pool, pool.base_name),
+        "models": models,
+        "parameters": {"normalize": False, "lambda": 1.0},
+    }
 
 
 def _inexpressible(reason: str) -> InputError:

@@ -100,6 +100,11 @@ def test_path_through_sources(pool, tmp_path):
     compare(Candidate(LayerPath.parse("a | a[0:2] + b[1] + b[1] + a[3]")), pool, tmp_path)
 
 
+def test_layers_that_are_blended_one_by_one(pool, tmp_path):
+    text = "{a: 0.3, b: 0.6} | {a: 0.2, b: 0.9}[0] + a[1] + {b: -0.4}[2] + base[3]"
+    compare(Candidate(LayerPath.parse(text)), pool, tmp_path)
+
+
 # Files as people write them. $BASE, $A and $B stand for folders of 4-layer models.
 FILES = {
     "slerp as in mergekit's README": """

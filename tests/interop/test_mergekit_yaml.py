@@ -55,12 +55,23 @@ def test_path_through_sources(tiny_pool):
         (whole("hm3_eq5", {"a": 0.5, "b": 0.5}), "no such method"),
         (Candidate(LayerPath.parse("a | b[0:3]")), "first and the norm from the last"),
         (Candidate(LayerPath.parse("a | a[0:3]"), head="b"), "head comes from another member"),
+        (Candidate(LayerPath.parse("a | {a: 0.5}[1] + a[0] + a[2]")), "in the model's order"),
     ],
-    ids=["random", "eq5", "stem", "head"],
+    ids=["random", "eq5", "stem", "head", "order"],
 )
 def test_inexpressible_candidates_are_refused_with_the_reason(tiny_pool, candidate, reason):
     with pytest.raises(InputError, match=reason):
         to_mergekit(candidate, tiny_pool)
+
+
+def test_blended_layers_are_task_arithmetic_with_a_weight_for_each(tiny_pool):
+    path = LayerPath.parse("{a: 0.3} | {a: 0.2, c: 0.9}[0] + c[1] + base[2]")
+    plain = to_mergekit(Candidate(path), tiny_pool)
+    assert plain["merge_method"] == "task_arithmetic"
+    assert [m["parameters"]["weight"] for m in plain["models"]] == [
+        [{"filter": ".layers.", "value": [0.2, 0.0, 0.0]}, {"value": 0.3}],
+        [{"filter": ".layers.", "value": [0.9, 1.0, 0.0]}, {"value": 0.0}],
+    ]
 
 
 def test_paths_through_merged_members_are_refused(tiny_pool):
