@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 
 from experiments.common.figures import style
 from experiments.pools import results
+from experiments.pools.methods import METHODS
 from experiments.pools.pools import SETS, Pool
 from experiments.pools.statistics import Shares, shares
 
@@ -79,9 +80,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Share s against evaluations.")
     parser.add_argument("--set", choices=SETS, required=True)
     parser.add_argument("--budgets", nargs="+", type=int, default=[40, 100, 300])
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS], default=[], help="these alone")
     parser.add_argument("--results", type=Path, default=results.RESULTS)
     args = parser.parse_args(words)
-    found = {b: shares(args.set, b, folder=args.results) for b in args.budgets}
+    found = {b: shares(args.set, b, args.methods, args.results) for b in args.budgets}
     shown = {budget: one for budget, one in found.items() if len(one.pools)}
     draw(shown, args.results / f"share_{args.set}.png")
 

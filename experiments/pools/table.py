@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.common.tables import written
 from experiments.pools import results
+from experiments.pools.methods import METHODS
 from experiments.pools.pools import SETS
 from experiments.pools.reference import LEAST
 from experiments.pools.statistics import (
@@ -43,7 +44,11 @@ is less than {LEAST:g} to gain stand below.
 
 
 def lines(
-    kind: str, budgets: Sequence[int], reference: str, folder: Path = results.RESULTS
+    kind: str,
+    budgets: Sequence[int],
+    reference: str,
+    folder: Path = results.RESULTS,
+    methods: Sequence[str] = (),
 ) -> list[str]:
     """Lines of the Markdown table.
 
@@ -52,6 +57,7 @@ def lines(
         budgets: Budgets; those without results are passed over.
         reference: The method that all others are compared with.
         folder: Folder of the results.
+        methods: These alone, on the pools that all of them have been on; empty: all that have rows.
     """
     found = [*CAPTION.format(reference=reference).splitlines(), ""]
     found += [
@@ -61,7 +67,7 @@ def lines(
     ]
     notes: list[str] = []
     for budget in budgets:
-        table = shares(kind, budget, folder=folder)
+        table = shares(kind, budget, methods, folder)
         if len(table.pools):
             found += _rows(table, budget, reference, folder)
         notes += _notes(table, budget)
@@ -126,9 +132,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", choices=SETS, required=True)
     parser.add_argument("--budgets", nargs="+", type=int, default=[40, 100, 300])
     parser.add_argument("--reference", default="hm3")
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS], default=[])
     parser.add_argument("--results", type=Path, default=results.RESULTS)
     args = parser.parse_args(words)
-    text = "\n".join(lines(args.set, args.budgets, args.reference, args.results))
+    text = "\n".join(lines(args.set, args.budgets, args.reference, args.results, args.methods))
     write_text(args.results / f"table_{args.set}.md", text + "\n")
     if args.results.resolve() == results.RESULTS.resolve():
         insert(README, args.set, text)

@@ -199,6 +199,18 @@ def test_the_table_and_the_figure(folder: Path) -> None:
     assert (folder / "share_A.png").stat().st_size > 5000
 
 
+def test_methods_that_were_on_few_pools_do_not_shorten_a_table_they_are_not_in(
+    folder: Path,
+) -> None:
+    results.add([front("A01", "nsga2", [0.9, 0.9])], "A", folder)
+    words = ["--set", "A", "--reference", "hm3", "--results", str(folder)]
+    table.main(words)
+    assert "| map | 40 | 1 |" in (folder / "table_A.md").read_text()
+    table.main([*words, "--methods", "hm3", "map"])
+    text = (folder / "table_A.md").read_text()
+    assert "| map | 40 | 4 |" in text and "nsga2" not in text
+
+
 def test_a_table_goes_between_its_marks(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- table A -->\nold\n<!-- end of table A -->\nb\n")
