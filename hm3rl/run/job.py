@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hm3rl.agents.base import Agent
 from hm3rl.config.compose import to_dict, to_yaml
 from hm3rl.config.schema import RunSettings
 from hm3rl.errors import InputError, IntegrityError, MachineError
@@ -41,7 +42,6 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.run.build import build_problem, build_searcher, check_settings
 from hm3rl.run.sources import reopen_problem
 from hm3rl.search.architecture_level import posterior
-from hm3rl.search.base import Searcher
 from hm3rl.tasks.isolation import check_isolation
 
 LOG = logging.getLogger(__name__)
@@ -80,14 +80,14 @@ class SearchResult:
     Attributes:
         folder: The run folder.
         problem: The problem, with its archive.
-        searcher: The searcher, with its agent if it has one.
+        agent: The trained agent, if the searcher has one.
         front: The front, best mean first; by posterior means where the agent can say them.
         summary: Contents of summary.json.
     """
 
     folder: RunFolder
     problem: MergeProblem
-    searcher: Searcher
+    agent: Agent | None
     front: list[FrontRow]
     summary: dict[str, Any]
 
@@ -151,81 +151,153 @@ def run_search(
         InputError: Bad input; nothing was run.
         MachineError: Something outside the search failed; its notes say how to go on.
     """
-    check_settings(settings, began=resumed)
-    folder = open_folder(settings, resumed)
-    with RunLock(folder), resumable(folder):
-        begun = time.perf_counter()
-        logger = LoggerGroup([])
-        again = resumed and folder.environment.is_file()
-        build = reopen_problem if again else _new_problem
-        problem = build(settings, folder, logger)
-        check_isolation(problem.evaluator.tasks)
-        for note in problem.pool.notes:
-            LOG.warning(note)
-        settings.output = str(folder.path)
-        note_environment(folder, problem, again)
-        write_text(folder.config, to_yaml(settings))
-        asked = folder.begin_anew() if resumed else []
-        before = [Candidate.from_dict(line["candidate"]) for line in asked]
-        # From here to the end the folder is unfinished, also if it was finished before.
-        folder.summary.unlink(missing_ok=True)
-        status = "failed"
-        try:
-            for listener in make_loggers(folder, settings):
-                logger.loggers = (*logger.loggers, listener)
-            logger.start(to_dict(settings))
-            logger.phase("sources", 0)
-            problem.prepare()
-            experts_on_test(problem)
+    with locked(settings, resumed) as folder:
+        with OpenRun(settings, folder, make_loggers, resumed) as run:
             searcher = build_searcher(settings)
-            clocks = Counter(problem.evaluator.totals.seconds)
-            searched = time.perf_counter()
-            searcher.search(problem, settings.budget)
-            search_seconds = time.perf_counter() - searched
-            spent = problem.evaluator.totals.seconds - clocks
-            if searcher.agent is not None:
-                searcher.agent.save(folder.agent)
-            # With another budget the search may have decided otherwise than it did before.
-            earlier = problem.recall(before)
-            logger.phase("test scores of the front", 0)
-            evaluated = {key: problem.candidate(key) for key in problem.archive.keys}
-            expected = posterior(problem, searcher.agent, evaluated)
-            front, tested = rescore_front(problem, expected)
-            summary = summarise(settings, problem, searcher, front, tested, expected)
-            summary["seconds"] = seconds(spent, searcher, search_seconds, problem)
-            summary["resumed"] = resumed
-            summary["agent"] = searcher.agent is not None
-            summary["earlier"] = earlier
-            # Of the process: searches of one sweep share it, and workers of a pool are not in it.
-            summary["peak_memory_mb"] = round(peak_memory() / 2**20)
-            summary["seconds"]["whole_run"] = round(time.perf_counter() - begun, 3)
-            columns, rows = front_table(problem, front)
-            write_csv(folder.front, columns, rows)
-            folder.posterior.unlink(missing_ok=True)
-            if expected is not None:
-                write_csv(folder.posterior, *posterior_table(expected))
-            logger.table("front", columns, rows)
-            folder.write_json(folder.summary, summary)
-            if all(map(problem.seen, before)):
-                folder.settle()
-            status = "finished"
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        except InputError:  # it would be refused again
-            status = "refused"
-            raise
-        finally:
-            problem.evaluator.close()
-            if status != "finished":
-                # What it claimed is free then, also for another search of this process, where the
-                # error's traceback would keep the store open.
-                problem.evaluator.store.close()
-            logger.finish(status)
-        result = SearchResult(folder, problem, searcher, front, summary)
+            clock = run.clock()
+            searcher.search(run.problem, settings.budget)
+            result = run.conclude(searcher.name, clock, searcher.agent)
         if afterwards is not None:
             afterwards(result)
     return result
+
+
+@contextmanager
+def locked(settings: RunSettings, resumed: bool = False) -> Iterator[RunFolder]:
+    """The folder of a run, which nobody else may write meanwhile.
+
+    Raises:
+        InputError: See `run_search`.
+    """
+    check_settings(settings, began=resumed)
+    folder = open_folder(settings, resumed)
+    with RunLock(folder), resumable(folder):
+        yield folder
+
+
+class Clock(NamedTuple):
+    """When a search began, and what the evaluator's clocks showed then."""
+
+    evaluator: Counter[str]
+    started: float
+
+
+class OpenRun:
+    """A run between its first line and its last: somebody has candidates scored, and concludes.
+
+    Entered, it loads sources and tasks, scores the sources, which is free, and listeners hear it.
+    Left without a conclusion it can be resumed.
+
+    Attributes:
+        problem: The problem, prepared.
+
+    Args:
+        settings: The run; `output` is set to its folder.
+        folder: Its folder, locked.
+        make_loggers: Gives the listeners.
+        resumed: Whether it is continued.
+    """
+
+    problem: MergeProblem
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        folder: RunFolder,
+        make_loggers: MakeLoggers,
+        resumed: bool = False,
+    ) -> None:
+        self.settings, self.folder, self.resumed = settings, folder, resumed
+        self.logger = LoggerGroup([])
+        self._make_loggers = make_loggers
+        self._status = "failed"
+
+    def __enter__(self) -> OpenRun:
+        settings, folder = self.settings, self.folder
+        self._begun = time.perf_counter()
+        again = self.resumed and folder.environment.is_file()
+        build = reopen_problem if again else _new_problem
+        self.problem = build(settings, folder, self.logger)
+        check_isolation(self.problem.evaluator.tasks)
+        for note in self.problem.pool.notes:
+            LOG.warning(note)
+        settings.output = str(folder.path)
+        note_environment(folder, self.problem, again)
+        write_text(folder.config, to_yaml(settings))
+        asked = folder.begin_anew() if self.resumed else []
+        self._before = [Candidate.from_dict(line["candidate"]) for line in asked]
+        # From here to the end the folder is unfinished, also if it was finished before.
+        folder.summary.unlink(missing_ok=True)
+        try:
+            for listener in self._make_loggers(folder, settings):
+                self.logger.loggers = (*self.logger.loggers, listener)
+            self.logger.start(to_dict(settings))
+            self.logger.phase("sources", 0)
+            self.problem.prepare()
+            experts_on_test(self.problem)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def clock(self) -> Clock:
+        """The time now, for `conclude`."""
+        return Clock(Counter(self.problem.evaluator.totals.seconds), time.perf_counter())
+
+    def conclude(self, chosen_by: str, clock: Clock, agent: Agent | None = None) -> SearchResult:
+        """Score the front on the test split and write what a finished run leaves.
+
+        Args:
+            chosen_by: Who searched: a searcher's name.
+            clock: When it began to.
+            agent: The trained agent, if there is one.
+        """
+        problem, folder, settings = self.problem, self.folder, self.settings
+        search_seconds = time.perf_counter() - clock.started
+        spent = problem.evaluator.totals.seconds - clock.evaluator
+        if agent is not None:
+            agent.save(folder.agent)
+        # With another budget the search may have decided otherwise than it did before.
+        earlier = problem.recall(self._before)
+        self.logger.phase("test scores of the front", 0)
+        evaluated = {key: problem.candidate(key) for key in problem.archive.keys}
+        expected = posterior(problem, agent, evaluated)
+        front, tested = rescore_front(problem, expected)
+        summary = summarise(settings, problem, chosen_by, front, tested, expected)
+        summary["seconds"] = seconds(spent, agent, search_seconds, problem)
+        summary["resumed"] = self.resumed
+        summary["agent"] = agent is not None
+        summary["earlier"] = earlier
+        # Of the process: searches of one sweep share it, and workers of a pool are not in it.
+        summary["peak_memory_mb"] = round(peak_memory() / 2**20)
+        summary["seconds"]["whole_run"] = round(time.perf_counter() - self._begun, 3)
+        columns, rows = front_table(problem, front)
+        write_csv(folder.front, columns, rows)
+        folder.posterior.unlink(missing_ok=True)
+        if expected is not None:
+            write_csv(folder.posterior, *posterior_table(expected))
+        self.logger.table("front", columns, rows)
+        folder.write_json(folder.summary, summary)
+        if all(map(problem.seen, self._before)):
+            folder.settle()
+        self._status = "finished"
+        return SearchResult(folder, problem, agent, front, summary)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self._status = "interrupted"
+        elif isinstance(error, InputError):  # it would be refused again
+            self._status = "refused"
+        elif error is None and self._status != "finished":
+            self._status = "interrupted"
+        self.problem.evaluator.close()
+        if self._status != "finished":
+            # What it claimed is free then, also for another search of this process, where the
+            # error's traceback would keep the store open.
+            self.problem.evaluator.store.close()
+        self.logger.finish(self._status)
 
 
 @contextmanager
@@ -413,7 +485,7 @@ def _secondary(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 def summarise(
     settings: RunSettings,
     problem: MergeProblem,
-    searcher: Searcher,
+    searcher: str,
     front: Sequence[FrontRow],
     tested: Tested,
     expected: Posterior | None,
@@ -437,7 +509,7 @@ def summarise(
         volumes[POSTERIOR] = {"search": expected.means.hypervolume(), "test": own}
     return {
         "name": settings.name,
-        "searcher": searcher.name,
+        "searcher": searcher,
         "seed": settings.seed,
         "budget": settings.budget,
         "evaluations": problem.used,
@@ -477,7 +549,7 @@ def summarise(
 
 
 def seconds(
-    spent: Mapping[str, float], searcher: Searcher, search_seconds: float, problem: MergeProblem
+    spent: Mapping[str, float], agent: Agent | None, search_seconds: float, problem: MergeProblem
 ) -> dict[str, Any]:
     """Where the time of the search went.
 
@@ -486,14 +558,14 @@ def seconds(
     and that of the Gaussian processes that choose merges (`search.parameter.sampler=gp`);
     `other` is the rest (merging and assembly are part of it), stated also for each evaluation.
     """
-    agent = problem.deciding + (searcher.agent.seconds if searcher.agent is not None else 0.0)
+    deciding = problem.deciding + (agent.seconds if agent is not None else 0.0)
     model, programs = spent.get("model", 0.0), spent.get("programs", 0.0)
-    other = max(search_seconds - agent - model - programs, 0.0)
+    other = max(search_seconds - deciding - model - programs, 0.0)
     return {
         "search": round(search_seconds, 3),
         "model": round(model, 3),
         "programs": round(programs, 3),
-        "agent": round(agent, 3),
+        "agent": round(deciding, 3),
         "merging": round(spent.get("merging", 0.0), 3),
         "other": round(other, 3),
         "other_ms_per_evaluation": round(1000 * other / max(problem.used, 1), 3),

@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -63,6 +64,19 @@ def overrides(page: Path) -> list[list[str]]:
 def test_every_override_on_a_page_composes(words: list[str]):
     first = [word.split(",")[0] if "[" not in word else word for word in words]
     api.settings(*first)
+
+
+def test_the_environment_of_the_readme_is_made(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = [text for _, text in blocks(ROOT / "README.md", "python") if "gym.make" in text]
+    made: dict[str, Any] = {}
+    exec(snippet, made)
+    env = made["env"]
+    for _ in range(env.unwrapped.space.horizon):
+        _, reward, terminated, _, _ = env.step(env.unwrapped.action_masks().argmax())
+    assert terminated and reward > 0
+    assert env.unwrapped.problem.remaining == 200  # the first member's own path: known, so free
+    env.close()
 
 
 @pytest.mark.parametrize("page", EXTENSIONS, ids=lambda page: page.stem)
