@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ def _settings(config: Config, budget: int | None) -> tuple[RunSettings, list[Can
     """Settings of a new run, and the members that the run in `config` offered, if it is one."""
     merged: list[Candidate] = []
     if isinstance(config, RunSettings):
-        settings = config
+        settings = deepcopy(config)  # the folder, among others, is this run's own
     elif isinstance(config, Path) or (isinstance(config, str) and Path(config).is_dir()):
         folder = RunFolder.existing(config)
         settings = settings_of_run(folder)

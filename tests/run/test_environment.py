@@ -182,6 +182,20 @@ def test_importing_the_package_registers_the_environments_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_settings_stay_as_they_are_and_say_what_a_path_is_worth(tmp_path):
+    words = ["experiment=tiny", *FEW, f"root={tmp_path}", "agent.scalarisation=tchebycheff"]
+    settings = api.settings(*words, "agent.length_cost=0.01")
+    for number in ("tiny-seed0", "tiny-seed0-2"):
+        env = gym.make("hm3rl/MergePath-v0", config=settings, budget=1)
+        reward, *_, info = walk(env, np.random.default_rng(0), seed=0)
+        assert env.unwrapped.run.open.folder.path == tmp_path / number
+        preference = env.unwrapped._episode.preference
+        gaps = preference * (1.1 - info["vector_reward"])
+        assert reward == pytest.approx(-(gaps.max() + 0.05 * gaps.sum()) - 0.01 * 8)
+        env.close()
+    assert (settings.output, settings.budget) == ("", 120)
+
+
 def test_what_cannot_be_made_is_refused(tmp_path):
     with pytest.raises(InputError, match="experiment=nothing"):
         gym.make("hm3rl/MergePath-v0", config="experiment=nothing")
