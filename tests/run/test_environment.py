@@ -173,13 +173,21 @@ def test_episodes_side_by_side_share_one_budget(tmp_path):
     env.close()
 
 
-def test_importing_the_package_registers_the_environments_without_torch():
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import gymnasium as gym, hm3rl",
+        "import hm3rl\nassert 'numpy' not in sys.modules\nimport gymnasium as gym",
+        "import hm3rl\nfrom gymnasium import spaces\nimport gymnasium as gym",
+    ],
+    ids=["after", "before", "a_part_first"],
+)
+def test_importing_the_package_registers_the_environments_without_torch(imports: str):
     code = (
-        "import sys, hm3rl, gymnasium as gym\n"
-        "assert 'torch' not in sys.modules\n"
+        f"import sys\n{imports}\nassert 'torch' not in sys.modules\n"
         "assert gym.spec('hm3rl/MergePath-v0') and gym.spec('hm3rl/SyntheticMerge-v0')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_settings_stay_as_they_are_and_say_what_a_path_is_worth(tmp_path):
