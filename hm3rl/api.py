@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from hm3rl.config.compose import compose_settings, resume_settings, sweep_words,
 from hm3rl.config.parts import store_groups
 from hm3rl.config.schema import RunSettings, config_folder
 from hm3rl.config.words import quoted, search_path
+from hm3rl.envs.forms import merge_path
+from hm3rl.envs.path_env import PathEnv
+from hm3rl.envs.side_by_side import PathVectorEnv
 from hm3rl.errors import InputError
 from hm3rl.evaluation.causes import DeviceError
 from hm3rl.evaluation.costs import build_costs
@@ -53,6 +57,7 @@ from hm3rl.reporting.progress import ProgressLogger
 from hm3rl.reporting.report import has_plotly, write_report
 from hm3rl.reporting.wandb_mode import resolve_mode
 from hm3rl.run.build import DTYPES, check_settings
+from hm3rl.run.environment import Config, open_environment
 from hm3rl.run.finished import FinishedRun
 from hm3rl.run.job import SearchResult, run_search
 from hm3rl.run.pick import Choice
@@ -133,6 +138,39 @@ def search(
     return search_with(settings(*overrides, config_dir=config_dir), console=console)
 
 
+def environment(
+    config: Config | None = None,
+    *,
+    budget: int | None = None,
+    form: str = "discrete",
+    **parts: Any,
+) -> PathEnv:
+    """Entry point of `hm3rl/MergePath-v0`: a whole problem, or an environment of given parts.
+
+    Args:
+        config: Overrides (`"experiment=tiny"`, or several in a list), settings, or the folder of a
+            run, whose scores and members are taken over. Every path that is completed is scored as
+            in a search, in a run folder of its own: `env.unwrapped.problem` says what came of it,
+            `env.unwrapped.report()` concludes the run. None: `parts` are those of `MergePathEnv`
+            or `BlendPathEnv`.
+        budget: Evaluations; None: the configuration's.
+        form: `discrete` (a member's layer at each step), `hybrid` (an index and a blend) or `box`
+            (the same as one vector).
+        **parts: With a configuration `preference_sampler` alone.
+
+    Raises:
+        InputError: Bad input.
+    """
+    if config is None:
+        return merge_path(form, **parts)
+    return open_environment(config, _listeners, _write_pages, budget=budget, form=form, **parts)
+
+
+def vector_environment(num_envs: int, **options: Any) -> PathVectorEnv:
+    """The same many times side by side, for `gym.make_vec`; they share one problem and budget."""
+    return PathVectorEnv(environment(**options), num_envs)
+
+
 def search_with(
     chosen: RunSettings, console: Console | None = None, resumed: bool = False
 ) -> SearchResult:
@@ -140,30 +178,40 @@ def search_with(
     check_settings(chosen, began=resumed)
     logged = resolve_mode(chosen.logging.wandb) != "disabled"
 
-    def loggers(folder: RunFolder, run: RunSettings) -> Sequence[RunLogger]:
-        listeners: list[RunLogger] = [CsvLogger(folder, list(run.tasks))]
-        if console is not None and run.logging.progress:
-            listeners.append(ProgressLogger(run.budget, console, folder.path))
-        if logged:
-            # Imported here: a second and a half that a run without wandb need not pay.
-            from hm3rl.reporting.wandb_logger import WandbLogger
-
-            listeners.append(WandbLogger(folder, run.logging, run.name, run.search.name))
-        return listeners
-
     def afterwards(result: SearchResult) -> None:
         _finish_folder(chosen, result, logged)
 
-    return run_search(chosen, loggers, resumed, afterwards)
+    return run_search(chosen, partial(_listeners, console=console), resumed, afterwards)
 
 
-def _finish_folder(chosen: RunSettings, result: SearchResult, logged: bool) -> None:
-    """Write pictures, tables and the picked model of a search; wandb has it if `logged`."""
+def _listeners(
+    folder: RunFolder, run: RunSettings, console: Console | None = None
+) -> Sequence[RunLogger]:
+    """Who listens to a run."""
+    listeners: list[RunLogger] = [CsvLogger(folder, list(run.tasks))]
+    if console is not None and run.logging.progress:
+        listeners.append(ProgressLogger(run.budget, console, folder.path))
+    if resolve_mode(run.logging.wandb) != "disabled":
+        # Imported here: a second and a half that a run without wandb need not pay.
+        from hm3rl.reporting.wandb_logger import WandbLogger
+
+        listeners.append(WandbLogger(folder, run.logging, run.name, run.search.name))
+    return listeners
+
+
+def _write_pages(result: SearchResult) -> FinishedRun:
+    """Write pictures, tables and the page of a run that has just finished."""
     run = FinishedRun(result.folder.path, result.problem)
     write_pictures(run)
     write_leaderboard(run.folder, run.front_rows(), run.summary, run.summary["sources"])
     if has_plotly():
         write_report([run.folder.path])
+    return run
+
+
+def _finish_folder(chosen: RunSettings, result: SearchResult, logged: bool) -> None:
+    """Write pages and the picked model of a search; wandb has it if `logged`."""
+    run = _write_pages(result)
     if chosen.export.prefer:
         choice = pick(run, chosen.export.prefer)
         target, fresh = run.folder.models / "picked", run.folder.models / "picked.new"

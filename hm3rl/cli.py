@@ -35,9 +35,19 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
+
+def _complete(context: typer.Context, incomplete: str) -> list[str]:
+    """Ways to go on with an override, for the shell."""
+    from hm3rl.config.completion import in_shell
+
+    return in_shell(incomplete, context.params.get("overrides") or ())
+
+
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
-    typer.Argument(help="Hydra overrides, for example experiment=tiny budget=50"),
+    typer.Argument(
+        help="Hydra overrides, for example experiment=tiny budget=50", autocompletion=_complete
+    ),
 ]
 ConfigDir = Annotated[
     Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
@@ -85,6 +95,21 @@ def exit_codes() -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("interrupted; every finished evaluation is saved", markup=False)
         raise typer.Exit(130) from None
+
+
+def plain_words(words: Sequence[str]) -> list[str]:
+    """Overrides as Hydra writes them: sweeps of wandb write `--key=value`.
+
+    Raises:
+        InputError: An option that there is not.
+    """
+    for word in words:
+        if word.startswith("-") and not (word.startswith("--") and "=" in word):
+            raise InputError(
+                f"no such option: {shown(word)}",
+                "see hm3rl search --help; keys are written KEY=VALUE or --KEY=VALUE",
+            )
+    return [word.removeprefix("--") for word in words]
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -137,20 +162,34 @@ def check(
             print_facts(out, report)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})
 def search(
     overrides: Overrides = None,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Sweep: seed=0,1,2")] = False,
     config_dir: ConfigDir = None,
     sources: Sources = None,
+    cfg: Annotated[
+        Optional[str],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--cfg", metavar="job", help="Print the configuration, search nothing"),
+    ] = None,
 ) -> None:
     """Search for the front; resume=RUN continues a killed run; -m sweeps."""
     signal.signal(signal.SIGTERM, _terminate)
     with exit_codes():
+        words = plain_words(overrides or [])
+        if cfg is not None:
+            from hm3rl.config.compose import compose_settings, to_yaml
+            from hm3rl.config.words import search_path
+
+            if cfg != "job":
+                raise InputError(f"--cfg {cfg}", "use --cfg job: a run's own configuration")
+            own = [search_path(config_dir.resolve())] if config_dir else []
+            typer.echo(to_yaml(compose_settings([*words, *own])), nl=False)
+            return
         from hm3rl import api
         from hm3rl.run.init import split_pairs
 
-        words, places = overrides or [], split_pairs(sources or [], "--sources")
+        places = split_pairs(sources or [], "--sources")
         if multirun and places:
             raise InputError("--sources with --multirun", "it goes with resume=RUN")
         if multirun:

@@ -125,6 +125,10 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
             "target": "hm3rl.agents.pareto_set:ParetoSetAgent",
             "options": "hm3rl.config.agents:PslSettings",
         },
+        "sb3": {
+            "target": "hm3rl.agents.sb3:SB3Agent",
+            "options": "hm3rl.config.agents:SB3Settings",
+        },
     },
     "surrogate": {
         "gp": {"target": "hm3rl.surrogate.gp:PathGP", "options": "hm3rl.config.agents:GPSettings"},

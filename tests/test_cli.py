@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
@@ -551,3 +552,35 @@ def test_a_job_that_fails_does_not_stop_the_sweep_and_is_counted(tmp_path: Path)
     assert done.returncode == 1
     assert "1 of 2 jobs did not finish" in done.stdout
     assert "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("style", ["args", "args_no_hyphens", "args_override_hydra"])
+def test_a_sweep_of_wandb_writes_keys_as_it_likes(style: str):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    chosen = {"agent.learning_rate": 0.001, "seed": 2, "agent.hindsight": False}
+    told = {"args": {key: {"value": value} for key, value in chosen.items()}}
+    result = call(
+        "search", "--cfg", "job", "experiment=tiny", *create_sweep_command_args(told)[style]
+    )
+    assert result.exit_code == 0, result.output
+    settings = yaml.safe_load(result.stdout)
+    assert (settings["seed"], settings["agent"]["learning_rate"]) == (2, 0.001)
+    assert settings["agent"]["hindsight"] is False and settings["name"] == "tiny"
+
+
+def test_the_configuration_is_shown_on_request_and_nothing_is_run(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("search", "agent=sb3", "agent.kwargs.gamma=0.9", "--cfg", "job")
+    assert yaml.safe_load(result.stdout)["agent"]["kwargs"] == {"gamma": 0.9}
+    assert not list(tmp_path.iterdir())
+    assert_refused(call("search", "--cfg", "hydra"), "--cfg hydra", "--cfg job")
+
+
+@pytest.mark.parametrize("word", ["--budgt", "-x", "--agent.learning_rate"])
+def test_an_option_that_is_none_is_refused(word: str):
+    assert_refused(call("search", "experiment=tiny", word, "3"), f"no such option: {word}")
+
+
+def test_a_key_with_hyphens_that_is_none_is_refused_like_others():
+    assert_refused(call("search", "--bugdet=3"), "unknown key bugdet", "did you mean budget?")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hm3rl.files import write_text
 from hm3rl.objectives.archive import Archive
+from hm3rl.run.conclusion import experts, experts_on_test
 from hm3rl.run.finished import FinishedRun
-from hm3rl.run.job import experts, experts_on_test
 
 
 def hypervolume_on_test(folder: Path, budget: int) -> float:

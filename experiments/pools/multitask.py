@@ -32,7 +32,7 @@ from hm3rl.config.words import quoted
 from hm3rl.events import NullLogger
 from hm3rl.objectives.indicators import hypervolume
 from hm3rl.run.build import build_problem
-from hm3rl.run.job import experts
+from hm3rl.run.conclusion import experts
 from hm3rl.tasks.synthetic_text import Level, SyntheticTask
 
 NAME = "multitask"

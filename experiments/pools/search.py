@@ -27,7 +27,8 @@ from hm3rl.objectives.archive import Archive
 from hm3rl.paths.candidate import Candidate
 from hm3rl.reporting.csv_logger import CsvLogger
 from hm3rl.run.build import build_problem, build_searcher
-from hm3rl.run.job import experts, experts_on_test, note_environment
+from hm3rl.run.conclusion import experts, experts_on_test
+from hm3rl.run.job import note_environment
 
 MODELS = 24
 """Most models of a front that are scored on held-out items."""

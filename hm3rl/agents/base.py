@@ -73,6 +73,11 @@ class Agent(ABC, Generic[Space]):
             InputError: Names the key and the way out.
         """
 
+    @classmethod
+    def walks_blends(cls, settings: RunSettings) -> bool:
+        """Whether it walks blends in this run; by default what `blended` says."""
+        return cls.blended
+
     # --- what an agent of one's own says ------------------------------------------------------
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hm3rl.config.values import choice, number
 
@@ -111,6 +112,34 @@ class PslSettings(AgentSettings):
     samples: int = number(64, least=1)
     fit_steps: int = number(60, least=1)
     refit_steps: int = number(12, least=0)
+
+
+@dataclass
+class SB3Settings(AgentSettings):
+    """An algorithm of Stable-Baselines3 or sb3-contrib: `sb3`.
+
+    Attributes:
+        algorithm: Its class: `MaskablePPO`, `PPO`, `A2C`, `TRPO`, `RecurrentPPO`, `DQN`, `QRDQN`;
+            `SAC`, `TD3`, `DDPG`, `TQC`, which act on blends.
+        kwargs: Arguments of its constructor, such as `agent.kwargs.learning_rate=1e-3`. Where they
+            are not given the algorithm's defaults hold, but for those made for millions of steps:
+            gamma 1 (the reward is terminal), rollouts of one episode in each environment as one
+            minibatch, and off-policy a replay buffer of 50,000, exploration over half of the
+            budget, target networks of DQN and its kin renewed every 200 steps.
+            `action_noise` is a number, the standard deviation (0.2 for TD3 and DDPG).
+        form: `discrete` (a member's layer at each step; algorithms without masks choose among the
+            legal ones by number), `box` (the blend of each layer), or `auto`: the box for
+            algorithms that know nothing else.
+        envs: Episodes side by side, whose paths are scored in one call.
+        stale: Episodes in a row without a new path after which random new ones are evaluated.
+    """
+
+    name: str = "sb3"
+    algorithm: str = "MaskablePPO"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    form: str = choice("auto", "discrete", "box")
+    envs: int = number(8, least=1, most=1024)
+    stale: int = number(64, least=1)
 
 
 @dataclass

@@ -24,7 +24,7 @@ from hm3rl.config.words import (
     first_job,
     parse,
     refuse_ignored,
-    with_task_keys,
+    with_open_keys,
 )
 from hm3rl.errors import InputError
 from hm3rl.files import RunFolder, check_name
@@ -83,7 +83,7 @@ def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Ru
     load_named(words)
     refuse_ignored(words, sweep=False)
     composed = partial(_compose, folder=folder)
-    lines = emptied(with_task_keys(words, partial(_tasks, folder)), composed)
+    lines = emptied(with_open_keys(words, partial(_tasks, folder)), composed)
     settings = to_settings(composed(lines))
     check_name("name", settings.name)  # not where runs are opened: older ones may have any
     return settings
@@ -113,7 +113,7 @@ def sweep_words(overrides: Sequence[str]) -> tuple[list[str], RunSettings, str |
             )
     settings = compose_settings(first_job(words))
     named = [str(word.value()) for word in words if word.key_or_group == "hydra.sweep.dir"]
-    return with_task_keys(words, partial(_tasks, None)), settings, named[-1] if named else None
+    return with_open_keys(words, partial(_tasks, None)), settings, named[-1] if named else None
 
 
 def _tasks(folder: Path | None, words: Sequence[str]) -> list[str]:

@@ -101,6 +101,7 @@ def unknown_key(key: str, level: Sequence[str] = (), where: str = "") -> InputEr
     if "/" in key:
         level, every = (), []
     near = [f"{above}{dot}{name}" for name in get_close_matches(last, [*level, *groups], n=1)]
+    near += [f"{above}{dot}{name}" for name in level if initials(name) == last != name]
     # A key that stands elsewhere: dtype for pool.dtype.
     near += [name for name in every if name.rpartition(".")[2] == last and name != key]
     if not level:
@@ -118,6 +119,11 @@ def unknown_key(key: str, level: Sequence[str] = (), where: str = "") -> InputEr
     if above == "tasks":
         hint += f"; a task is added with +{key}.kind=KIND"
     return InputError(f"unknown key {shown(key)}{where}", hint)
+
+
+def initials(name: str) -> str:
+    """What people write for short: lr for learning_rate."""
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def _parts_with(key: str) -> list[str]:

@@ -133,19 +133,19 @@ def first_job(words: Sequence[Override]) -> list[str]:
                 raise InputError(
                     f"{shown(line)} names no value to sweep over", "write key=value1,value2"
                 ) from None
-            mark = "++" if word.is_force_add() else "+" if word.is_add() else ""
-            line = f"{mark}{word.get_key_element()}={value}"
+            line = f"{word.get_key_element()}={value}"
         found.append(line)
     return found
 
 
-def with_task_keys(
+def with_open_keys(
     words: Sequence[Override], existing: Callable[[Sequence[str]], Collection[str]]
 ) -> list[str]:
     """Let `tasks.X.KEY=VALUE` set what a file leaves out, and `+tasks.X.KEY=VALUE` add a task.
 
     Which keys a task has depends on its kind, which is known when all is composed. Until then a
-    task is a plain mapping; with `++` Hydra takes any key of it.
+    task is a plain mapping; with `++` Hydra takes any key of it. So it is with `kwargs`, the
+    arguments that a part hands on (`agent.kwargs.learning_rate=1e-3`).
 
     Args:
         words: Overrides.
@@ -160,6 +160,12 @@ def with_task_keys(
         if re.match(r"tasks\.[^.]+\..", word.key_or_group) and not word.is_delete()
     }
     lines = [word.input_line or "" for word in words]
+    for number, word in enumerate(words):
+        if (
+            re.match(rf"({'|'.join(GROUPS)})\.kwargs\..", word.key_or_group)
+            and not word.is_delete()
+        ):
+            lines[number] = f"++{lines[number].lstrip('+')}"
     if not places:
         return lines
     # A task that some word takes out is there until then, and its keys may be set.

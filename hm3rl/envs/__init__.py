@@ -14,10 +14,19 @@ MO_SYNTHETIC_ID = "hm3rl/mo-synthetic-merge-v0"
 MO_SYNTHETIC_BLENDS_ID = "hm3rl/mo-synthetic-blends-v0"
 
 if MERGE_PATH_ID not in registry:
+    # Named as text: rooms above this one build a whole problem, and only when it is asked for.
+    register(
+        id=MERGE_PATH_ID,
+        entry_point="hm3rl.api:environment",
+        vector_entry_point="hm3rl.api:vector_environment",
+    )
+    register(
+        id=SYNTHETIC_ID,
+        entry_point="hm3rl.envs.forms:synthetic_merge",
+        vector_entry_point="hm3rl.envs.side_by_side:synthetic_merges",
+    )
     environments = {
-        MERGE_PATH_ID: "merge_path:MergePathEnv",
         BLEND_PATH_ID: "blend_path:BlendPathEnv",
-        SYNTHETIC_ID: "synthetic:SyntheticMergeEnv",
         SYNTHETIC_BLENDS_ID: "synthetic_blends:SyntheticBlendsEnv",
     }
     views = {

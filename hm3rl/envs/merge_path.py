@@ -22,7 +22,7 @@ class MergePathEnv(PathEnv):
 
     ## Description
     A state is the path so far, together with the members offered and the preference of this
-    episode. Episodes terminate and are never truncated.
+    episode.
 
     ## Observation Space
     `Dict`: `path` (action numbers, padded), `length` (actions taken), `context` (recipe features of
@@ -40,6 +40,8 @@ class MergePathEnv(PathEnv):
         length_cost: beta_1, for each layer of the path.
         preference_sampler: Draws a preference at reset; default is uniform on the simplex.
         utopia: z of the Tchebycheff utility in units of f / z*, a number or shape (K,).
+        describe: Whether `context` and `descriptors` are observed. They tell members of another
+            pool apart; while the members stay the same they never change.
     """
 
     def __init__(
@@ -51,10 +53,11 @@ class MergePathEnv(PathEnv):
         length_cost: float = 0.0,
         preference_sampler: PreferenceSampler | None = None,
         utopia: float | np.ndarray = 1.1,
+        describe: bool = True,
     ) -> None:
         # Stable-Baselines3 takes arrays of two or three dimensions for pictures.
         flat = {"context": space.context.ravel(), "descriptors": space.descriptors.ravel()}
-        self._features = {key: value.astype(np.float32) for key, value in flat.items()}
+        self._features = {key: value.astype(np.float32) for key, value in flat.items() if describe}
         super().__init__(
             space,
             {

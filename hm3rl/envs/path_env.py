@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import gymnasium as gym
@@ -16,9 +18,19 @@ from hm3rl.objectives.utility import Utility
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.space import PathSpace
 
-ScorePaths = Callable[[list[LayerPath]], "np.ndarray | Iterable[np.ndarray | None]"]
+LOG = logging.getLogger(__name__)
+
+
+class Unscored(Enum):
+    """Why a path has no score although nothing is wrong with it."""
+
+    BUDGET = "budget"
+
+
+ScorePaths = Callable[[list[LayerPath]], "np.ndarray | Iterable[np.ndarray | Unscored | None]"]
 """Scores complete paths: n paths -> array of shape (n, K), task scores divided by z*, or as many
-vectors of shape (K,), None for a path that could not be scored."""
+vectors of shape (K,), None for a path that could not be scored, `Unscored.BUDGET` for one that the
+budget does not cover."""
 
 PreferenceSampler = Callable[[np.random.Generator], np.ndarray]
 """Draws one preference of shape (K,)."""
@@ -55,9 +67,17 @@ class PathEnv(gym.Env[Observation, Any], ABC):
     rewards should leave the episode out (the agent's PPO does, see `hm3rl.agents.buffer`).
 
     ## Starting State
-    The empty path and a preference drawn by the sampler, or `options={"preference": ...}`.
+    The empty path and a preference drawn by the sampler, or `options={"preference": ...}`. The info
+    of `reset` says how many `episodes` have ended so far, and how many of them illegally
+    (`illegal_episodes`); the log says so at the first, the tenth, the hundredth, ...
 
-    Episodes terminate and are never truncated.
+    ## Episode End
+    Episodes terminate. One is truncated, without reward and with `info["budget_spent"]`, if its
+    path is new and the budget of evaluations is spent; paths scored before stay free.
+
+    Attributes:
+        episodes: Episodes that have ended so far.
+        illegal_episodes: Those that an illegal action ended.
 
     Args:
         space: Which actions are legal, and how they are numbered in observations.
@@ -98,6 +118,7 @@ class PathEnv(gym.Env[Observation, Any], ABC):
         self.preference_sampler: PreferenceSampler = preference_sampler or (
             lambda rng: sample_dirichlet(1, objectives, rng)[0]
         )
+        self.episodes = self.illegal_episodes = 0
         self._episode = Episode(np.full(objectives, 1.0 / objectives))
 
     def reset(
@@ -111,7 +132,8 @@ class PathEnv(gym.Env[Observation, Any], ABC):
         """
         super().reset(seed=seed)
         self._episode = self.begin(self.np_random, options or {})
-        return self.observe(self._episode), {}
+        counts = {"episodes": self.episodes, "illegal_episodes": self.illegal_episodes}
+        return self.observe(self._episode), counts
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take one action; scores the path when it is STOP."""
@@ -120,7 +142,8 @@ class PathEnv(gym.Env[Observation, Any], ABC):
         reward, info = 0.0, {"vector_reward": np.zeros(self.reward_dim)}
         if ended:
             ((reward, info),) = self.pay([self._episode])
-        return self.observe(self._episode), reward, ended, False, info
+        truncated = "budget_spent" in info
+        return self.observe(self._episode), reward, ended and not truncated, truncated, info
 
     def action_masks(self) -> np.ndarray:
         """Legal actions now, see `mask`."""
@@ -169,14 +192,28 @@ class PathEnv(gym.Env[Observation, Any], ABC):
             (0.0, {"vector_reward": np.zeros(self.reward_dim), "illegal": True}) for _ in episodes
         ]
         legal = [i for i, episode in enumerate(episodes) if not episode.illegal]
+        self._count(len(episodes), len(episodes) - len(legal))
         paths = [self.path(episodes[i]) for i in legal]
         vectors = self.score_paths(paths) if paths else []
         for i, path, scored in zip(legal, paths, vectors, strict=True):
-            if scored is None:
-                failed = {"vector_reward": np.zeros(self.reward_dim), "path": path, "failed": True}
-                paid[i] = 0.0, failed
+            if scored is None or isinstance(scored, Unscored):
+                why = "failed" if scored is None else "budget_spent"
+                nothing = {"vector_reward": np.zeros(self.reward_dim), "path": path, why: True}
+                paid[i] = 0.0, nothing
                 continue
             vector = np.asarray(scored, dtype=np.float64)
             reward = float(self.utility(vector, path.length, episodes[i].preference))
             paid[i] = reward, {"vector_reward": vector, "path": path}
         return paid
+
+    def _count(self, ended: int, illegal: int) -> None:
+        """Count episodes; say it when those that ended illegally have become ten times as many."""
+        before = self.illegal_episodes
+        self.episodes += ended
+        self.illegal_episodes += illegal
+        if illegal and (not before or len(str(self.illegal_episodes)) > len(str(before))):
+            LOG.warning(
+                "%d of %d episodes ended with an illegal action, which scores nothing: choose "
+                "among action_masks(), or wrap it in hm3rl.envs.wrappers.LegalActions",
+                *(self.illegal_episodes, self.episodes),
+            )

@@ -31,13 +31,20 @@ class MergePathVecEnv(VecEnv):
     environments, and every environment is reset. An illegal action makes its episode worth zero;
     a path that could not be scored is marked by `info["failed"]`, see `PathEnv`.
 
+    Algorithms whose buffers know nothing of this want `idle=False`: episodes that end at the same
+    step are scored together and begin anew at once. One without a score, failed or beyond the
+    budget, is then told as truncated, so that the algorithm puts its own estimate in the place of a
+    reward that nobody knows.
+
     Args:
         env: Defines space, scores, scalarisation and preferences.
         num_envs: Episodes side by side.
+        idle: Whether episodes wait for one another.
     """
 
-    def __init__(self, env: PathEnv, num_envs: int) -> None:
+    def __init__(self, env: PathEnv, num_envs: int, idle: bool = True) -> None:
         self.env = env
+        self.idle = idle
         super().__init__(num_envs, env.observation_space, env.action_space)
         self._rng = np.random.default_rng(0)
         self._actions: Any = None
@@ -74,21 +81,31 @@ class MergePathVecEnv(VecEnv):
         for episode, action in zip(self._episodes, _rows(self._actions), strict=True):
             env.take(episode, action)
         self._step += 1
-        paid: list[tuple[float, dict[str, Any]]] = [
-            (0.0, {"vector_reward": np.zeros(env.reward_dim)}) for _ in range(n)
+        rewards = np.zeros(n, dtype=np.float32)
+        infos: list[dict[str, Any]] = [
+            {"vector_reward": np.zeros(env.reward_dim), "TimeLimit.truncated": False}
+            for _ in range(n)
         ]
-        last = self._step == env.space.horizon
         observations = self._observations()
-        if last:
-            paid = env.pay(self._episodes)
-            for i, (_, info) in enumerate(paid):
-                info["terminal_observation"] = {key: row[i] for key, row in observations.items()}
-                info["preference"] = self._episodes[i].preference.copy()
-            self._begin()
+        dones = np.array([env.ended(episode) for episode in self._episodes])
+        if self.idle:
+            dones[:] = self._step == env.space.horizon
+        ended = [int(i) for i in np.flatnonzero(dones)]
+        paid = env.pay([self._episodes[i] for i in ended]) if ended else []
+        for i, (reward, info) in zip(ended, paid, strict=True):
+            unknown = "failed" in info or "budget_spent" in info
+            rewards[i] = reward
+            infos[i] = {
+                **info,
+                "terminal_observation": {key: row[i] for key, row in observations.items()},
+                "preference": self._episodes[i].preference.copy(),
+                "TimeLimit.truncated": unknown and not self.idle,
+            }
+            self._episodes[i] = env.begin(self._rng, self._options[i])
+        if ended:
             observations = self._observations()
-        infos = [{**info, "TimeLimit.truncated": False} for _, info in paid]
-        rewards = np.array([reward for reward, _ in paid], dtype=np.float32)
-        return observations, rewards, np.full(n, last), infos
+            self._step = 0
+        return observations, rewards, dones, infos
 
     def _observations(self) -> Observation:
         rows = [self.env.observe(episode) for episode in self._episodes]

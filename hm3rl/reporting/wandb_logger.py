@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -31,8 +32,9 @@ _say = logging.getLogger(__name__).warning
 
 
 def run_id(folder: RunFolder) -> str:
-    """A wandb id that is the same each time a run folder is resumed."""
-    return hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]
+    """A wandb id, the same each time a run folder is resumed; in a sweep, what its agent gave."""
+    given = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
+    return given or hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]
 
 
 def open_wandb(
@@ -97,6 +99,21 @@ def _harmless(method: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
+def figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """A finished run in plain numbers, by which runs are sorted and sweeps optimise.
+
+    Args:
+        summary: Contents of summary.json.
+    """
+    volumes, front = summary["hypervolume"], summary["front"]
+    return {
+        "hypervolume": float(volumes["search"]),
+        "test_hypervolume": float(volumes["test"]),
+        "front_size": int(front["search"]),
+        "failed": int(summary["failed"]),
+    }
+
+
 FRONT_EVERY = 50
 """Evaluations between two snapshots of the front."""
 
@@ -105,10 +122,11 @@ class WandbLogger:
     """Logs to one wandb run; the x-axis is the number of evaluations charged.
 
     What a run leaves on wandb: the curves of scores, hypervolume and every metric of the
-    algorithm; the tables `candidates` (all candidates with their paths), `fronts` (the front as it
-    was every 50 evaluations and after each phase) and `front` (the last one, both splits); the
-    artifact `recipes-ID` with all that is needed to rebuild each model but no weights. wandb adds
-    its own figures of processor, memory and network.
+    algorithm; in the summary the plain numbers of `figures`; the tables `candidates` (all
+    candidates with their paths), `fronts` (the front as it was every 50 evaluations and after each
+    phase) and `front` (the last one, both splits); the artifact `recipes-ID` with all that is
+    needed to rebuild each model but no weights. wandb adds its own figures of processor, memory
+    and network.
 
     Args:
         folder: The run folder; offline files go to its `wandb/`.
@@ -149,8 +167,9 @@ class WandbLogger:
             config=dict(config),
         )
         self._run.define_metric("evaluations")
-        self._run.define_metric("*", step_metric="evaluations")
-        self._run.define_metric("hypervolume", step_metric="evaluations", summary="max")
+        # A summary would hold the last candidate's scores, which say nothing about the run.
+        self._run.define_metric("*", step_metric="evaluations", summary="none")
+        self._run.define_metric("hypervolume", step_metric="evaluations")
 
     @_harmless
     def phase(self, name: str, budget: int) -> None:
@@ -224,6 +243,9 @@ class WandbLogger:
         self._log_tables()
         self._log_recipes(status)
         self._run.summary["status"] = status
+        self._run.summary["evaluations"] = self._used
+        if status == "finished":
+            self._run.summary.update(figures(self._folder.read_summary()))
         self._run.finish(exit_code=0 if status == "finished" else 1)
 
     def give_up(self, error: Exception) -> None:

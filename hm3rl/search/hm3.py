@@ -83,7 +83,7 @@ class HM3(Searcher[HM3Settings]):
     def __init__(self, settings: RunSettings) -> None:
         super().__init__(settings)
         self.settings = settings
-        if self._agent_class.blended:
+        if self._agent_class.walks_blends(settings):
             if not (self.parameter_level and self.offline_phase):
                 raise InputError(
                     f"search={self.name} with agent={settings.agent.name}, which walks blends: "
@@ -177,7 +177,7 @@ class HM3(Searcher[HM3Settings]):
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Spend the budget; see `Searcher.search`."""
-        if self._agent_class.blended:
+        if self._agent_class.walks_blends(self.settings):
             return self._search_blends(problem, budget)
         rng = np.random.default_rng(self.seed)
         parameter, offline, online = self.split(budget, len(problem.pool.expert_names))

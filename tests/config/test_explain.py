@@ -16,6 +16,7 @@ from hm3rl.files import write_text
     [
         ("agent.entropi=1", "unknown key agent.entropi", "did you mean agent.entropy?"),
         ("bugdet=3", "unknown key bugdet", "did you mean budget?"),
+        ("agent.lr=1", "unknown key agent.lr", "did you mean agent.learning_rate?"),
         ("agent.gama=1", "unknown key agent.gama", "did you mean agent.gamma?"),
         ("dtype=bfloat16", "unknown key dtype", "did you mean pool.dtype?"),
         ("agent.zzz=1", "unknown key agent.zzz", "keys of agent: name, scalarisation, "),

@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from hm3rl import api
 from hm3rl.cli import app
+from hm3rl.config.schema import RunSettings
+from hm3rl.envs.synthetic import SyntheticProblem
+from hm3rl.objectives.preferences import sample_dirichlet
+from hm3rl.paths.layer_path import LayerPath
+from hm3rl.surrogate.dataset import Outcome
 from tests.small_search import FEW_ITEMS
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +73,19 @@ def test_every_override_on_a_page_composes(words: list[str]):
     api.settings(*first)
 
 
+def test_the_environment_of_the_readme_is_made(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = [text for _, text in blocks(ROOT / "README.md", "python") if "gym.make" in text]
+    made: dict[str, Any] = {}
+    exec(snippet, made)
+    env = made["env"]
+    for _ in range(env.unwrapped.space.horizon):
+        _, reward, terminated, _, _ = env.step(env.unwrapped.action_masks().argmax())
+    assert terminated and reward > 0
+    assert env.unwrapped.problem.remaining == 200  # the first member's own path: known, so free
+    env.close()
+
+
 @pytest.mark.parametrize("page", EXTENSIONS, ids=lambda page: page.stem)
 def test_the_code_of_an_extension_page_runs(page: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -86,6 +107,30 @@ def test_the_code_of_an_extension_page_runs(page: Path, tmp_path: Path, monkeypa
             small = [word for word in small if not word.startswith(parts)]
         result = CliRunner().invoke(app, [*words, *small])
         assert result.exit_code == 0, result.output
+
+
+def test_the_algorithm_from_nothing_learns(tmp_path: Path):
+    page = ROOT / "docs" / "extend" / "rl_algorithm.md"
+    (text,) = [text for rest, text in blocks(page, "python") if "reinforce.py" in rest]
+    assert len(text.splitlines()) < 100
+    made = runpy.run_path(str(_written(tmp_path / "reinforce_alone.py", text)))
+    problem = SyntheticProblem.draw(layers=5, members=3, objectives=2, seed=0)
+
+    def evaluate(paths: list[LayerPath], chosen_by: Sequence[str] = ()) -> list[Outcome]:
+        return [Outcome(vector, nll=-vector) for vector in problem.score_paths(paths)]
+
+    settings = RunSettings(agent=made["ReinforceSettings"](), seed=0)
+    agent = made["Reinforce"](problem.space(), ("speed", "quality"), settings)
+    agent.online(evaluate, 160, lambda values: None)
+    unseen = sample_dirichlet(10, 2, np.random.default_rng(1))
+    worth = [float(problem.score_paths([agent.decode(one)])[0] @ one) for one in unseen]
+    shares = [problem.normalised(one, p) for one, p in zip(worth, unseen, strict=True)]
+    assert np.mean(shares) > 0.5  # 0 are random paths, 1 the best
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text.replace('"reinforce"', '"reinforce_alone"'))
+    return path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hm3rl.envs.merge_path import MergePathEnv
+from hm3rl.envs.path_env import Unscored
 from hm3rl.envs.vector import MergePathVecEnv, VectorReward
 from hm3rl.paths.limits import PathLimits
 from tests.envs.test_blend_path import ANY, L, N, act, asked
@@ -168,3 +169,36 @@ def test_preferences_are_drawn_at_reset_and_not_before() -> None:
     assert not drawn
     vector.reset()
     assert len(drawn) == 3
+
+
+def test_without_idling_an_episode_begins_anew_when_it_ends():
+    scores = Scores()
+    env = MergePathEnv(make_space(PathLimits(2, 4)), scores, 2)
+    vector = MergePathVecEnv(env, 2, idle=False)
+    vector.reset()
+    space = env.space
+    a, b, stop = space.layer_action(0, 0), space.layer_action(1, 1), space.stop
+    steps = walk(vector, [[0, a, a, stop, 1], [1, b, b, b, b, stop]], 5)
+    observations, rewards, dones, infos = steps[3]
+    assert dones.tolist() == [True, False]
+    assert scores.asked == ["a | a[0] + a[0]"]
+    assert infos[0]["terminal_observation"]["length"] == 4
+    assert observations["length"].ravel().tolist() == [0, 4]
+    assert rewards[0] == pytest.approx(infos[0]["preference"][0], rel=1e-6)
+    assert steps[4][0]["length"].ravel().tolist() == [1, 5]
+
+
+@pytest.mark.parametrize("unknown", [None, Unscored.BUDGET])
+def test_what_has_no_score_is_truncated_where_nobody_leaves_it_out(unknown):
+    env = MergePathEnv(make_space(PathLimits(2, 4)), lambda paths: [unknown for _ in paths], 2)
+    space = env.space
+    plan = [0, space.layer_action(0, 0), space.layer_action(0, 0), space.stop]
+    vector = MergePathVecEnv(env, 1, idle=False)
+    vector.reset()
+    assert walk(vector, [plan], 4)[-1][3][0]["TimeLimit.truncated"]
+    env.reset()
+    for action in plan:
+        _, reward, terminated, truncated, info = env.step(np.int64(action))
+    # Of a single episode a failure is told by its own word; the budget's end is a truncation.
+    assert (terminated, truncated) == ((True, False) if unknown is None else (False, True))
+    assert reward == 0.0 and ("failed" in info) == (unknown is None)

@@ -99,6 +99,48 @@ def test_an_offline_run_can_be_read_back(tmp_path: Path):
     assert recipes == [("recipes", f"recipes-{run_id(folder)}", ["config.yaml", "front.csv"])]
 
 
+def summary_of(folder: Path) -> dict[str, object]:
+    """The summary of the only offline run in a folder, as wandb shows it."""
+    import wandb
+    from wandb.proto import wandb_internal_pb2
+
+    wandb.teardown()
+    (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    found: dict[str, object] = {}
+    for data in records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        for item in record.summary.update:
+            found[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    return found
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_summary_has_plain_numbers_of_the_run_and_none_of_its_last_candidate(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    told = {"hypervolume": {"search": 0.5, "test": 0.25}, "front": {"search": 3}, "failed": 1}
+    others = {"objectives": ["math"], "z_star": {"search": [1]}, "sources": {}, "evaluations": 1}
+    folder.write_json(folder.summary, {**told, **others})
+    logger = WandbLogger(folder, LoggingSettings(wandb="offline"), "tiny", "hm3")
+    logger.start({"seed": 0})
+    logger.evaluation(event(1))
+    logger.metrics(1, {"agent/loss": 0.25})
+    logger.finish("finished")
+    found = summary_of(tmp_path)
+    wanted = {"hypervolume": 0.5, "test_hypervolume": 0.25, "front_size": 3, "failed": 1}
+    assert {key: found.get(key) for key in wanted} == wanted
+    assert found["evaluations"] == 1 and found["status"] == "finished"
+    assert not {"score/math", "evaluation/seconds", "agent/loss"} & set(found)
+
+
+def test_a_run_of_a_sweep_has_the_id_that_the_sweep_gave_it(tmp_path: Path, monkeypatch):
+    own = run_id(RunFolder(tmp_path))
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    assert run_id(RunFolder(tmp_path)) == own
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    assert run_id(RunFolder(tmp_path)) == "given"
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_search_goes_on_when_logging_fails_and_it_is_said(tmp_path: Path, monkeypatch, caplog):
     import wandb

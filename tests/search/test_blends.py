@@ -23,7 +23,8 @@ from hm3rl.objectives.indicators import hypervolume
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.run.build import check_settings
-from hm3rl.run.job import SearchResult, experts
+from hm3rl.run.conclusion import experts
+from hm3rl.run.job import SearchResult
 from hm3rl.search.architecture_level import posterior
 
 

@@ -88,7 +88,7 @@ def test_the_papers_row_runs_with_one_theta_and_fresh_networks_for_each_preferen
         "budget=16",
         f"output={tmp_path / 'run'}",
     )
-    agents = result.searcher.agent
+    agents = result.agent
     assert isinstance(agents, SeparateAgents)
     assert result.problem.used == 16
     for agent, preference in zip(agents.agents, agents.preferences, strict=True):
