@@ -171,7 +171,8 @@ def test_evaluate_puts_an_adapter_into_the_base(tmp_path: Path):
 def test_check_runs_nothing_and_says_what_a_run_needs():
     report = json.loads(call("check", *FEW_ITEMS, "budget=12", "--json").stdout)
     assert report["evaluations"] == 12 and report["layers"] == 8
-    assert "24 search items" in report["tasks"]
+    assert "24 search and 24 test items" in report["tasks"]
+    assert report["math items"].endswith("raise tasks.math.search_items, of 24 now")
     assert report["code programs"].endswith("limits")
 
 
@@ -231,6 +232,15 @@ def test_init_writes_a_config_that_check_accepts(tmp_path: Path):
     assert max(map(len, lines)) <= 80
     assert len({len(re.match(r"(\w+ ?)*\s+", line)[0]) for line in lines if line[:1] != " "}) == 1
     assert "a score of 0.5 is known to ±" in shown.stdout
+    # How many lines would do, at the share that the search has of them; none is for training.
+    report = json.loads(call("check", *words, "--json").stdout)
+    counts = [int(count) for count in re.findall(r"(\d+) (?:search|test)", report["tasks"])]
+    assert sum(counts) == 60 and counts[0] > counts[1]
+    assert "100 search items: 167 lines" in report["qa items"]
+    shares = ("tasks.qa.split={search:50,test:40}", "paths.alignment=none")
+    assert_refused(call("check", *words, *shares), "tasks.qa.split", "90 percent")
+    aligned = call("check", *words, "paths.alignment=scalar", "--json").stdout
+    assert "tokens of search items" in json.loads(aligned)["alignment"]
 
 
 def test_the_help_of_report_says_where_it_writes():

@@ -62,7 +62,8 @@ class PathSettings:
         alignment: Between layers that are no original neighbours: `none`, `scalar`, `diagonal`,
             `full` (optimal transport), `full_paper` or `mlp`. Only `scalar` folds into a plain
             checkpoint; with the others a front's models run in process only.
-        alignment_items: Training items, of all tasks together, that alignments are fitted on.
+        alignment_items: Items, of all tasks together, that alignments are fitted on: training items
+            of tasks that have some, prompts of search items of the others.
         blend_max: Coefficients of blended layers lie in [0, blend_max].
     """
 

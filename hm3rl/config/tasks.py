@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hm3rl.config.values import number
+from hm3rl.errors import InputError
 
 
 @dataclass
@@ -35,7 +36,57 @@ class SizedTaskSettings(TaskSettings):
 
 
 @dataclass
-class JsonlSettings(SizedTaskSettings):
+class SplitSettings:
+    """Shares of a task's items, in percent; together they are 100.
+
+    Attributes:
+        search: What the search decides by.
+        test: What is scored once, of models that were chosen.
+        train: What nobody scores: for what trains on the task's items. Alignments are fitted on
+            these where there are any.
+    """
+
+    search: int = number(60, least=1, most=99)
+    test: int = number(40, least=1, most=99)
+    train: int = number(0, least=0, most=98)
+
+    def __str__(self) -> str:
+        """As a version says it, `60/40`; the rest is for training."""
+        return f"{self.search}/{self.test}"
+
+
+ZOO_SPLIT = SplitSettings(search=15, test=35, train=50)
+"""Shares of the tasks that experts of ours were trained on, and of all tasks of older runs."""
+
+
+def check_split(task: str, split: SplitSettings) -> None:
+    """Refuse shares that are not all of a task's items.
+
+    Raises:
+        InputError: They do not sum to 100.
+    """
+    total = split.search + split.test + split.train
+    if total != 100:
+        raise InputError(
+            f"tasks.{task}.split has search {split.search}, test {split.test} and train "
+            f"{split.train}: {total} percent",
+            f"make it 100, for example tasks.{task}.split={{search: 60, test: 40, train: 0}}",
+        )
+
+
+@dataclass
+class OwnTaskSettings(SizedTaskSettings):
+    """Items of one's own, which no model here was trained on.
+
+    Attributes:
+        split: How many percent of the items are for the search, for the test and for training.
+    """
+
+    split: SplitSettings = field(default_factory=SplitSettings)
+
+
+@dataclass
+class JsonlSettings(OwnTaskSettings):
     """Items of one's own: `jsonl`.
 
     Attributes:
@@ -51,7 +102,7 @@ class JsonlSettings(SizedTaskSettings):
 
 
 @dataclass
-class HarnessSettings(SizedTaskSettings):
+class HarnessSettings(OwnTaskSettings):
     """A task of the lm-evaluation-harness: `lm_eval`.
 
     Attributes:

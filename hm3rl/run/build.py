@@ -21,7 +21,7 @@ from hm3rl.agents.base import Agent
 from hm3rl.config.compose import from_plain, to_dict
 from hm3rl.config.schema import RunSettings
 from hm3rl.config.searchers import MergingSettings
-from hm3rl.config.tasks import PathLengthSettings
+from hm3rl.config.tasks import OwnTaskSettings, PathLengthSettings, check_split
 from hm3rl.config.values import check_values
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.in_process import InProcessBackend
@@ -152,8 +152,10 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
         raise InputError("pool.experts is empty", "name at least one expert: pool.experts.NAME=DIR")
     if not settings.tasks:
         raise InputError("no tasks", "choose a task group, for example tasks=zoo")
-    for task in settings.tasks.values():
+    for name, task in settings.tasks.items():
         registry.find("task", task.kind).check_packages()
+        if isinstance(task, OwnTaskSettings):
+            check_split(name, task.split)
     if not began:
         _check_processes(settings)
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.pool.device):

@@ -161,7 +161,7 @@ def write_config(
     head = (
         "# @package _global_\n"
         f"# hm3rl search --config-dir {shlex.quote(str(directory))} experiment={name}\n"
-        "# One objective for each task; each item belongs to train, search or test by its hash.\n"
+        "# One objective for each task; each item belongs to search or test by its hash.\n"
         "defaults:\n  - override /pool: own\n  - override /tasks: own\n\n"
     )
     write_text(target, head + body)

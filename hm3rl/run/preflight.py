@@ -13,6 +13,7 @@ import torch
 
 from hm3rl.config.schema import RunSettings
 from hm3rl.config.searchers import MergingSettings
+from hm3rl.config.tasks import OwnTaskSettings, TaskSettings
 from hm3rl.evaluation.requests import Request
 from hm3rl.merging.task_vectors import DEFAULT_LIMIT
 from hm3rl.models.pool import ModelPool
@@ -23,12 +24,14 @@ from hm3rl.run.build import (
     load_pool,
     path_limits,
 )
-from hm3rl.tasks.base import Split
+from hm3rl.tasks.base import Split, Task
 from hm3rl.tasks.build import build_tasks
 from hm3rl.tasks.isolation import check_isolation
 
 GIB = 2**30
-SPLITS: tuple[Split, ...] = ("search", "test")
+SCORED: tuple[Split, ...] = ("search", "test")
+EXACT = 0.05
+"""Standard error of a score of 0.5 that is good enough to tell models apart: 100 items."""
 
 
 def matmul_rate(dtype: torch.dtype, device: str) -> float:
@@ -116,9 +119,34 @@ def peak_memory(pool: ModelPool, merged: int, kept: int) -> dict[str, int]:
     }
 
 
-def _items(count: int) -> str:
-    """Search items, and the standard error of a share of one half among so many."""
-    return f"{count} search items, a score of 0.5 is known to ±{0.5 / math.sqrt(count):.2f}"
+def _error(count: int) -> float:
+    """Standard error of a share of one half among so many items, the largest there is."""
+    return 0.5 / math.sqrt(count)
+
+
+def _items(task: Task) -> str:
+    """Items of a task that are scored, and how exactly a score is known by them."""
+    counts = [len(task.items(split)) for split in SCORED]
+    exact = " and ".join(f"±{_error(count):.2f}" for count in counts)
+    return f"{counts[0]} search and {counts[1]} test items, a score of 0.5 is known to {exact}"
+
+
+def _more_items(task: Task, settings: TaskSettings) -> str | None:
+    """What would make a task's scores exact enough to tell models apart; None: they are."""
+    count, wanted = len(task.items("search")), round((0.5 / EXACT) ** 2)
+    if count >= wanted:
+        return None
+    key = f"tasks.{task.name}"
+    if getattr(settings, "search_items", 0) == count:
+        way = f"raise {key}.search_items, of {count} now"
+    elif isinstance(settings, OwnTaskSettings):
+        share = settings.split.search
+        way = f"{math.ceil(100 * wanted / share)} lines or documents have them at search {share} %"
+        if settings.split.train:
+            way += f"; {key}.split={{search: 60, test: 40, train: 0}} leaves none to training"
+    else:
+        way = "give the task more items"
+    return f"for ±{EXACT:g} it takes {wanted} search items: {way}"
 
 
 def check_report(settings: RunSettings) -> dict[str, Any]:
@@ -146,13 +174,16 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     members = build_members(settings, pool, tasks)
     calibration = members.calibration
     limits = path_limits(settings, members)
-    tokens = dict.fromkeys(SPLITS, 0)
+    trained = {bool(task.items("train")) for task in tasks}
+    fitted = " and ".join({True: "training", False: "search"}[one] for one in sorted(trained))
+    tokens = dict.fromkeys(SCORED, 0)
     for task in tasks:
-        for split in SPLITS:
+        for split in SCORED:
             request = Request.build(
                 task, split, pool.tokenizer, 1, max_positions=pool.max_positions
             )
             tokens[split] += sum(sum(ids.shape) for ids in request.encoded)
+    advices = {task.name: _more_items(task, settings.tasks[task.name]) for task in tasks}
     model = pool.model(pool.base_name)
     parameters = sum(p.numel() for p in model.parameters())
     # Layers are a share of the parameters, and a longer path runs more of them.
@@ -172,13 +203,14 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
         **{f"source note {number}": note for number, note in enumerate(pool.notes, start=1)},
         "alignment": settings.paths.alignment
         + ("" if calibration is None else f", fitted on {int(calibration.attention_mask.sum())} ")
-        + ("" if calibration is None else "tokens of training items"),
+        + ("" if calibration is None else f"tokens of {fitted} items"),
         "layers": pool.num_layers,
         "paths": f"{limits.min_length} to {limits.max_length} layers, {limits.actions}, "
         f"stem {limits.stem}",
         "parameters": f"{parameters:,} in each source",
         "precision": f"{settings.pool.dtype} on {settings.pool.device}",
-        "tasks": ", ".join(f"{t.name} ({_items(len(t.items('search')))})" for t in tasks),
+        "tasks": ", ".join(f"{task.name} ({_items(task)})" for task in tasks),
+        **{f"{name} items": advice for name, advice in advices.items() if advice is not None},
         **{
             f"{task.name} {subject}": note
             for task in tasks

@@ -109,6 +109,7 @@ def jsonl(name: str, settings: JsonlSettings, tools: TaskTools) -> Task:
         tokenizer=tools.tokenizer if settings.chat_template else None,
         runner=tools.runner,
         limits={"search": settings.search_items, "test": settings.test_items},
+        shares=settings.split,
     )
 
 
@@ -121,6 +122,7 @@ def lm_eval(name: str, settings: HarnessSettings, tools: TaskTools) -> Task:
         metric=settings.metric,
         max_new_tokens=settings.max_new_tokens,
         limits={"search": settings.search_items, "test": settings.test_items},
+        shares=settings.split,
     )
 
 

@@ -21,8 +21,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hm3rl.config.tasks import SplitSettings
 from hm3rl.errors import InputError
-from hm3rl.tasks.base import Item, ProgramRunner, Split, Task, split_of
+from hm3rl.tasks.base import SPLITS, Item, ProgramRunner, Split, Task, split_of, version_of
 from hm3rl.tasks.chat import render
 from hm3rl.tasks.metrics import METRICS, TEXT_METRICS, extract_program
 from hm3rl.tasks.program_tests import ProgramTest, read_test
@@ -45,6 +46,7 @@ class JsonlTask(Task):
         tokenizer: Its chat template is applied to every prompt; None leaves prompts as they are.
         runner: Executes programs; needed for `pass_at_1` only.
         limits: Most items by split; a split not named, or with 0, keeps all it has.
+        shares: Percentages of the splits; None: those of items that nothing here was trained on.
 
     Raises:
         InputError: File, line (with its number) or metric is bad, or a split is too small.
@@ -59,8 +61,10 @@ class JsonlTask(Task):
         tokenizer: PreTrainedTokenizerBase | None = None,
         runner: ProgramRunner | None = None,
         limits: dict[Split, int] | None = None,
+        shares: SplitSettings | None = None,
     ) -> None:
         self.name = name
+        self._shares = shares or SplitSettings()
         self.max_new_tokens = max_new_tokens
         self._path = _file(path)
         self._tokenizer = tokenizer
@@ -74,7 +78,7 @@ class JsonlTask(Task):
         self._unread = metric if metric != self.metric else ""
         self.exact_only = self.metric == "exact_match"
         self.judged_elsewhere = self.metric == "pass_at_1"
-        self.version = "jsonl-1"
+        self.version = "jsonl-1" + version_of(self._shares)
         self._tests: list[ProgramTest] = []
         if self.metric == "pass_at_1":
             self.runner = runner
@@ -209,7 +213,7 @@ class JsonlTask(Task):
             prompt = render(self._tokenizer, messages, self._where(number), instead)
         payload = tuple((str(a), str(b)) for a, b in row.get("tests", ()))
         return (
-            split_of(self.name, written),
+            split_of(self.name, written, self._shares),
             number,
             Item(self.name, prompt, row["reference"], payload),
         )
@@ -226,15 +230,15 @@ class JsonlTask(Task):
                 )
             lines[item.prompt] = number
         splits: dict[Split, tuple[Item, ...]] = {}
-        for split in ("train", "search", "test"):
+        for split in SPLITS:
             members = tuple(item for s, _, item in found if s == split)
             splits[split] = members[: limits.get(split) or None]
             if split != "train" and len(splits[split]) < MIN_ITEMS:
                 raise InputError(
                     f"task {self.name!r}: only {len(splits[split])} of the {len(found)} items of "
                     f"{self._path} fall into the {split} split",
-                    "15 % of all prompts are for search and 35 % for test, by their hash: "
-                    "give 100 lines or more",
+                    f"{self._shares.search} % of all prompts are for search and "
+                    f"{self._shares.test} % for test, by their hash: give 100 lines or more",
                 )
         return splits
 
