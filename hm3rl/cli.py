@@ -199,6 +199,14 @@ def pick(
             show_default="posterior where the run has it",
         ),
     ] = None,
+    utility: Annotated[
+        str,
+        typer.Option(help="balance (good at all that is preferred), or run (as it was searched)"),
+    ] = "balance",
+    at_least: Annotated[
+        Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--at-least", help="math=0.6: a score it must have, repeated or in quotes"),
+    ] = None,
     export: Annotated[
         Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
         typer.Option(help="Write the model to this folder"),
@@ -212,7 +220,7 @@ def pick(
     with exit_codes():
         from hm3rl import api
         from hm3rl.export.weights import parse_size
-        from hm3rl.objectives.preferences import parse_preference_text
+        from hm3rl.objectives.preferences import parse_bounds_text, parse_preference_text
         from hm3rl.reporting.terminal import choice_as_dict, print_choice
         from hm3rl.run.init import split_pairs
 
@@ -224,11 +232,12 @@ def pick(
             api.precision(dtype)
         weights = parse_preference_text([*prefer, *(more or [])], opened.objectives)
         preference = dict(zip(opened.objectives, map(float, weights), strict=True))
-        choice = api.pick(opened, preference, budget=budget, evaluate=not no_eval, by=by)
+        bounds = parse_bounds_text(at_least or [], opened.objectives)
+        choice = api.pick(opened, preference, budget, not no_eval, by, utility, bounds)
         if as_json:
             typer.echo(json.dumps(choice_as_dict(choice, opened.objectives), indent=2))
         else:
-            print_choice(out, choice, opened.objectives, opened.utility)
+            print_choice(out, choice, opened)
         if export is not None:
             report = api.export(
                 opened, choice.candidate, export, choice.evaluation, dtype, shard_bytes

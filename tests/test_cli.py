@@ -130,13 +130,21 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
 
     picked = call("pick", run, "--prefer", "math=2", "code=1", "--export", model, "--json")
     assert picked.exit_code == 0, picked.output
-    path = json.loads(picked.stdout)["path"]
-    assert " | " in path
+    found = json.loads(picked.stdout)
+    assert " | " in found["path"] and found["asked"]["kind"] == "tchebycheff"
+    assert {found["evaluation"]["split"], found["test"]["split"]} == {"search", "test"}
+    shown = call("pick", run, "--prefer", "math=1", "--utility", "run").stdout
+    header = next(line for line in shown.splitlines() if "best expert" in line)
+    assert header.split() == ["search", "best", "expert", "test", "best", "expert"]
+    assert re.search(r"^math +\d\.\d+ ± 0\.\d+ +\d\.\d+ +\d\.\d+ ± ", shown, re.MULTILINE)
+    assert "(weighted sum; scores" in shown
+    assert_refused(call("pick", run, "--prefer", "math=1", "--at-least", "math=2"), "math=2")
+    assert_refused(call("pick", run, "--prefer", "math=1", "--at-least", "poems=1"), "poems")
 
     halved = call("export", run, "M00", "--to", tmp_path / "first", "--dtype", "bfloat16")
     assert halved.exit_code == 0, halved.output
     card = (tmp_path / "first" / "README.md").read_text()
-    assert "precision: bfloat16" in card and "score (search split)" in card
+    assert "precision: bfloat16" in card and "| task | search split | test split |" in card
     for folder in (model, tmp_path / "first"):
         loaded = AutoModelForCausalLM.from_pretrained(folder)
         tokens = AutoTokenizer.from_pretrained(folder)("a", return_tensors="pt")

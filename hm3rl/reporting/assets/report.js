@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const runs = data.runs;
 const tasks = runs[0].objectives;
-const state = { run: 0, split: "search", weights: tasks.map(() => 1) };
+const state = { run: 0, split: "search", utility: "balance", weights: tasks.map(() => 1 / tasks.length) };
 
 // Okabe and Ito's colours, told apart with colour-blind eyes; letters, dashes, stripes and symbols tell them apart in grey.
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999"];
@@ -22,6 +22,13 @@ function make(tag, properties = {}, ...children) {
 }
 
 const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+// An objective to be minimised is shown as its cost, of which the utility is 1 - cost / worst.
+const heading = (task) => (task in run().minimised ? `${task} ↓` : task);
+function shown(task, value, error) {
+  const cost = run().minimised[task];
+  if (cost && value !== null) value = cost.worst * (1 - value);
+  return error === undefined ? fixed(value) : scoreText(value, cost ? cost.worst * error : error);
+}
 const scoreText = (value, error) => `${fixed(value)} ± ${fixed(error)}`;
 const label = (one) => `${one.name} · ${one.searcher} · seed ${one.seed}`;
 
@@ -36,18 +43,32 @@ function layout(extra) {
 
 // ---- choosing -------------------------------------------------------------------------------------------------------
 
-function preference() {
-  const sum = state.weights.reduce((a, b) => a + b, 0);
-  return state.weights.map((w) => (sum > 0 ? w / sum : 1 / tasks.length));
+// Weights always sum to 1, so that a slider stands where its number says: moving one moves the others in proportion.
+function setWeight(k, value) {
+  const rest = state.weights.reduce((sum, w, j) => (j === k ? sum : sum + w), 0), left = 1 - value;
+  state.weights = state.weights.map((w, j) => (j === k ? value : rest > 0 ? (w * left) / rest : left / (tasks.length - 1)));
+  if (tasks.length === 1) state.weights = [1];
+}
+
+// `hm3rl.objectives.utility.Utility`, of f / z*.
+function utilityOf(model) {
+  const { kind, length_cost, utopia, rho } = run().utility, best = run().z_star.search;
+  const values = model[decisive()].map((f, k) => f / best[k]), cost = length_cost * model.length;
+  if (kind === "weighted_sum" && state.utility === "run") return values.reduce((sum, f, k) => sum + state.weights[k] * f, 0) - cost;
+  const gaps = values.map((f, k) => state.weights[k] * ((Array.isArray(utopia) ? utopia[k] : utopia) - f));
+  return -Math.max(...gaps) - rho * gaps.reduce((a, b) => a + b, 0) - cost;
 }
 
 // What the run's front goes by: posterior means where its agent can say them, else scores.
 const decisive = () => ("posterior" in run().front[0] ? "posterior" : "search");
 
+// Of equals one that no other dominates, then the shorter path.
 function choose() {
-  const lambda = preference(), best = run().z_star.search;
-  const utility = (model) => model[decisive()].reduce((sum, f, k) => sum + (lambda[k] * f) / best[k], 0);
-  return run().front.reduce((chosen, model) => (utility(model) > utility(chosen) ? model : chosen));
+  const worth = run().front.map(utilityOf), most = Math.max(...worth);
+  const equals = run().front.filter((_, n) => worth[n] >= most - 1e-12);
+  const better = (a, b) => a[decisive()].every((f, k) => f >= b[decisive()][k]) && a[decisive()].some((f, k) => f > b[decisive()][k]);
+  const left = equals.filter((model) => !equals.some((other) => better(other, model)));
+  return left.reduce((chosen, model) => (model.length < chosen.length ? model : chosen));
 }
 
 function shellWord(text) {
@@ -66,32 +87,34 @@ function command(text) {
 function drawSliders() {
   byId("sliders").replaceChildren(...tasks.map((task, k) => {
     const output = make("output");
-    const slider = make("input", { type: "range", min: 0, max: 10, step: 0.5, value: state.weights[k], id: `weight-${k}`, name: task });
-    slider.addEventListener("input", () => { state.weights[k] = Number(slider.value); drawChoice(); });
+    const slider = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: state.weights[k], id: `weight-${k}`, name: task });
+    slider.addEventListener("input", () => { setWeight(k, Number(slider.value)); drawChoice(); });
     const name = make("label", { htmlFor: slider.id }, make("span", { textContent: task }), output);
     return make("div", { className: "slider" }, name, slider);
   }));
 }
 
 function drawChosen(model) {
-  const lambda = preference();
-  document.querySelectorAll("#sliders output").forEach((output, k) => { output.textContent = lambda[k].toFixed(2); });
+  document.querySelectorAll("#sliders output").forEach((output, k) => { output.textContent = state.weights[k].toFixed(2); });
+  document.querySelectorAll("#sliders input").forEach((slider, k) => { slider.value = state.weights[k]; });
   const means = decisive() === "posterior";
   const rows = tasks.map((task, k) => make("tr", {}, ...[
-    task, ...(means ? [scoreText(model.posterior[k], model.posterior_se[k])] : []), scoreText(model.search[k], model.search_se[k]), scoreText(model.test[k], model.test_se[k]),
-    fixed(run().z_star.search[k]),
+    heading(task), ...(means ? [shown(task, model.posterior[k], model.posterior_se[k])] : []), shown(task, model.search[k], model.search_se[k]), shown(task, model.test[k], model.test_se[k]),
+    shown(task, run().z_star.search[k]),
   ].map((text) => make("td", { textContent: text }))));
   const head = make("thead", {}, make("tr", {}, ...["task", ...(means ? ["posterior"] : []), "search", "test", "best expert"].map((t) => make("th", { textContent: t }))));
   const strip = make("div", { className: "strip" }, ...cells(model.path));
   const folder = shellWord(run().folder);
-  const prefer = tasks.map((task, k) => (state.weights[k] > 0 ? shellWord(`${task}=${state.weights[k]}`) : "")).filter(Boolean).join(" ");
+  const prefer = tasks.map((task, k) => (state.weights[k] >= 0.005 ? shellWord(`${task}=${Number(state.weights[k].toFixed(2))}`) : "")).filter(Boolean).join(" ");
+  const own = state.utility === "run" ? " --utility run" : "";
   byId("chosen").replaceChildren(
     make("h3", { textContent: `Model ${model.name}`, id: "chosen-name" }),
+    ...(model.expert ? [make("p", { className: "note", textContent: `This is the expert ${model.expert} itself: by this utility no model of the front is worth more.` })] : []),
     make("div", { className: "scroll" }, make("table", {}, head, make("tbody", {}, ...rows))), strip,
     make("span", { className: "note", textContent: "This model as a plain checkpoint:" }),
     command(`hm3rl export ${folder} ${model.name} --to my-model`),
     make("span", { className: "note", textContent: "Ask the agent for this preference, too:" }),
-    command(`hm3rl pick ${folder} --prefer ${prefer || tasks.map((t) => shellWord(t + "=1")).join(" ")} --export my-model`),
+    command(`hm3rl pick ${folder} --prefer ${prefer}${own} --export my-model`),
   );
 }
 
@@ -356,6 +379,10 @@ function drawChoice() {
 function drawRun() {
   byId("posterior-option").hidden = decisive() !== "posterior";
   if (decisive() !== "posterior" && state.split === "posterior") state.split = byId("split-select").value = "search";
+  byId("verdict").textContent = run().verdict;
+  // Where the run went by Tchebycheff itself there is nothing to choose.
+  byId("utility-control").hidden = run().utility.kind !== "weighted_sum";
+  byId("own-option").textContent = "weighted sum, as the run was searched";
   nameFaces();
   drawPaths();
   drawChoice();
@@ -367,6 +394,7 @@ function start() {
   byId("run-control").hidden = runs.length === 1;
   if (runs.length === 1) byId("run-control").style.display = "none";
   select.addEventListener("change", () => { state.run = Number(select.value); drawRun(); });
+  byId("utility-select").addEventListener("change", (event) => { state.utility = event.target.value; drawChoice(); });
   byId("split-select").addEventListener("change", (event) => { state.split = event.target.value; drawChoice(); });
   drawRuns();
   drawSliders();
