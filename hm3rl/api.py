@@ -93,14 +93,18 @@ def _search_path(config_dir: str | Path | None) -> list[str]:
     return [search_path(folder)]
 
 
-def check(chosen: RunSettings) -> dict[str, str]:
-    """What `hm3rl check` says of a configuration; nothing is scored.
+def check(chosen: RunSettings, score: bool = False) -> dict[str, str]:
+    """What `hm3rl check` says of a configuration; nothing is scored, unless asked.
+
+    Args:
+        chosen: The configuration.
+        score: Whether to score the sources and the uniform blends, and to compare task vectors.
 
     Raises:
         InputError: What a search would refuse before its first evaluation.
     """
     resolve_mode(chosen.logging.wandb)
-    return check_report(chosen)
+    return check_report(chosen, score)
 
 
 def search(
@@ -142,7 +146,7 @@ def search_with(
     logged = resolve_mode(chosen.logging.wandb) != "disabled"
 
     def loggers(folder: RunFolder, run: RunSettings) -> Sequence[RunLogger]:
-        listeners: list[RunLogger] = [CsvLogger(folder, list(run.tasks))]
+        listeners: list[RunLogger] = [CsvLogger(folder, list(run.objectives))]
         if console is not None and run.logging.progress:
             listeners.append(ProgressLogger(run.budget, console, folder.path))
         if logged:
@@ -182,7 +186,8 @@ def _finish_folder(chosen: RunSettings, result: SearchResult, logged: bool) -> N
 def write_pictures(run: FinishedRun) -> None:
     """Draw pareto.png and hypervolume.png of a finished run."""
     rows = read_evaluations(run.folder.evaluations)
-    sources = {name: scores["search"] for name, scores in run.summary["sources"].items()}
+    beside = {**run.summary["sources"], **run.summary.get("references", {})}
+    sources = {name: scores["search"] for name, scores in beside.items()}
     front = [row["key"] for row in run.front_rows()]
     minimised = run.summary.get("minimised", {})
     labels = {name: definition(name, minimised) for name in minimised}
@@ -274,7 +279,8 @@ def export(
     """
     written = dtype or run.settings.pool.dtype
     precision(written)
-    chosen = replace(run.settings, pool=replace(run.settings.pool, dtype=written))
+    tasks = run.settings.objectives
+    chosen = replace(run.settings, pool=replace(run.settings.pool, dtype=written), tasks=tasks)
     splits = dict.fromkeys((evaluation.split if evaluation is not None else "search", "test"))
     changed = written != run.settings.pool.dtype or candidate.alignment != "none"
     run.problem.members.admit(candidate)

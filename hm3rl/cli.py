@@ -114,6 +114,9 @@ def check(
         typer.Option("--recipe", help="Check a recipe.yaml or mergekit file instead of a search"),
     ] = None,
     vocabulary: Vocabulary = "refuse",
+    score: Annotated[
+        bool, typer.Option("--score", help="Score sources and uniform blends: is it worth it?")
+    ] = False,
     config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
@@ -121,20 +124,24 @@ def check(
     with exit_codes():
         from hm3rl import api
         from hm3rl.reporting.terminal import print_facts
+        from hm3rl.run.preflight import REFUSED
         from hm3rl.run.recipe_check import recipe_report
 
-        if recipe is not None and overrides:
+        others = [*(overrides or []), *(["--score"] if score else [])]
+        if recipe is not None and others:
             raise InputError(
-                f"--recipe and {overrides[0]} together", "check either a recipe or a search"
+                f"--recipe and {others[0]} together", "check either a recipe or a search"
             )
         if recipe is not None:
             report = recipe_report(recipe, vocabulary=vocabulary)
         else:
-            report = api.check(api.settings(*(overrides or []), config_dir=config_dir))
+            report = api.check(api.settings(*(overrides or []), config_dir=config_dir), score)
         if as_json:
             typer.echo(json.dumps(report, indent=2))
         else:
             print_facts(out, report)
+        if REFUSED in report:
+            raise typer.Exit(2)
 
 
 @app.command()
@@ -440,7 +447,11 @@ def init(
         path = write_config(directory, name, base, expert, task)
         out.print(f"wrote {path}", markup=False)
         folder = shlex.quote(str(directory))
-        out.print(f"next: hm3rl check --config-dir {folder} experiment={name}", markup=False)
+        out.print(
+            f"next: hm3rl check --config-dir {folder} experiment={name} --score",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 @app.command()

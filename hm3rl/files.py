@@ -110,6 +110,11 @@ class RunFolder:
         return self.path / "posterior.csv"
 
     @property
+    def mergeability(self) -> Path:
+        """Facts about the experts' task vectors, if two or more of them can be merged."""
+        return self.path / "mergeability.json"
+
+    @property
     def front(self) -> Path:
         """The front, search and test scores."""
         return self.path / "front.csv"

@@ -122,7 +122,9 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
 
     sections = json.loads(call("store", run, "--json").stdout)
     assert {s["split"]: s["failed"] for s in sections} == {"search": 0, "test": 0}
-    assert sections[0]["evaluations"] == 4 + 12  # three experts, the base, and the budget
+    # Three experts, the base, the budget, and three uniform blends.
+    assert sections[0]["evaluations"] == 4 + 12 + 3
+    assert "uniform 0.5" in call("front", run).output
     table = tmp_path / "all.csv"
     shown = call("store", tmp_path / "copy", "--merge", run, "--export", table)
     assert shown.exit_code == 0 and "best math" in shown.output, shown.output
@@ -182,6 +184,35 @@ def test_check_runs_nothing_and_says_what_a_run_needs():
     assert "24 search and 24 test items" in report["tasks"]
     assert report["math items"].endswith("raise tasks.math.search_items, of 24 now")
     assert report["code programs"].endswith("limits")
+
+
+def test_check_scores_the_sources_and_says_whether_it_is_worth_merging(tmp_path: Path):
+    report = json.loads(call("check", *FEW_ITEMS, "--score", "--json").stdout)
+    assert re.match(r"translation 1\.000 ± 0\.000, math 0\.\d+ ± ", report["score of translation"])
+    assert {"score of base", "score of uniform 0.3", "score of uniform 1"} <= set(report)
+    assert re.match(
+        r"the most even expert, \w+, keeps \d+% .*; the blend uniform \S+, .* \d+%",
+        report["worth merging"],
+    )
+    assert "signs conflict in" in report["translation and math"]
+    assert "of the base's weights" in report["task vector of code"]
+    # What no expert can do is found before the search, all tasks at once.
+    rows = [json.dumps({"prompt": f"w{i}", "reference": "zzz"}) for i in range(60)]
+    (tmp_path / "no.jsonl").write_text("\n".join(rows))
+    path = f"path={tmp_path / 'no.jsonl'}"
+    words = [
+        word
+        for task in ("poems", "odes")
+        for word in (
+            f"+tasks.{task}.kind=jsonl",
+            f"tasks.{task}.{path}",
+            f"tasks.{task}.max_new_tokens=4",
+        )
+    ]
+    refused = call("check", *FEW_ITEMS, *words, "--score", "--json")
+    assert refused.exit_code == 2
+    assert "the tasks poems, odes" in json.loads(refused.stdout)["refused"]
+    assert_refused(call("check", "--recipe", tmp_path / "x.yml", "--score"), "--score")
 
 
 def test_check_encodes_the_items_and_checks_the_paths(tmp_path: Path):

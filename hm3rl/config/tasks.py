@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hm3rl.config.values import number
+from hm3rl.config.values import choice, number
 from hm3rl.errors import InputError
 
 
@@ -15,9 +15,12 @@ class TaskSettings:
     Attributes:
         kind: `translation`, `math`, `code`, `sorting` or `reversal` (the tiny zoo's own), `jsonl`,
             `lm_eval`, `path_length` (no task, but an objective to be minimised), or a plugin's.
+        role: `objective`, or `watch`: the search never sees it; the front, the experts and the base
+            are scored on its test split, which tells what was forgotten.
     """
 
     kind: str = ""
+    role: str = choice("objective", "watch")
 
 
 @dataclass

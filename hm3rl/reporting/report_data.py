@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,9 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "utility": {**utility, "rho": RHO},
         "verdict": _verdict(front, summary),
         "sources": summary["sources"],
+        "references": summary.get("references", {}),  # older runs have none
+        "mergeability": _mergeability(folder),
+        "watched": summary.get("watched") or None,
         "seconds": summary["seconds"],
         "command": environment["command"],
         "versions": environment["versions"],
@@ -167,6 +171,13 @@ def _model(row: Mapping[str, str], objectives: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _mergeability(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.mergeability.is_file():
+        return None
+    found: dict[str, Any] = json.loads(folder.mergeability.read_text(encoding="utf-8"))
+    return found
+
+
 def _experts(archive: Sequence[Mapping[str, Any]], sources: Iterable[str]) -> dict[str, str]:
     """The experts by the text of their path; the archive begins with the sources, scored whole."""
     texts = [line["candidate"]["path"] for line in archive]
@@ -182,13 +193,12 @@ def _verdict(front: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
     """Whether merging was worth it, by what the front goes by."""
     decisive = POSTERIOR if front and POSTERIOR in front[0] else "search"
     best = {split: np.array(summary["z_star"][split]) for split in ("search", "test")}
+    experts, blends = summary["sources"], summary.get("references", {})
     return verdict(
         {model["name"]: np.array(model[decisive]) / best["search"] for model in front},
         {model["name"]: np.array(model["test"], float) / best["test"] for model in front},
-        {
-            name: np.array(one[decisive]) / best["search"]
-            for name, one in summary["sources"].items()
-        },
+        {name: np.array(one[decisive]) / best["search"] for name, one in experts.items()},
+        {name: np.array(one["search"]) / best["search"] for name, one in blends.items()},
     )
 
 

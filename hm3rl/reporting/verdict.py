@@ -36,13 +36,15 @@ def verdict(
     front: Mapping[str, Sequence[float] | np.ndarray],
     test: Mapping[str, Sequence[float] | np.ndarray],
     experts: Mapping[str, Sequence[float] | np.ndarray],
+    blends: Mapping[str, Sequence[float] | np.ndarray],
 ) -> str:
     """Whether merging was worth it, in one sentence.
 
     Args:
         front: What the front goes by, as f / z*, by model; each of shape (K,).
         test: The same on the test split, z* that split's.
-        experts: As `front`, of the experts.
+        experts: Scores f / z* on the search split, of the experts.
+        blends: The same, of merges that nobody had to search for; may be empty.
     """
     names = list(front)
     number, share = Utility.most_even(np.array([front[name] for name in names]))
@@ -65,4 +67,10 @@ def verdict(
             f"even one, keeps {share:.0%}{tested_text}"
         )
     )
-    return f"{begin}; the most even expert, {expert}, {least:.0%}."
+    end = f"the most even expert, {expert}, {least:.0%}"
+    if blends:
+        best, kept_by_blend = Utility.most_even(np.array(list(blends.values())))
+        end += (
+            f", and the blend {list(blends)[best]}, which nobody searched for, {kept_by_blend:.0%}"
+        )
+    return f"{begin}; {end}."

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from hm3rl.config.compose import to_dict, to_yaml
 from hm3rl.config.schema import RunSettings
 from hm3rl.errors import InputError, IntegrityError, MachineError
 from hm3rl.evaluation.causes import blamed
-from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.problem import MergeProblem, refuse_impossible
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.events import LoggerGroup, RunLogger
 from hm3rl.files import (
@@ -34,12 +35,15 @@ from hm3rl.files import (
     write_csv,
     write_text,
 )
+from hm3rl.merging.mergeability import mergeability
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.posterior import Posterior
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.candidate import Candidate
 from hm3rl.run.build import build_problem, build_searcher, check_settings
+from hm3rl.run.references import Reference, score_references
 from hm3rl.run.sources import reopen_problem
+from hm3rl.run.watch import scored, summarised, watch, with_watched
 from hm3rl.search.architecture_level import posterior
 from hm3rl.search.base import Searcher
 from hm3rl.tasks.isolation import check_isolation
@@ -175,6 +179,7 @@ def run_search(
                 logger.loggers = (*logger.loggers, listener)
             logger.start(to_dict(settings))
             logger.phase("sources", 0)
+            watching = watch(settings, problem)
             problem.prepare()
             experts_on_test(problem)
             searcher = build_searcher(settings)
@@ -192,6 +197,13 @@ def run_search(
             expected = posterior(problem, searcher.agent, evaluated)
             front, tested = rescore_front(problem, expected)
             summary = summarise(settings, problem, searcher, front, tested, expected)
+            references = score_references(problem)
+            summary["references"] = {name: one.to_dict() for name, one in references.items()}
+            front, summary["watched"] = watched_scores(watching, problem, front, references)
+            folder.mergeability.unlink(missing_ok=True)
+            if len(problem.pool.mergeable) > 1:
+                facts = mergeability(problem.members.task_vectors)
+                folder.write_json(folder.mergeability, facts.to_dict())
             summary["seconds"] = seconds(spent, searcher, search_seconds, problem)
             summary["resumed"] = resumed
             summary["agent"] = searcher.agent is not None
@@ -290,12 +302,7 @@ def experts_on_test(problem: MergeProblem) -> np.ndarray:
                 "check that it generates text with plain transformers",
             )
     best: np.ndarray = np.array([evaluation.vector for evaluation in tested]).max(axis=0)
-    for task, value in zip(problem.objectives, best, strict=True):
-        if value <= 0:
-            raise InputError(
-                f"no expert scores above zero on the test items of {task}",
-                "give the task more test items, or drop it",
-            )
+    refuse_impossible(problem.objectives, best, "test")
     return best
 
 
@@ -357,6 +364,29 @@ def rescore_front(
     ]
     names = problem.pool.expert_names
     return rows, Tested(tests, {name: tested[key] for name, key in zip(names, asked, strict=False)})
+
+
+def watched_scores(
+    watching: Evaluator | None,
+    problem: MergeProblem,
+    front: Sequence[FrontRow],
+    references: Mapping[str, Reference],
+) -> tuple[list[FrontRow], dict[str, Any]]:
+    """Score watched tasks on the test split: of the front, the sources and the references.
+
+    Returns:
+        The front, with these scores among its secondary metrics, and what summary.json says.
+    """
+    if watching is None:
+        return list(front), {}
+    names = (*problem.pool.expert_names, problem.pool.base_name)
+    candidates = {name: Candidate.whole(name, problem.members.num_layers(name)) for name in names}
+    candidates |= {name: one.candidate for name, one in references.items()}
+    candidates |= {row.name: row.candidate for row in front}
+    found = scored(watching, candidates)
+    metrics = {task.name: task.metric for task in watching.tasks}
+    rows = [replace(row, test=with_watched(row.test, found[row.name], metrics)) for row in front]
+    return rows, summarised(watching, found)
 
 
 def posterior_table(expected: Posterior) -> tuple[list[str], list[list[Any]]]:

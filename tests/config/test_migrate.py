@@ -83,7 +83,7 @@ def test_a_task_loses_what_its_kind_never_read():
     stored["tasks"]["own"] = {**stored["tasks"]["math"], "kind": "jsonl", "path": "x.jsonl"}
     settings = from_plain(migrated(stored))
     assert vars(settings.tasks["math"]).keys() == {
-        *("kind", "max_new_tokens", "search_items", "test_items")
+        *("kind", "role", "max_new_tokens", "search_items", "test_items")
     }
     assert (settings.tasks["own"].path, settings.tasks["own"].metric) == ("x.jsonl", "chrf")
     settings.search = RunSettings().search  # another searcher may need an extra

@@ -94,6 +94,18 @@ function drawSliders() {
   }));
 }
 
+// Tasks that the search did not see: the model's test scores, and the base's in place of the best expert's.
+function watchedRows(model, means) {
+  const watched = run().watched;
+  if (!watched) return [];
+  return Object.keys(watched.tasks).map((task) => {
+    const down = watched.minimised[task], said = (pair) => (down ? scoreText(down.worst * (1 - pair[0]), down.worst * pair[1]) : scoreText(...pair));
+    const own = (watched.scores[model.name] || {})[task], base = (watched.scores.base || {})[task];
+    const cells = [`${task}${down ? " ↓" : ""} (watched)`, ...(means ? ["–"] : []), "–", own ? said(own) : "–", base ? `base ${said(base)}` : "–"];
+    return make("tr", { className: "watched" }, ...cells.map((text) => make("td", { textContent: text })));
+  });
+}
+
 function drawChosen(model) {
   document.querySelectorAll("#sliders output").forEach((output, k) => { output.textContent = state.weights[k].toFixed(2); });
   document.querySelectorAll("#sliders input").forEach((slider, k) => { slider.value = state.weights[k]; });
@@ -102,6 +114,7 @@ function drawChosen(model) {
     heading(task), ...(means ? [shown(task, model.posterior[k], model.posterior_se[k])] : []), shown(task, model.search[k], model.search_se[k]), shown(task, model.test[k], model.test_se[k]),
     shown(task, run().z_star.search[k]),
   ].map((text) => make("td", { textContent: text }))));
+  rows.push(...watchedRows(model, means));
   const head = make("thead", {}, make("tr", {}, ...["task", ...(means ? ["posterior"] : []), "search", "test", "best expert"].map((t) => make("th", { textContent: t }))));
   const strip = make("div", { className: "strip" }, ...cells(model.path));
   const folder = shellWord(run().folder);
@@ -158,6 +171,12 @@ function pairTraces(i, j, chosen) {
     text: sources.map(([name]) => name), textposition: sources.map(([, s]) => (s[split][i] > 0.7 ? "middle left" : "middle right")),
     marker: { symbol: "star", size: 13, color: "#111" }, hoverinfo: "text",
   });
+  const blends = Object.entries(run().references).filter(([, s]) => split in s);
+  traces.push({
+    type: "scatter", mode: "markers", name: "uniform blends", x: blends.map(([, s]) => s[split][i]), y: blends.map(([, s]) => s[split][j]),
+    marker: { symbol: "x", size: 9, color: "#111" }, hoverinfo: "text",
+    text: blends.map(([name, s]) => `${name}<br>${tasks.map((t, k) => `${t} ${scoreText(s[split][k], s[split + "_se"][k])}`).join("<br>")}`),
+  });
   traces.push({
     type: "scatter", mode: "markers", name: "chosen", x: [chosen[split][i]], y: [chosen[split][j]], hoverinfo: "text", text: [hover(chosen, split)],
     marker: { symbol: "diamond", size: 13, color: "#d55e00", line: { color: "#111", width: 1.5 } },
@@ -179,14 +198,40 @@ function drawPairs(chosen) {
 function drawParallel(chosen) {
   const split = state.split;
   const line = (model) => ({
-    type: "scatter", mode: "lines+markers", x: tasks, y: model[split], name: model.name, hoverinfo: "text", text: tasks.map(() => hover(model, split)),
+    type: "scatter", mode: "lines+markers", showlegend: model === chosen, x: tasks, y: model[split], name: model.name, hoverinfo: "text", text: tasks.map(() => hover(model, split)),
     line: model === chosen ? { color: "#d55e00", width: 4 } : { color: "rgba(60,70,80,.28)", width: 1 },
     marker: model === chosen ? { symbol: "diamond", size: 11, color: "#d55e00", line: { color: "#111", width: 1.5 } } : { size: 4, color: "rgba(60,70,80,.4)" },
   });
   const models = run().front.filter((m) => m !== chosen).concat([chosen]);
-  Plotly.react("parallel", models.map(line), layout({
-    showlegend: false, xaxis: { type: "category" }, yaxis: { title: { text: split === "posterior" ? "posterior mean, search split" : `score, ${split} split` }, range: [-0.03, 1.06] },
+  const beside = Object.entries({ ...run().sources, ...run().references }).filter(([, s]) => split in s).map(([name, s], n) => ({
+    type: "scatter", mode: "lines", x: tasks, y: s[split], name, hoverinfo: "text", text: tasks.map((t, k) => `${name}<br>${t} ${fixed(s[split][k])}`),
+    line: { color: name in run().sources ? "#0072b2" : "#009e73", dash: DASHES[n % DASHES.length], width: 1.6 }, showlegend: true,
+  }));
+  Plotly.react("parallel", [...models.slice(0, -1).map(line), ...beside, line(chosen)], layout({
+    showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { l: 55, r: 15, t: 80, b: 50 }, xaxis: { type: "category" }, yaxis: { title: { text: split === "posterior" ? "posterior mean, search split" : `score, ${split} split` }, range: [-0.03, 1.06] },
   }), CONFIG);
+}
+
+// ---- how well experts go together -----------------------------------------------------------------------------------
+
+function drawTogether() {
+  const facts = run().mergeability;
+  byId("together").hidden = !facts;
+  if (!facts) return;
+  const what = byId("together-select").value, { experts, places } = facts, percent = what === "conflicts";
+  const pairs = experts.flatMap((_, a) => experts.slice(a + 1).map((_, d) => [a, a + 1 + d]));
+  const name = ([a, b]) => `${experts[a]} · ${experts[b]}`;
+  const rows = pairs.map(([a, b]) => facts[what].map((place) => place[a][b]));
+  const narrow = window.innerWidth < 700;
+  byId("heat").style.height = `${150 + 30 * pairs.length}px`;
+  Plotly.react("heat", [{
+    type: "heatmap", z: rows, x: places, y: pairs.map(name), xgap: 1, ygap: 1, zmin: percent ? 0 : -1, zmax: percent ? 0.6 : 1, colorscale: percent ? [[0, "#f7fbff"], [1, "#08306b"]] : "RdBu",
+    text: rows.map((row) => row.map((v) => (percent ? Math.round(100 * v) : v.toFixed(2)))), texttemplate: places.length <= 14 && !narrow ? "%{text}" : "", textfont: { size: 10 },
+    colorbar: { tickformat: percent ? ".0%" : "+.1f", thickness: 12 }, hovertemplate: `%{y}, ${"layer"} %{x}: %{z:${percent ? ".0%" : "+.2f"}}<extra></extra>`,
+  }], layout({ height: 150 + 30 * pairs.length, xaxis: { type: "category", title: { text: "layer" } }, yaxis: { autorange: "reversed", tickfont: { size: narrow ? 9 : 12 } } }), CONFIG);
+  const sizes = experts.map((e, n) => `${e} ${(100 * facts.whole_sizes[n]).toFixed(1)} %`).join(", ");
+  const overall = pairs.map((pair) => `${name(pair)} cosine ${facts.whole_cosines[pair[0]][pair[1]].toFixed(2)}, conflicts ${Math.round(100 * facts.whole_conflicts[pair[0]][pair[1]])} %`).join("; ");
+  byId("together-note").textContent = `Sizes of the task vectors, beside the base's weights: ${sizes}. Over the whole model: ${overall}.`;
 }
 
 // ---- paths ----------------------------------------------------------------------------------------------------------
@@ -384,6 +429,7 @@ function drawRun() {
   byId("utility-control").hidden = run().utility.kind !== "weighted_sum";
   byId("own-option").textContent = "weighted sum, as the run was searched";
   nameFaces();
+  drawTogether();
   drawPaths();
   drawChoice();
 }
@@ -394,6 +440,7 @@ function start() {
   byId("run-control").hidden = runs.length === 1;
   if (runs.length === 1) byId("run-control").style.display = "none";
   select.addEventListener("change", () => { state.run = Number(select.value); drawRun(); });
+  byId("together-select").addEventListener("change", drawTogether);
   byId("utility-select").addEventListener("change", (event) => { state.utility = event.target.value; drawChoice(); });
   byId("split-select").addEventListener("change", (event) => { state.split = event.target.value; drawChoice(); });
   drawRuns();
