@@ -342,6 +342,30 @@ def evaluate(
 
 
 @app.command()
+def answers(
+    run: Run,
+    model: Annotated[str, typer.Argument(help="M03 as in front.csv, an expert, or base")],
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--task", help="Only this task, repeated"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a model of a run answered: prompt, reference, answer and score of a few search items."""
+    with exit_codes():
+        from hm3rl.files import RunFolder
+        from hm3rl.reporting.terminal import print_answers
+        from hm3rl.run.answers import answers_of
+
+        folder = RunFolder.finished(run)
+        found = answers_of(folder, model, task or [])
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            print_answers(out, found, folder.read_answers()["metrics"])
+
+
+@app.command()
 def pretrain(
     sources: Annotated[list[Path], typer.Argument(help="Folders of finished runs, and priors")],
     to: Annotated[Path, typer.Option("--to", help="File to write")] = Path("prior.zip"),

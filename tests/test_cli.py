@@ -143,6 +143,11 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
     assert_refused(call("pick", run, "--prefer", "math=1", "--at-least", "math=2"), "math=2")
     assert_refused(call("pick", run, "--prefer", "math=1", "--at-least", "poems=1"), "poems")
 
+    said = call("answers", run, "math", "--task", "math").stdout
+    assert said.startswith("math 0: exact_match ") and said.count("  reference  ") == 10
+    assert "code" not in json.loads(call("answers", run, "M00", "--task", "math", "--json").stdout)
+    assert_refused(call("answers", run, "M99"), "M99", "M00")
+
     halved = call("export", run, "M00", "--to", tmp_path / "first", "--dtype", "bfloat16")
     assert halved.exit_code == 0, halved.output
     card = (tmp_path / "first" / "README.md").read_text()

@@ -119,6 +119,9 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "references": summary.get("references", {}),  # older runs have none
         "mergeability": _mergeability(folder),
         "watched": summary.get("watched") or None,
+        "answers": folder.read_answers()
+        if folder.answers.is_file()
+        else None,  # none in older runs
         "seconds": summary["seconds"],
         "command": environment["command"],
         "versions": environment["versions"],

@@ -266,6 +266,23 @@ def _scores_of(choice: Choice, run: FinishedRun) -> Table:
     return table
 
 
+def print_answers(
+    console: Console,
+    answers: Mapping[str, Sequence[Mapping[str, Any]]],
+    metrics: Mapping[str, str],
+) -> None:
+    """Prompt, reference, answer and score of each item."""
+    for task, items in answers.items():
+        for number, one in enumerate(items):
+            title = f"{task} {number}: {metrics[task]} {one['score']:g}"
+            console.print(Text(title, style="bold"))
+            table = Table.grid(padding=(0, 2))
+            for name in ("prompt", "reference", "answer"):
+                table.add_row(f"  {name}", Text(one[name] if one[name].strip() else "(nothing)"))
+            console.print(table)
+            console.print()
+
+
 def evaluation_as_dict(evaluation: Evaluation, objectives: Sequence[str]) -> dict[str, Any]:
     """An evaluation as a JSON-ready mapping, without the scores of single items."""
     return {

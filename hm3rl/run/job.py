@@ -40,6 +40,7 @@ from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.posterior import Posterior
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.candidate import Candidate
+from hm3rl.run.answers import collect
 from hm3rl.run.build import build_problem, build_searcher, check_settings
 from hm3rl.run.references import Reference, score_references
 from hm3rl.run.sources import reopen_problem
@@ -200,6 +201,8 @@ def run_search(
             references = score_references(problem)
             summary["references"] = {name: one.to_dict() for name, one in references.items()}
             front, summary["watched"] = watched_scores(watching, problem, front, references)
+            models = {row.name: row.candidate for row in front}
+            folder.write_json(folder.answers, collect(problem, sources_of(problem), models))
             folder.mergeability.unlink(missing_ok=True)
             if len(problem.pool.mergeable) > 1:
                 facts = mergeability(problem.members.task_vectors)
@@ -286,6 +289,12 @@ def experts(problem: MergeProblem) -> list[Candidate]:
     """The experts as candidates."""
     depth = problem.pool.num_layers
     return [Candidate.whole(name, depth) for name in problem.pool.expert_names]
+
+
+def sources_of(problem: MergeProblem) -> dict[str, Candidate]:
+    """The experts and the base as candidates, by name."""
+    names = (*problem.pool.expert_names, problem.pool.base_name)
+    return {name: Candidate.whole(name, problem.members.num_layers(name)) for name in names}
 
 
 def experts_on_test(problem: MergeProblem) -> np.ndarray:
@@ -379,8 +388,7 @@ def watched_scores(
     """
     if watching is None:
         return list(front), {}
-    names = (*problem.pool.expert_names, problem.pool.base_name)
-    candidates = {name: Candidate.whole(name, problem.members.num_layers(name)) for name in names}
+    candidates = sources_of(problem)
     candidates |= {name: one.candidate for name, one in references.items()}
     candidates |= {row.name: row.candidate for row in front}
     found = scored(watching, candidates)

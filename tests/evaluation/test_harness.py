@@ -18,6 +18,7 @@ from hm3rl.evaluation import harness
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.harness import _run
 from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.evaluation.texts import Answerer
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.members import MemberSet
@@ -227,3 +228,19 @@ def test_what_is_no_single_task_of_text_is_refused(zoo_pool: ModelPool, write: W
     broken.write_text(broken.read_text().replace("docs.jsonl", "other.jsonl"))
     with pytest.raises(InputError, match="cannot load"):
         build(zoo_pool, broken)
+
+
+def test_what_a_model_said_is_kept_in_words(
+    zoo_pool: ModelPool, zoo_members: MemberSet, write: Write
+) -> None:
+    math = Candidate.whole("math", zoo_pool.num_layers)
+    task = build(zoo_pool, write(GENERATE), max_new_tokens=8)
+    said = Answerer(zoo_members, [task], "test", 3).answers(math)["own"]
+    assert [one.item for one in said] == list(task.items("test")[:3])
+    assert all(one.score == (one.text.strip() == one.item.reference.strip()) for one in said)
+    assert any(one.score == 1 for one in said)
+    # Of a multiple choice it is the choice that is most likely.
+    task = build(zoo_pool, write(CHOOSE, "{{gold}}"))
+    said = Answerer(zoo_members, [task], "test", 5).answers(math)["own"]
+    assert all(one.score == (one.text == one.item.reference) for one in said)
+    assert any(one.score == 1 for one in said)

@@ -137,6 +137,17 @@ def test_moving_a_slider_shows_the_best_model_for_that_preference(
         assert (
             browser.find_element(By.CSS_SELECTOR, "#strips tr.chosen td").text[:3] == best["name"]
         )
+    # The chosen model's answers stand beside the experts', for the task that is asked for.
+    kept = run["answers"]
+    browser.find_elements(By.CSS_SELECTOR, "#answers-select option")[1].click()
+    shown = browser.find_element(By.CSS_SELECTOR, "#answer-list article").text.split("\n")
+    assert kept["items"]["math"][0]["prompt"].strip().split("\n")[0] in shown
+    own = browser.find_element(By.CSS_SELECTOR, "#answer-list dt.own").text
+    assert own.startswith(browser.find_element(By.ID, "chosen-name").text.split()[1])
+    assert [line for line in shown if line.startswith("code ")]
+    # And how the experts go together, a row a pair.
+    drawn = browser.execute_script("return document.getElementById('heat').data[0].y")
+    assert drawn == ["translation · math", "translation · code", "math · code"]
     assert browser.get_log("browser") == []
 
 

@@ -212,6 +212,28 @@ function drawParallel(chosen) {
   }), CONFIG);
 }
 
+// ---- answers --------------------------------------------------------------------------------------------------------
+
+const SHOWN_ANSWERS = 4;
+
+function drawAnswers(chosen) {
+  const kept = run().answers, place = byId("answers");
+  place.hidden = !kept;
+  if (!kept) return;
+  const task = byId("answers-select").value, models = [...(chosen.name in kept.answers ? [chosen.name] : []), ...Object.keys(run().sources)];
+  const mark = (score) => (score >= 1 ? "✓" : score <= 0 ? "✗" : "~");
+  const articles = kept.items[task].slice(0, SHOWN_ANSWERS).map((item, n) => {
+    const rows = [["prompt", item.prompt, ""], ["reference", item.reference, ""]];
+    for (const model of models) {
+      const [text, score] = kept.answers[model][task][n];
+      rows.push([`${model} ${mark(score)} ${score}`, text.trim() ? text : "(nothing)", model === chosen.name ? "own" : ""]);
+    }
+    return make("article", {}, make("dl", {}, ...rows.flatMap(([name, text, own]) => [make("dt", { textContent: name, className: own }), make("dd", { textContent: text })])));
+  });
+  if (models[0] !== chosen.name) articles.unshift(make("p", { className: "note", textContent: `The run keeps no answers of ${chosen.name}.` }));
+  byId("answer-list").replaceChildren(...articles);
+}
+
 // ---- how well experts go together -----------------------------------------------------------------------------------
 
 function drawTogether() {
@@ -418,6 +440,7 @@ function drawChoice() {
   drawChosen(chosen);
   drawPairs(chosen);
   drawParallel(chosen);
+  drawAnswers(chosen);
   markStrip(chosen);
 }
 
@@ -440,6 +463,10 @@ function start() {
   byId("run-control").hidden = runs.length === 1;
   if (runs.length === 1) byId("run-control").style.display = "none";
   select.addEventListener("change", () => { state.run = Number(select.value); drawRun(); });
+  // Objectives without items, as the length of the path, have no answers.
+  const asked = tasks.filter((task) => runs.some((one) => one.answers && task in one.answers.items));
+  byId("answers-select").append(...asked.map((task) => make("option", { value: task, textContent: task })));
+  byId("answers-select").addEventListener("change", () => drawAnswers(choose()));
   byId("together-select").addEventListener("change", drawTogether);
   byId("utility-select").addEventListener("change", (event) => { state.utility = event.target.value; drawChoice(); });
   byId("split-select").addEventListener("change", (event) => { state.split = event.target.value; drawChoice(); });
