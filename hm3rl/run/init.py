@@ -12,8 +12,11 @@ import yaml
 
 from hm3rl.config.values import LONGEST_NAME, shown
 from hm3rl.errors import InputError
+from hm3rl.export.sources import stored_dtype, widest
 from hm3rl.files import write_text
+from hm3rl.models.loading import is_adapter
 from hm3rl.models.zoo import resolve_source
+from hm3rl.run.build import DTYPES
 
 LONGEST_ANSWER = 64
 """Tokens of an answer where the models have room for that."""
@@ -46,6 +49,37 @@ def split_pairs(words: Sequence[str], what: str) -> dict[str, str]:
             raise InputError(f"{what} {name} is given twice", "give every name once")
         pairs[name] = value
     return pairs
+
+
+COMMENTS = {
+    "budget": "models that are scored; 30 show how long one takes",
+    "dtype": "as the sources are stored; on a CPU without bfloat16 units float32 is quicker",
+    "device": "cuda on a GPU",
+    "max_new_tokens": "longest answer in tokens; longer ones are cut there",
+    "chat_template": "true for models that follow instructions",
+}
+"""What stands beside the keys that people change, the first time each of them occurs."""
+
+
+def _with_comments(body: str) -> str:
+    """YAML with a comment beside the first of each key of `COMMENTS`."""
+    left, lines = dict(COMMENTS), []
+    for line in body.splitlines():
+        comment = left.pop(line.strip().partition(":")[0], None)
+        lines.append(line if comment is None else f"{line}  # {comment}")
+    return "\n".join(lines) + "\n"
+
+
+def _stored_dtype(sources: Sequence[str]) -> str:
+    """The precision that holds all full checkpoints exactly, of those that a pool can have.
+
+    Raises:
+        InputError: A folder holds no usable weights.
+    """
+    folders = [resolve_source(source) for source in sources]
+    stored = widest({stored_dtype(folder) for folder in folders if not is_adapter(folder)})
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return names.get(stored, "float32")
 
 
 def _answer_tokens(base: str) -> int:
@@ -125,7 +159,7 @@ def write_config(
         if not folder.startswith("zoo:") and not Path(folder).is_dir():
             what = label if label == "--base" else f"--expert {label}"
             raise InputError(f"{what}: no such folder: {folder}", DOWNLOAD)
-    answer = _answer_tokens(base)
+    answer, dtype = _answer_tokens(base), _stored_dtype([base, *folders.values()])
     entries: dict[str, dict[str, object]] = {}
     for task, value in split_pairs(tasks, "--task").items():
         entries[task] = _task(task, value, answer)
@@ -151,7 +185,7 @@ def write_config(
             "pool": {
                 "base": absolute.pop(""),
                 "experts": absolute,
-                "dtype": "bfloat16",
+                "dtype": dtype,
                 "device": "cpu",
             },
             "tasks": entries,
@@ -164,5 +198,5 @@ def write_config(
         "# One objective for each task; each item belongs to search or test by its hash.\n"
         "defaults:\n  - override /pool: own\n  - override /tasks: own\n\n"
     )
-    write_text(target, head + body)
+    write_text(target, head + _with_comments(body))
     return target
