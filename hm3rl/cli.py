@@ -463,12 +463,16 @@ def init(
         typer.Option("--task", help="NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK, repeated"),
     ],
     name: Annotated[str, typer.Option(help="Name of the experiment")] = "mine",
+    fields: Annotated[
+        Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--fields", help="prompt=question: what the files call it, repeated"),
+    ] = None,
 ) -> None:
     """Write a config for your own models and data: start here."""
     with exit_codes():
         from hm3rl.run.init import write_config
 
-        path = write_config(directory, name, base, expert, task)
+        path = write_config(directory, name, base, expert, task, fields or [])
         out.print(f"wrote {path}", markup=False)
         folder = shlex.quote(str(directory))
         out.print(

@@ -93,14 +93,20 @@ class JsonlSettings(OwnTaskSettings):
     """Items of one's own: `jsonl`.
 
     Attributes:
-        path: File with one JSON object a line (prompt, reference, optionally tests);
-            `items:FILE` is one that the package brings.
-        metric: `exact_match` (if empty), `chrf` or `pass_at_1`.
+        path: File with one JSON object a line (prompt, reference, optionally tests), or a .csv file
+            with these columns; `items:FILE` is one that the package brings.
+        fields: What the file calls them, for example `{prompt: question, reference: answer}`; other
+            fields of its lines are then passed over.
+        metric: `exact_match` (if empty), `contains`, `number` (the last one of the answer), `regex`
+            (the reference is one), `chrf` or `pass_at_1`.
+        tolerance: Largest difference of two numbers that are the same to the metric `number`.
         chat_template: Whether prompts go through the tokenizer's chat template.
     """
 
     path: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
     metric: str = ""
+    tolerance: float = number(0.0, least=0)
     chat_template: bool = False
 
 

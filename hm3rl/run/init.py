@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -17,16 +17,15 @@ from hm3rl.files import write_text
 from hm3rl.models.loading import is_adapter
 from hm3rl.models.zoo import resolve_source
 from hm3rl.run.build import DTYPES
+from hm3rl.tasks.metrics import METRICS
 
 LONGEST_ANSWER = 64
 """Tokens of an answer where the models have room for that."""
 
-METRICS = ("exact_match", "chrf", "pass_at_1")
-
-
 FORMS = {
     "--expert": "NAME=FOLDER",
     "--sources": "NAME=FOLDER",
+    "--fields": "prompt=NAME, reference=NAME",
     "--task": "NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK",
 }
 """How the words of an option are written."""
@@ -97,7 +96,7 @@ def _answer_tokens(base: str) -> int:
         raise InputError(f"--base: {file} cannot be read", "give a checkpoint folder") from None
 
 
-def _task(name: str, value: str, answer: int) -> dict[str, object]:
+def _task(name: str, value: str, answer: int, fields: Mapping[str, str]) -> dict[str, object]:
     """The entry of one `--task NAME=VALUE`; `answer` is the longest one, in tokens.
 
     Raises:
@@ -124,6 +123,7 @@ def _task(name: str, value: str, answer: int) -> dict[str, object]:
     return {
         "kind": "jsonl",
         "path": str(Path(path).resolve()),
+        **({"fields": dict(fields)} if fields else {}),
         "metric": metric,
         "max_new_tokens": answer,
         "chat_template": False,
@@ -131,7 +131,12 @@ def _task(name: str, value: str, answer: int) -> dict[str, object]:
 
 
 def write_config(
-    directory: Path, name: str, base: str, experts: Sequence[str], tasks: Sequence[str]
+    directory: Path,
+    name: str,
+    base: str,
+    experts: Sequence[str],
+    tasks: Sequence[str],
+    fields: Sequence[str] = (),
 ) -> Path:
     """Write `directory/experiment/NAME.yaml`.
 
@@ -141,6 +146,7 @@ def write_config(
         base: Folder of the base model.
         experts: `NAME=FOLDER` for each expert.
         tasks: `NAME=FILE.jsonl`, `NAME=FILE.jsonl:metric` or `NAME=lm_eval:TASK` for each task.
+        fields: What the files call `prompt`, `reference` and `tests`: `prompt=question`.
 
     Returns:
         The file written.
@@ -162,7 +168,7 @@ def write_config(
     answer, dtype = _answer_tokens(base), _stored_dtype([base, *folders.values()])
     entries: dict[str, dict[str, object]] = {}
     for task, value in split_pairs(tasks, "--task").items():
-        entries[task] = _task(task, value, answer)
+        entries[task] = _task(task, value, answer, split_pairs(fields, "--fields"))
     if not folders or not entries:
         raise InputError("no expert or no task given", "give --expert and --task at least once")
     target = directory / "experiment" / f"{name}.yaml"

@@ -105,6 +105,8 @@ def jsonl(name: str, settings: JsonlSettings, tools: TaskTools) -> Task:
         name,
         settings.path,
         metric=settings.metric or "exact_match",
+        fields=settings.fields,
+        tolerance=settings.tolerance,
         max_new_tokens=settings.max_new_tokens or JSONL_MAX_NEW_TOKENS,
         tokenizer=tools.tokenizer if settings.chat_template else None,
         runner=tools.runner,

@@ -55,6 +55,21 @@ def test_a_task_of_the_harness_is_named_by_its_name(tmp_path: Path, data: Path, 
     assert {name: t.lm_eval for name, t in harness.items()} == {"arc": "arc_easy", "own": str(own)}
 
 
+def test_other_names_of_fields_and_a_metric_are_written(tmp_path: Path):
+    file = tmp_path / "gsm.csv"
+    file.write_text("question,answer\n")
+    names = ["prompt=question", "reference=answer"]
+    written = write_config(
+        tmp_path / "conf", "mine", "zoo:base", ["m=zoo:math"], [f"gsm={file}:number"], names
+    )
+    settings = compose_settings(
+        [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", f"experiment={written.stem}"]
+    )
+    task = settings.tasks["gsm"]
+    assert task.fields == {"prompt": "question", "reference": "answer"}
+    assert (task.metric, task.path) == ("number", str(file))
+
+
 def test_the_precision_is_that_of_the_sources(tmp_path: Path, data: Path, save_pool, tiny_config):
     folders = save_pool(tmp_path / "pool", tiny_config(), ("a",))
     for name, dtype in (("base", torch.bfloat16), ("a", torch.bfloat16)):

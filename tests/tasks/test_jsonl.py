@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Callable
@@ -213,6 +214,57 @@ def test_an_unknown_metric_and_missing_tests_are_refused(write: Writer) -> None:
         JsonlTask("own", write(rows()), metric="bleu")
     with pytest.raises(InputError, match="line 1: pass_at_1 needs tests"):
         JsonlTask("own", write(rows()), metric="pass_at_1")
+
+
+def test_other_names_of_fields_and_numbers_as_references_are_read(write: Writer) -> None:
+    lines = [{"question": f"w{i}?", "answer": i, "source": "web"} for i in range(60)]
+    names = {"prompt": "question", "reference": "answer"}
+    task = JsonlTask("own", write(lines), metric="number", fields=names)
+    items = task.items("search")
+    assert items[0].prompt.endswith("?") and items[0].reference in items[0].prompt
+    assert task.score(items[:2], [f"So it is {items[0].reference}.", "none"]) == [1.0, 0.0]
+    with pytest.raises(InputError, match="has unknown fields: answer, question, source"):
+        JsonlTask("own", write(lines))
+    with pytest.raises(InputError, match="line 1 has no field 'Question'") as refused:
+        JsonlTask("own", write(lines), fields={"prompt": "Question"})
+    assert "it has question, answer, source" in refused.value.remedy
+    with pytest.raises(InputError, match="fields names poem"):
+        JsonlTask("own", write(lines), fields={"poem": "question"})
+
+
+def test_a_csv_file_has_the_items_of_the_same_json_lines(write: Writer, tmp_path: Path) -> None:
+    lines = [{"prompt": f'say "w{i}",\nplease', "reference": f"w{i}"} for i in range(60)]
+    table = tmp_path / "own.csv"
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ("prompt", "reference"))
+        writer.writeheader()
+        writer.writerows(lines)
+    read, same = JsonlTask("own", table), JsonlTask("own", write(lines))
+    assert all(read.items(split) == same.items(split) for split in SPLITS)
+    table.write_text("prompt,reference\nw1,w1,w1\n")
+    with pytest.raises(InputError, match="line 2 has not the 2 cells"):
+        JsonlTask("own", table)
+    table.write_text("prompt,reference,tests\nw1,w1,\"[['f', 1\"\n")
+    with pytest.raises(InputError, match="line 2: tests is not JSON"):
+        JsonlTask("own", table, metric="pass_at_1")
+
+
+def test_references_that_a_metric_can_make_nothing_of_are_refused(write: Writer) -> None:
+    with pytest.raises(InputError, match="line 1: the reference 'none' holds no number"):
+        JsonlTask("own", write([{"prompt": "w1", "reference": "none"}]), metric="number")
+    with pytest.raises(InputError, match="line 1: the reference is no regular expression"):
+        JsonlTask("own", write([{"prompt": "w1", "reference": "(w"}]), metric="regex")
+
+
+def test_a_tolerance_is_part_of_the_version(write: Writer) -> None:
+    path = write(rows())
+    exact, loose = (
+        JsonlTask("own", path, metric="number", tolerance=tolerance) for tolerance in (0.0, 0.5)
+    )
+    assert loose.version == exact.version + "+tolerance 0.5"
+    item = loose.items("search")[0]
+    near = str(float(item.reference[1:]) + 0.4)
+    assert (loose.score([item], [near]), exact.score([item], [near])) == ([1.0], [0.0])
 
 
 def test_too_few_lines_and_a_missing_file_are_refused(write: Writer, tmp_path: Path) -> None:
