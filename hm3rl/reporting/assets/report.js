@@ -9,8 +9,10 @@ const state = { run: 0, split: "search", utility: "balance", weights: tasks.map(
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const PHASES = { parameter: ["#0072b2", "square"], offline: ["#e69f00", "triangle-up"], online: ["#009e73", "circle"] };
-const CONFIG = { displaylogo: false, displayModeBar: window.innerWidth < 700 ? false : "hover", responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
-const FONT = { family: "system-ui, sans-serif", size: 13, color: "#1b1f24" };
+const DARK = window.matchMedia("(prefers-color-scheme: dark)").matches, NARROW = window.innerWidth < 700;
+const [INK, BACK, GRID, AXIS, FAINT] = DARK ? ["#e8ebef", "#14171b", "#2b3138", "#77818c", "rgba(190,200,210,.35)"] : ["#111", "#fff", "#e4e8ed", "#9aa3ad", "rgba(60,70,80,.28)"];
+const CONFIG = { displaylogo: false, displayModeBar: NARROW ? false : "hover", responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+const FONT = { family: "system-ui, sans-serif", size: 13, color: DARK ? INK : "#1b1f24" };
 
 const byId = (id) => document.getElementById(id);
 const run = () => runs[state.run];
@@ -21,7 +23,7 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const fixed = (value, digits = NARROW ? 2 : 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 // An objective to be minimised is shown as its cost, of which the utility is 1 - cost / worst.
 const heading = (task) => (task in run().minimised ? `${task} ↓` : task);
 function shown(task, value, error) {
@@ -33,9 +35,9 @@ const scoreText = (value, error) => `${fixed(value)} ± ${fixed(error)}`;
 const label = (one) => `${one.name} · ${one.searcher} · seed ${one.seed}`;
 
 function layout(extra) {
-  const axis = { gridcolor: "#e4e8ed", zerolinecolor: "#e4e8ed", linecolor: "#9aa3ad", automargin: true };
+  const axis = { gridcolor: GRID, zerolinecolor: GRID, linecolor: AXIS, automargin: true };
   return {
-    font: FONT, paper_bgcolor: "#fff", plot_bgcolor: "#fff", hovermode: "closest", hoverlabel: { align: "left" },
+    font: FONT, paper_bgcolor: BACK, plot_bgcolor: BACK, hovermode: "closest", hoverlabel: { align: "left" },
     margin: { l: 55, r: 15, t: 32, b: 50 }, ...extra,
     xaxis: { ...axis, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
   };
@@ -163,25 +165,37 @@ function pairTraces(i, j, chosen) {
   }
   traces.push({
     type: "scatter", mode: "markers", name: "front", x: front.map((m) => m[split][i]), y: front.map((m) => m[split][j]),
-    marker: { symbol: "circle-open", size: 9, color: "#111", line: { width: 1.3 } }, hoverinfo: "text", text: front.map((m) => hover(m, split)),
+    marker: { symbol: "circle-open", size: 9, color: INK, line: { width: 1.3 } }, hoverinfo: "text", text: front.map((m) => hover(m, split)),
   });
   const sources = Object.entries(run().sources);
   traces.push({
-    type: "scatter", mode: "markers+text", name: "experts", x: sources.map(([, s]) => s[split][i]), y: sources.map(([, s]) => s[split][j]),
-    text: sources.map(([name]) => name), textposition: sources.map(([, s]) => (s[split][i] > 0.7 ? "middle left" : "middle right")),
-    marker: { symbol: "star", size: 13, color: "#111" }, hoverinfo: "text",
+    type: "scatter", mode: "markers", name: "experts", x: sources.map(([, s]) => s[split][i]), y: sources.map(([, s]) => s[split][j]),
+    text: sources.map(([name, s]) => `${name}<br>${tasks.map((t, k) => `${t} ${fixed(s[split][k])}`).join("<br>")}`),
+    marker: { symbol: "star", size: 13, color: INK }, hoverinfo: "text",
   });
   const blends = Object.entries(run().references).filter(([, s]) => split in s);
   traces.push({
     type: "scatter", mode: "markers", name: "uniform blends", x: blends.map(([, s]) => s[split][i]), y: blends.map(([, s]) => s[split][j]),
-    marker: { symbol: "x", size: 9, color: "#111" }, hoverinfo: "text",
+    marker: { symbol: "x", size: 9, color: INK }, hoverinfo: "text",
     text: blends.map(([name, s]) => `${name}<br>${tasks.map((t, k) => `${t} ${scoreText(s[split][k], s[split + "_se"][k])}`).join("<br>")}`),
   });
   traces.push({
     type: "scatter", mode: "markers", name: "chosen", x: [chosen[split][i]], y: [chosen[split][j]], hoverinfo: "text", text: [hover(chosen, split)],
-    marker: { symbol: "diamond", size: 13, color: "#d55e00", line: { color: "#111", width: 1.5 } },
+    marker: { symbol: "diamond", size: 13, color: "#d55e00", line: { color: INK, width: 1.5 } },
   });
   return traces;
+}
+
+// Names of the experts beside their stars, on the page's colour so that points do not run through them, and moved up where two would meet.
+function namesOf(i, j) {
+  const placed = [];
+  return Object.entries(run().sources).sort((a, b) => a[1][state.split][j] - b[1][state.split][j]).map(([text, s]) => {
+    const x = s[state.split][i], y = s[state.split][j], left = x > 0.6;
+    let shift = 0;
+    while (placed.some((other) => Math.abs(other.x - x) < 0.5 && Math.abs(other.y + other.shift / 250 - y - shift / 250) < 0.065)) shift += 4;
+    placed.push({ x, y, shift });
+    return { x, y, text, showarrow: false, xanchor: left ? "right" : "left", xshift: left ? -9 : 9, yshift: shift, bgcolor: DARK ? "rgba(20,23,27,.75)" : "rgba(255,255,255,.75)", borderpad: 1, font: { size: 12 } };
+  });
 }
 
 function drawPairs(chosen) {
@@ -190,7 +204,7 @@ function drawPairs(chosen) {
   if (!place.children.length) place.append(...pairs.map(([i, j]) => make("div", { className: "plot", id: `pair-${i}-${j}` })));
   for (const [i, j] of pairs) {
     Plotly.react(`pair-${i}-${j}`, pairTraces(i, j, chosen), layout({
-      showlegend: false, xaxis: { title: { text: tasks[i] }, range: [-0.03, 1.06] }, yaxis: { title: { text: tasks[j] }, range: [-0.03, 1.06] },
+      showlegend: false, annotations: namesOf(i, j), xaxis: { title: { text: tasks[i] }, range: [-0.03, 1.06] }, yaxis: { title: { text: tasks[j] }, range: [-0.03, 1.06] },
     }), CONFIG);
   }
 }
@@ -199,8 +213,8 @@ function drawParallel(chosen) {
   const split = state.split;
   const line = (model) => ({
     type: "scatter", mode: "lines+markers", showlegend: model === chosen, x: tasks, y: model[split], name: model.name, hoverinfo: "text", text: tasks.map(() => hover(model, split)),
-    line: model === chosen ? { color: "#d55e00", width: 4 } : { color: "rgba(60,70,80,.28)", width: 1 },
-    marker: model === chosen ? { symbol: "diamond", size: 11, color: "#d55e00", line: { color: "#111", width: 1.5 } } : { size: 4, color: "rgba(60,70,80,.4)" },
+    line: model === chosen ? { color: "#d55e00", width: 4 } : { color: FAINT, width: 1 },
+    marker: model === chosen ? { symbol: "diamond", size: 11, color: "#d55e00", line: { color: INK, width: 1.5 } } : { size: 4, color: FAINT },
   });
   const models = run().front.filter((m) => m !== chosen).concat([chosen]);
   const beside = Object.entries({ ...run().sources, ...run().references }).filter(([, s]) => split in s).map(([name, s], n) => ({
@@ -244,13 +258,12 @@ function drawTogether() {
   const pairs = experts.flatMap((_, a) => experts.slice(a + 1).map((_, d) => [a, a + 1 + d]));
   const name = ([a, b]) => `${experts[a]} · ${experts[b]}`;
   const rows = pairs.map(([a, b]) => facts[what].map((place) => place[a][b]));
-  const narrow = window.innerWidth < 700;
   byId("heat").style.height = `${150 + 30 * pairs.length}px`;
   Plotly.react("heat", [{
     type: "heatmap", z: rows, x: places, y: pairs.map(name), xgap: 1, ygap: 1, zmin: percent ? 0 : -1, zmax: percent ? 0.6 : 1, colorscale: percent ? [[0, "#f7fbff"], [1, "#08306b"]] : "RdBu",
-    text: rows.map((row) => row.map((v) => (percent ? Math.round(100 * v) : v.toFixed(2)))), texttemplate: places.length <= 14 && !narrow ? "%{text}" : "", textfont: { size: 10 },
+    text: rows.map((row) => row.map((v) => (percent ? Math.round(100 * v) : v.toFixed(2)))), texttemplate: places.length <= 14 && !NARROW ? "%{text}" : "", textfont: { size: 10 },
     colorbar: { tickformat: percent ? ".0%" : "+.1f", thickness: 12 }, hovertemplate: `%{y}, ${"layer"} %{x}: %{z:${percent ? ".0%" : "+.2f"}}<extra></extra>`,
-  }], layout({ height: 150 + 30 * pairs.length, xaxis: { type: "category", title: { text: "layer" } }, yaxis: { autorange: "reversed", tickfont: { size: narrow ? 9 : 12 } } }), CONFIG);
+  }], layout({ height: 150 + 30 * pairs.length, xaxis: { type: "category", title: { text: "layer" } }, yaxis: { autorange: "reversed", tickfont: { size: NARROW ? 9 : 12 } } }), CONFIG);
   const sizes = experts.map((e, n) => `${e} ${(100 * facts.whole_sizes[n]).toFixed(1)} %`).join(", ");
   const overall = pairs.map((pair) => `${name(pair)} cosine ${facts.whole_cosines[pair[0]][pair[1]].toFixed(2)}, conflicts ${Math.round(100 * facts.whole_conflicts[pair[0]][pair[1]])} %`).join("; ");
   byId("together-note").textContent = `Sizes of the task vectors, beside the base's weights: ${sizes}. Over the whole model: ${overall}.`;
@@ -415,10 +428,9 @@ function drawTime() {
   }));
   const height = 180 + 34 * runs.length;
   byId("bars").style.height = `${height}px`;
-  const narrow = window.innerWidth < 700;
   Plotly.newPlot("bars", traces, layout({
     barmode: "stack", legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal" }, margin: { l: 55, r: 15, t: 90, b: 50 }, height,
-    xaxis: { title: { text: "seconds of the search" } }, yaxis: { autorange: "reversed", showticklabels: !narrow || runs.length > 1, tickfont: { size: narrow ? 9 : 13 } },
+    xaxis: { title: { text: "seconds of the search" } }, yaxis: { autorange: "reversed", showticklabels: !NARROW || runs.length > 1, tickfont: { size: NARROW ? 9 : 13 } },
   }), CONFIG);
 }
 
