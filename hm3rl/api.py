@@ -48,6 +48,7 @@ from hm3rl.models.loading import is_adapter
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.zoo import resolve_source
 from hm3rl.objectives.preferences import parse_preference
+from hm3rl.objectives.utility import BALANCE
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
 from hm3rl.reporting.csv_logger import CsvLogger
@@ -97,14 +98,18 @@ def _search_path(config_dir: str | Path | None) -> list[str]:
     return [search_path(folder)]
 
 
-def check(chosen: RunSettings) -> dict[str, str]:
-    """What `hm3rl check` says of a configuration; nothing is scored.
+def check(chosen: RunSettings, score: bool = False) -> dict[str, str]:
+    """What `hm3rl check` says of a configuration; nothing is scored, unless asked.
+
+    Args:
+        chosen: The configuration.
+        score: Whether to score the sources and the uniform blends, and to compare task vectors.
 
     Raises:
         InputError: What a search would refuse before its first evaluation.
     """
     resolve_mode(chosen.logging.wandb)
-    return check_report(chosen)
+    return check_report(chosen, score)
 
 
 def search(
@@ -188,7 +193,7 @@ def _listeners(
     folder: RunFolder, run: RunSettings, console: Console | None = None
 ) -> Sequence[RunLogger]:
     """Who listens to a run."""
-    listeners: list[RunLogger] = [CsvLogger(folder, list(run.tasks))]
+    listeners: list[RunLogger] = [CsvLogger(folder, list(run.objectives))]
     if console is not None and run.logging.progress:
         listeners.append(ProgressLogger(run.budget, console, folder.path))
     if resolve_mode(run.logging.wandb) != "disabled":
@@ -229,7 +234,8 @@ def _finish_folder(chosen: RunSettings, result: SearchResult, logged: bool) -> N
 def write_pictures(run: FinishedRun) -> None:
     """Draw pareto.png and hypervolume.png of a finished run."""
     rows = read_evaluations(run.folder.evaluations)
-    sources = {name: scores["search"] for name, scores in run.summary["sources"].items()}
+    beside = {**run.summary["sources"], **run.summary.get("references", {})}
+    sources = {name: scores["search"] for name, scores in beside.items()}
     front = [row["key"] for row in run.front_rows()]
     minimised = run.summary.get("minimised", {})
     labels = {name: definition(name, minimised) for name in minimised}
@@ -265,6 +271,8 @@ def pick(
     budget: int = 0,
     evaluate: bool = True,
     by: str | None = None,
+    utility: str = BALANCE,
+    at_least: Mapping[str, float] | None = None,
 ) -> Choice:
     """The model for a preference.
 
@@ -274,14 +282,18 @@ def pick(
         budget: Further evaluations to refine the choice with.
         evaluate: Whether anything is scored; without, the decoded path is returned as it is.
         by: Whether `posterior` means or `scores` are compared; None: means if the run has them.
+        utility: `balance` (good at all that is preferred), or `run` (what it was searched by).
+        at_least: Scores that the model must have, by task; of one to be minimised the highest cost.
 
     Returns:
         The choice.
 
     Raises:
-        InputError: The preference names no task, or sums to zero; `by` is nothing the run has.
+        InputError: The preference names no task, or sums to zero; `by` or `utility` is nothing the
+            run has; no model has those scores.
     """
-    return pick_choice(run, parse_preference(preference, run.objectives), budget, evaluate, by=by)
+    goal = parse_preference(preference, run.objectives)
+    return pick_choice(run, goal, budget, evaluate, by=by, utility=utility, at_least=at_least)
 
 
 def export(
@@ -294,8 +306,9 @@ def export(
 ) -> ExportReport:
     """Write a candidate as a plain Hugging Face checkpoint and check it by loading it again.
 
-    A model written in another precision than it was searched in is another model: it is scored
-    again, on the same split, and the card says those scores. So is one with a folded alignment.
+    The card says the scores on the split of `evaluation` and on the test split. A model written in
+    another precision than it was searched in is another model: it is scored again, on the same
+    splits, and the card says those scores. So is one with a folded alignment.
 
     Args:
         run: The run it belongs to.
@@ -314,21 +327,29 @@ def export(
     """
     written = dtype or run.settings.pool.dtype
     precision(written)
-    chosen = replace(run.settings, pool=replace(run.settings.pool, dtype=written))
-    split = evaluation.split if evaluation is not None else "search"
+    tasks = run.settings.objectives
+    chosen = replace(run.settings, pool=replace(run.settings.pool, dtype=written), tasks=tasks)
+    splits = dict.fromkeys((evaluation.split if evaluation is not None else "search", "test"))
     changed = written != run.settings.pool.dtype or candidate.alignment != "none"
     run.problem.members.admit(candidate)
+    known: list[Evaluation] = []
+    if evaluation is not None and not changed:
+        known = [evaluation]
+        known += [run.problem.rescore([candidate])[0]] * (evaluation.split != "test")
     return export_candidate(
         candidate,
         run.problem.members,
         Path(to),
-        evaluation=evaluation,
+        evaluations=known,
         objectives=run.objectives,
+        minimised=run.problem.evaluator.minimised,
         seed=run.settings.seed,
         command=run.folder.read_environment()["command"],
         shard_bytes=shard_bytes,
         dtype=precision(written),
-        rescore=(lambda folder: evaluate(folder, chosen, split)) if changed else None,
+        rescore=(lambda folder: [evaluate(folder, chosen, split) for split in splits])
+        if changed
+        else None,
     )
 
 

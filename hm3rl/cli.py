@@ -139,6 +139,9 @@ def check(
         typer.Option("--recipe", help="Check a recipe.yaml or mergekit file instead of a search"),
     ] = None,
     vocabulary: Vocabulary = "refuse",
+    score: Annotated[
+        bool, typer.Option("--score", help="Score sources and uniform blends: is it worth it?")
+    ] = False,
     config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
@@ -146,20 +149,24 @@ def check(
     with exit_codes():
         from hm3rl import api
         from hm3rl.reporting.terminal import print_facts
+        from hm3rl.run.preflight import REFUSED
         from hm3rl.run.recipe_check import recipe_report
 
-        if recipe is not None and overrides:
+        others = [*(overrides or []), *(["--score"] if score else [])]
+        if recipe is not None and others:
             raise InputError(
-                f"--recipe and {overrides[0]} together", "check either a recipe or a search"
+                f"--recipe and {others[0]} together", "check either a recipe or a search"
             )
         if recipe is not None:
             report = recipe_report(recipe, vocabulary=vocabulary)
         else:
-            report = api.check(api.settings(*(overrides or []), config_dir=config_dir))
+            report = api.check(api.settings(*(overrides or []), config_dir=config_dir), score)
         if as_json:
             typer.echo(json.dumps(report, indent=2))
         else:
             print_facts(out, report)
+        if REFUSED in report:
+            raise typer.Exit(2)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -238,6 +245,14 @@ def pick(
             show_default="posterior where the run has it",
         ),
     ] = None,
+    utility: Annotated[
+        str,
+        typer.Option(help="balance (good at all that is preferred), or run (as it was searched)"),
+    ] = "balance",
+    at_least: Annotated[
+        Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--at-least", help="math=0.6: a score it must have, repeated or in quotes"),
+    ] = None,
     export: Annotated[
         Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
         typer.Option(help="Write the model to this folder"),
@@ -251,7 +266,7 @@ def pick(
     with exit_codes():
         from hm3rl import api
         from hm3rl.export.weights import parse_size
-        from hm3rl.objectives.preferences import parse_preference_text
+        from hm3rl.objectives.preferences import parse_bounds_text, parse_preference_text
         from hm3rl.reporting.terminal import choice_as_dict, print_choice
         from hm3rl.run.init import split_pairs
 
@@ -263,11 +278,12 @@ def pick(
             api.precision(dtype)
         weights = parse_preference_text([*prefer, *(more or [])], opened.objectives)
         preference = dict(zip(opened.objectives, map(float, weights), strict=True))
-        choice = api.pick(opened, preference, budget=budget, evaluate=not no_eval, by=by)
+        bounds = parse_bounds_text(at_least or [], opened.objectives)
+        choice = api.pick(opened, preference, budget, not no_eval, by, utility, bounds)
         if as_json:
             typer.echo(json.dumps(choice_as_dict(choice, opened.objectives), indent=2))
         else:
-            print_choice(out, choice, opened.objectives, opened.utility)
+            print_choice(out, choice, opened)
         if export is not None:
             report = api.export(
                 opened, choice.candidate, export, choice.evaluation, dtype, shard_bytes
@@ -362,6 +378,30 @@ def evaluate(
             print_evaluation(out, result, list(settings.tasks))
         if result.status != "ok":
             raise typer.Exit(1)
+
+
+@app.command()
+def answers(
+    run: Run,
+    model: Annotated[str, typer.Argument(help="M03 as in front.csv, an expert, or base")],
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--task", help="Only this task, repeated"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a model of a run answered: prompt, reference, answer and score of a few search items."""
+    with exit_codes():
+        from hm3rl.files import RunFolder
+        from hm3rl.reporting.terminal import print_answers
+        from hm3rl.run.answers import answers_of
+
+        folder = RunFolder.finished(run)
+        found = answers_of(folder, model, task or [])
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            print_answers(out, found, folder.read_answers()["metrics"])
 
 
 @app.command()
@@ -462,15 +502,23 @@ def init(
         typer.Option("--task", help="NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK, repeated"),
     ],
     name: Annotated[str, typer.Option(help="Name of the experiment")] = "mine",
+    fields: Annotated[
+        Optional[list[str]],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--fields", help="prompt=question: what the files call it, repeated"),
+    ] = None,
 ) -> None:
     """Write a config for your own models and data: start here."""
     with exit_codes():
         from hm3rl.run.init import write_config
 
-        path = write_config(directory, name, base, expert, task)
+        path = write_config(directory, name, base, expert, task, fields or [])
         out.print(f"wrote {path}", markup=False)
         folder = shlex.quote(str(directory))
-        out.print(f"next: hm3rl check --config-dir {folder} experiment={name}", markup=False)
+        out.print(
+            f"next: hm3rl check --config-dir {folder} experiment={name} --score",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 @app.command()

@@ -110,6 +110,16 @@ class RunFolder:
         return self.path / "posterior.csv"
 
     @property
+    def mergeability(self) -> Path:
+        """Facts about the experts' task vectors, if two or more of them can be merged."""
+        return self.path / "mergeability.json"
+
+    @property
+    def answers(self) -> Path:
+        """What sources and front answered to a few items."""
+        return self.path / "answers.json"
+
+    @property
     def front(self) -> Path:
         """The front, search and test scores."""
         return self.path / "front.csv"
@@ -192,6 +202,12 @@ class RunFolder:
         """Rows of front.csv."""
         with self._reading(self.front):
             return _csv_rows(self.front, ("name", "key", "on_test_front", "path"))
+
+    def read_answers(self) -> dict[str, Any]:
+        """Contents of answers.json."""
+        with self._reading(self.answers):
+            found = json.loads(self.answers.read_text(encoding="utf-8"))
+            return {name: found[name] for name in ("split", "metrics", "items", "answers")}
 
     def read_posterior(self) -> list[dict[str, str]]:
         """Rows of posterior.csv."""

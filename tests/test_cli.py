@@ -123,7 +123,9 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
 
     sections = json.loads(call("store", run, "--json").stdout)
     assert {s["split"]: s["failed"] for s in sections} == {"search": 0, "test": 0}
-    assert sections[0]["evaluations"] == 4 + 12  # three experts, the base, and the budget
+    # Three experts, the base, the budget, and three uniform blends.
+    assert sections[0]["evaluations"] == 4 + 12 + 3
+    assert "uniform 0.5" in call("front", run).output
     table = tmp_path / "all.csv"
     shown = call("store", tmp_path / "copy", "--merge", run, "--export", table)
     assert shown.exit_code == 0 and "best math" in shown.output, shown.output
@@ -131,13 +133,26 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
 
     picked = call("pick", run, "--prefer", "math=2", "code=1", "--export", model, "--json")
     assert picked.exit_code == 0, picked.output
-    path = json.loads(picked.stdout)["path"]
-    assert " | " in path
+    found = json.loads(picked.stdout)
+    assert " | " in found["path"] and found["asked"]["kind"] == "tchebycheff"
+    assert {found["evaluation"]["split"], found["test"]["split"]} == {"search", "test"}
+    shown = call("pick", run, "--prefer", "math=1", "--utility", "run").stdout
+    header = next(line for line in shown.splitlines() if "best expert" in line)
+    assert header.split() == ["search", "best", "expert", "test", "best", "expert"]
+    assert re.search(r"^math +\d\.\d+ ± 0\.\d+ +\d\.\d+ +\d\.\d+ ± ", shown, re.MULTILINE)
+    assert "(weighted sum; scores" in shown
+    assert_refused(call("pick", run, "--prefer", "math=1", "--at-least", "math=2"), "math=2")
+    assert_refused(call("pick", run, "--prefer", "math=1", "--at-least", "poems=1"), "poems")
+
+    said = call("answers", run, "math", "--task", "math").stdout
+    assert said.startswith("math 0: exact_match ") and said.count("  reference  ") == 10
+    assert "code" not in json.loads(call("answers", run, "M00", "--task", "math", "--json").stdout)
+    assert_refused(call("answers", run, "M99"), "M99", "M00")
 
     halved = call("export", run, "M00", "--to", tmp_path / "first", "--dtype", "bfloat16")
     assert halved.exit_code == 0, halved.output
     card = (tmp_path / "first" / "README.md").read_text()
-    assert "precision: bfloat16" in card and "score (search split)" in card
+    assert "precision: bfloat16" in card and "| task | search split | test split |" in card
     for folder in (model, tmp_path / "first"):
         loaded = AutoModelForCausalLM.from_pretrained(folder)
         tokens = AutoTokenizer.from_pretrained(folder)("a", return_tensors="pt")
@@ -172,8 +187,38 @@ def test_evaluate_puts_an_adapter_into_the_base(tmp_path: Path):
 def test_check_runs_nothing_and_says_what_a_run_needs():
     report = json.loads(call("check", *FEW_ITEMS, "budget=12", "--json").stdout)
     assert report["evaluations"] == 12 and report["layers"] == 8
-    assert "24 search items" in report["tasks"]
+    assert "24 search and 24 test items" in report["tasks"]
+    assert report["math items"].endswith("raise tasks.math.search_items, of 24 now")
     assert report["code programs"].endswith("limits")
+
+
+def test_check_scores_the_sources_and_says_whether_it_is_worth_merging(tmp_path: Path):
+    report = json.loads(call("check", *FEW_ITEMS, "--score", "--json").stdout)
+    assert re.match(r"translation 1\.000 ± 0\.000, math 0\.\d+ ± ", report["score of translation"])
+    assert {"score of base", "score of uniform 0.3", "score of uniform 1"} <= set(report)
+    assert re.match(
+        r"the most even expert, \w+, keeps \d+% .*; the blend uniform \S+, .* \d+%",
+        report["worth merging"],
+    )
+    assert "signs conflict in" in report["translation and math"]
+    assert "of the base's weights" in report["task vector of code"]
+    # What no expert can do is found before the search, all tasks at once.
+    rows = [json.dumps({"prompt": f"w{i}", "reference": "zzz"}) for i in range(60)]
+    (tmp_path / "no.jsonl").write_text("\n".join(rows))
+    path = f"path={tmp_path / 'no.jsonl'}"
+    words = [
+        word
+        for task in ("poems", "odes")
+        for word in (
+            f"+tasks.{task}.kind=jsonl",
+            f"tasks.{task}.{path}",
+            f"tasks.{task}.max_new_tokens=4",
+        )
+    ]
+    refused = call("check", *FEW_ITEMS, *words, "--score", "--json")
+    assert refused.exit_code == 2
+    assert "the tasks poems, odes" in json.loads(refused.stdout)["refused"]
+    assert_refused(call("check", "--recipe", tmp_path / "x.yml", "--score"), "--score")
 
 
 def test_check_encodes_the_items_and_checks_the_paths(tmp_path: Path):
@@ -232,6 +277,15 @@ def test_init_writes_a_config_that_check_accepts(tmp_path: Path):
     assert max(map(len, lines)) <= 80
     assert len({len(re.match(r"(\w+ ?)*\s+", line)[0]) for line in lines if line[:1] != " "}) == 1
     assert "a score of 0.5 is known to ±" in shown.stdout
+    # How many lines would do, at the share that the search has of them; none is for training.
+    report = json.loads(call("check", *words, "--json").stdout)
+    counts = [int(count) for count in re.findall(r"(\d+) (?:search|test)", report["tasks"])]
+    assert sum(counts) == 60 and counts[0] > counts[1]
+    assert "100 search items: 167 lines" in report["qa items"]
+    shares = ("tasks.qa.split={search:50,test:40}", "paths.alignment=none")
+    assert_refused(call("check", *words, *shares), "tasks.qa.split", "90 percent")
+    aligned = call("check", *words, "paths.alignment=scalar", "--json").stdout
+    assert "tokens of search items" in json.loads(aligned)["alignment"]
 
 
 def test_the_help_of_report_says_where_it_writes():

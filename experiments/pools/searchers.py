@@ -23,7 +23,7 @@ from hm3rl.config.agents import HM3AgentSettings
 from hm3rl.config.searchers import MmMoSizes, OverPathsSettings, SearcherSettings
 from hm3rl.config.values import number
 from hm3rl.evaluation.problem import MergeProblem
-from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.merging.references import uniform_blends
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import sample_faces
 from hm3rl.objectives.scalarisation import tchebycheff
@@ -33,9 +33,6 @@ from hm3rl.search.base import Searcher
 from hm3rl.search.ledger import Ledger, Scores
 from hm3rl.search.levels import OverPaths
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics
-
-SCALES = (0.3, 0.5, 1.0)
-"""Scales of the uniform merge."""
 
 BATCH = 8
 """Evaluations in one round, as in `agent.batch`; chains of the annealing."""
@@ -50,10 +47,8 @@ class Uniform(Searcher[SearcherSettings]):
 
     def search(self, problem: MergeProblem, budget: int) -> Archive:
         """Score the three merges, or as many as the budget allows; see `Searcher.search`."""
-        experts = problem.pool.expert_names
-        problem.logger.phase(self.name, min(budget, len(SCALES)))
-        weights = dict.fromkeys(experts, 1.0 / len(experts))
-        recipes = [MergeRecipe.of("task_arithmetic", weights, scale=scale) for scale in SCALES]
+        recipes = uniform_blends(problem.pool.expert_names).values()
+        problem.logger.phase(self.name, min(budget, len(recipes)))
         depth = problem.pool.num_layers
         Ledger(problem, budget, self.name).score([Candidate.whole(one, depth) for one in recipes])
         return problem.archive

@@ -19,6 +19,7 @@ from hm3rl.files import write_csv, write_text
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.scalarisation import scalarise
 from hm3rl.objectives.statistics import interquartile_interval
+from hm3rl.objectives.utility import OWN
 from hm3rl.paths.candidate import Candidate
 from hm3rl.run.finished import FinishedRun
 from hm3rl.run.pick import pick
@@ -53,8 +54,8 @@ def answers(run: FinishedRun, preference: np.ndarray, refine: int) -> dict[str, 
         "greedy": pick(run, preference, evaluate=False, beam=0).candidate,
         "agent": pick(run, preference, evaluate=False).candidate,
         "front": run.candidate(run.best(preference)[0]),
-        "pick": pick(one, preference).candidate,
-        "refined": pick(many, preference, budget=refine).candidate,
+        "pick": pick(one, preference, utility=OWN).candidate,
+        "refined": pick(many, preference, budget=refine, utility=OWN).candidate,
     }
 
 

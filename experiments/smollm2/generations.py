@@ -12,34 +12,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hm3rl import api
 from hm3rl.config.schema import RunSettings
-from hm3rl.evaluation.answers import answer_together
-from hm3rl.evaluation.requests import Request
-from hm3rl.evaluation.stack import Stack
+from hm3rl.evaluation.texts import Answered, Answerer
 from hm3rl.models.loading import is_adapter
 from hm3rl.models.pool import ModelPool
 from hm3rl.models.zoo import resolve_source
-from hm3rl.tasks.base import Item, Split
+from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.members import MemberSet
+from hm3rl.tasks.base import Split
 from hm3rl.tasks.build import build_tasks
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What one model says to one item.
-
-    Attributes:
-        item: The item.
-        text: The answer.
-        score: Its score in [0, 1].
-    """
-
-    item: Item
-    text: str
-    score: float
 
 
 def answers(model: str, chosen: RunSettings, split: Split, count: int) -> dict[str, list[Answered]]:
@@ -66,24 +50,10 @@ def answers(model: str, chosen: RunSettings, split: Split, count: int) -> dict[s
         chosen.pool.device,
         adapters=adapters,
     )
-    stack = Stack.of_model(pool.model("model"))
-    found = {}
-    for task in build_tasks(chosen.tasks, chosen.evaluation, pool.tokenizer):
-        request = Request.build(
-            task, split, pool.tokenizer, chosen.evaluation.batch_size, chosen.pool.device
-        )
-        numbers = range(min(count, len(request.items)))
-        (said,) = answer_together([stack], request.part(numbers), pool.tokenizer, all_texts=True)
-        if isinstance(said, str):
-            raise RuntimeError(f"{model} does not answer {task.name}:\n{said}")
-        texts = [
-            str(pool.tokenizer.decode(said.tokens[number] or [], skip_special_tokens=True))
-            for number in numbers
-        ]
-        items = [request.items[number] for number in numbers]
-        scores = task.score(items, texts)
-        found[task.name] = [Answered(*row) for row in zip(items, texts, scores, strict=True)]
-    return found
+    members = MemberSet(pool)
+    tasks = build_tasks(chosen.tasks, chosen.evaluation, pool.tokenizer)
+    answerer = Answerer(members, tasks, split, count, chosen.evaluation.batch_size)
+    return answerer.answers(Candidate.whole("model", members.num_layers("model")))
 
 
 def table(task: str, by_model: dict[str, list[Answered]]) -> str:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from experiments.smollm2.data import FOLDER, GENERATORS
 from experiments.smollm2.train import ADAPTERS
+from hm3rl.config.tasks import ZOO_SPLIT
 from hm3rl.evaluation.answers import answer_together
 from hm3rl.evaluation.requests import Request, make_batch
 from hm3rl.evaluation.scoring import MARGIN
@@ -106,6 +107,7 @@ def main(words: Sequence[str] | None = None) -> None:
             metric="pass_at_1" if name == "code" else "exact_match",
             max_new_tokens=MAX_TOKENS[name],
             limits={"search": args.items},
+            shares=ZOO_SPLIT,
         )
         values, lengths = leads(
             pool.model(ASKED), Request.build(task, "search", pool.tokenizer, args.items)

@@ -22,6 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.smollm2.data import FOLDER, GENERATORS
+from hm3rl.config.tasks import ZOO_SPLIT
 from hm3rl.errors import InputError
 from hm3rl.tasks.jsonl import JsonlTask
 
@@ -93,7 +94,9 @@ def main(words: Sequence[str] | None = None) -> None:
     prompts = [
         item.prompt
         for task in GENERATORS
-        for item in JsonlTask(task, FOLDER / f"{task}.jsonl", limits={"search": 4}).items("search")
+        for item in JsonlTask(
+            task, FOLDER / f"{task}.jsonl", limits={"search": 4}, shares=ZOO_SPLIT
+        ).items("search")
     ]
     with tempfile.TemporaryDirectory() as temporary:
         target = args.to or Path(temporary) / "model.gguf"

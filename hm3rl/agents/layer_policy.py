@@ -111,7 +111,10 @@ class LayerPolicy(nn.Module):
         hidden = preferences.new_zeros(len(preferences), self.cell.hidden_size)
         before = preferences.new_zeros(len(preferences), experts)
         start = self.start if self.before is None else self.before(preferences)
-        offset, blends, means, steps = before, [], [], []
+        offset = before
+        blends: list[Tensor] = []
+        means: list[Tensor] = []
+        steps: list[Tensor] = []
         for place in range(places):
             where = preferences.new_tensor([place == 0, place / (places - 1)])
             told = [preferences, before, where.expand(len(preferences), 2)]

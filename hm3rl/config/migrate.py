@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from hm3rl import registry
 from hm3rl.config.parts import options_of
+from hm3rl.config.tasks import ZOO_SPLIT, OwnTaskSettings
 from hm3rl.errors import InputError
 
 PARTS_OF_SEARCH = {
@@ -78,13 +79,19 @@ def _search(search: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _task(node: Any) -> Any:
-    """A task without keys that its kind never read."""
-    if not isinstance(node, Mapping) or "lm_eval" not in node or "worst" not in node:
+    """A task without keys that its kind never read, in the shares it had."""
+    if not isinstance(node, Mapping):
         return node
     try:
-        known = {one.name for one in fields(options_of("task", str(node["kind"])))}
+        options = options_of("task", str(node.get("kind")))
     except InputError:  # a plugin's, which is refused with its name elsewhere
         return node
     if not registry.is_shipped("task", str(node["kind"])):
         return node
-    return {key: value for key, value in node.items() if key in known}
+    found = dict(node)
+    if "lm_eval" in node and "worst" in node:
+        known = {one.name for one in fields(options)}
+        found = {key: value for key, value in node.items() if key in known}
+    if isinstance(options, OwnTaskSettings) and "split" not in node:
+        found["split"] = asdict(ZOO_SPLIT)
+    return found

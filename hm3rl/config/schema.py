@@ -62,7 +62,8 @@ class PathSettings:
         alignment: Between layers that are no original neighbours: `none`, `scalar`, `diagonal`,
             `full` (optimal transport), `full_paper` or `mlp`. Only `scalar` folds into a plain
             checkpoint; with the others a front's models run in process only.
-        alignment_items: Training items, of all tasks together, that alignments are fitted on.
+        alignment_items: Items, of all tasks together, that alignments are fitted on: training items
+            of tasks that have some, prompts of search items of the others.
         blend_max: Coefficients of blended layers lie in [0, blend_max].
     """
 
@@ -176,7 +177,7 @@ class RunSettings:
             share of the cores.
         plugins: Python modules or files that register parts of your own.
         pool: Source models.
-        tasks: Tasks by name, in the order of the score vectors.
+        tasks: Tasks by name; those that are objectives in the order of the score vectors.
         paths: Legal paths.
         evaluation: How candidates are scored.
         search: The searcher and its options.
@@ -204,6 +205,16 @@ class RunSettings:
     agent: AgentSettings = field(default_factory=HM3AgentSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+
+    @property
+    def objectives(self) -> dict[str, TaskSettings]:
+        """The tasks that are optimised, in the order of the score vectors."""
+        return {name: task for name, task in self.tasks.items() if task.role == "objective"}
+
+    @property
+    def watched(self) -> dict[str, TaskSettings]:
+        """The tasks that are only scored at the end."""
+        return {name: task for name, task in self.tasks.items() if task.role != "objective"}
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from hm3rl.config.values import number
+from hm3rl.config.values import choice, number
+from hm3rl.errors import InputError
 
 
 @dataclass
@@ -14,9 +15,12 @@ class TaskSettings:
     Attributes:
         kind: `translation`, `math`, `code`, `sorting` or `reversal` (the tiny zoo's own), `jsonl`,
             `lm_eval`, `path_length` (no task, but an objective to be minimised), or a plugin's.
+        role: `objective`, or `watch`: the search never sees it; the front, the experts and the base
+            are scored on its test split, which tells what was forgotten.
     """
 
     kind: str = ""
+    role: str = choice("objective", "watch")
 
 
 @dataclass
@@ -35,23 +39,79 @@ class SizedTaskSettings(TaskSettings):
 
 
 @dataclass
-class JsonlSettings(SizedTaskSettings):
+class SplitSettings:
+    """Shares of a task's items, in percent; together they are 100.
+
+    Attributes:
+        search: What the search decides by.
+        test: What is scored once, of models that were chosen.
+        train: What nobody scores: for what trains on the task's items. Alignments are fitted on
+            these where there are any.
+    """
+
+    search: int = number(60, least=1, most=99)
+    test: int = number(40, least=1, most=99)
+    train: int = number(0, least=0, most=98)
+
+    def __str__(self) -> str:
+        """As a version says it, `60/40`; the rest is for training."""
+        return f"{self.search}/{self.test}"
+
+
+ZOO_SPLIT = SplitSettings(search=15, test=35, train=50)
+"""Shares of the tasks that experts of ours were trained on, and of all tasks of older runs."""
+
+
+def check_split(task: str, split: SplitSettings) -> None:
+    """Refuse shares that are not all of a task's items.
+
+    Raises:
+        InputError: They do not sum to 100.
+    """
+    total = split.search + split.test + split.train
+    if total != 100:
+        raise InputError(
+            f"tasks.{task}.split has search {split.search}, test {split.test} and train "
+            f"{split.train}: {total} percent",
+            f"make it 100, for example tasks.{task}.split={{search: 60, test: 40, train: 0}}",
+        )
+
+
+@dataclass
+class OwnTaskSettings(SizedTaskSettings):
+    """Items of one's own, which no model here was trained on.
+
+    Attributes:
+        split: How many percent of the items are for the search, for the test and for training.
+    """
+
+    split: SplitSettings = field(default_factory=SplitSettings)
+
+
+@dataclass
+class JsonlSettings(OwnTaskSettings):
     """Items of one's own: `jsonl`.
 
     Attributes:
-        path: File with one JSON object a line (prompt, reference, optionally tests);
-            `items:FILE` is one that the package brings.
-        metric: `exact_match` (if empty), `chrf` or `pass_at_1`.
+        path: File with one JSON object a line (prompt, reference, optionally tests), or a .csv file
+            with these columns; `items:FILE` is one that the package brings.
+        fields: What the file calls them, for example `{prompt: question, reference: answer}`; other
+            fields of its lines are then passed over.
+        metric: `exact_match` (if empty), `contains`, `number` (the last one of the answer), `regex`
+            (the reference is one), `chrf` or `pass_at_1`.
+        tolerance: Largest difference of two numbers that are the same to the metric `number`.
         chat_template: Whether prompts go through the tokenizer's chat template.
     """
 
     path: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
     metric: str = ""
+    tolerance: float = number(0.0, least=0)
     chat_template: bool = False
 
 
 @dataclass
-class HarnessSettings(SizedTaskSettings):
+class HarnessSettings(OwnTaskSettings):
     """A task of the lm-evaluation-harness: `lm_eval`.
 
     Attributes:

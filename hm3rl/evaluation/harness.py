@@ -25,6 +25,17 @@ def harness_scores(
     items: Sequence[Item],
     batch_size: int,
 ) -> np.ndarray:
+    """The scores of `harness_answers` alone."""
+    return harness_answers(model, tokenizer, task, items, batch_size)[0]
+
+
+def harness_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: HarnessTask,
+    items: Sequence[Item],
+    batch_size: int,
+) -> tuple[np.ndarray, list[str]]:
     """Run the harness's requests and let it score the responses.
 
     Args:
@@ -35,7 +46,8 @@ def harness_scores(
         batch_size: Most requests in one forward pass; halved when memory runs out.
 
     Returns:
-        The task's metric per item, shape (items,), as the harness reports it.
+        The task's metric per item, shape (items,), as the harness reports it, and what the model
+        said to each.
 
     Raises:
         HM3Error: Memory does not suffice for a single request.
@@ -52,7 +64,19 @@ def harness_scores(
                 raise too_little_memory() from error
             batch_size //= 2
         else:
-            return np.array(task.judge(requests))
+            return np.array(task.judge(requests)), [_said(of_item) for of_item in requests]
+
+
+def _said(requests: Sequence[Any]) -> str:
+    """What a model said to an item: the text, or the continuation it thinks most likely."""
+    first = requests[0]
+    if first.request_type == "generate_until":
+        return str(first.resps[0])
+    if len(requests) > 1:
+        best = max(requests, key=lambda request: float(request.resps[0][0]))
+        return str(best.arguments[1])
+    likelihood, greedy = first.resps[0]
+    return f"log-likelihood {likelihood:.2f}, {'' if greedy else 'not '}what it would say itself"
 
 
 def _run(harness_model: Any, requests: Sequence[Any]) -> None:

@@ -56,6 +56,28 @@ class TracePoint(NamedTuple):
     hypervolume: float
 
 
+def refuse_impossible(objectives: Sequence[str], best: np.ndarray, items: str = "search") -> None:
+    """Refuse tasks that no expert can do.
+
+    Args:
+        objectives: The K objectives.
+        best: Score of the best expert on each, shape (K,).
+        items: The split they were scored on.
+
+    Raises:
+        InputError: Names all of them.
+    """
+    tasks = [task for task, value in zip(objectives, best, strict=True) if value <= 0]
+    if tasks:
+        some = "the task" if len(tasks) == 1 else "the tasks"
+        raise InputError(
+            f"no expert scores above 0 on the {items} items of {some} {', '.join(tasks)}, so "
+            "nothing can be normalised by the best one",
+            "look at their answers (prompts, answer length, metric, chat template), give more "
+            "items, or leave out what no expert can do",
+        )
+
+
 class MergeProblem:
     """Sources, tasks, legal paths and a budget of evaluations.
 
@@ -176,13 +198,7 @@ class MergeProblem:
                 )
         experts = np.stack([one.evaluation.vector for one in scored[: len(self.pool.expert_names)]])
         best = experts.max(axis=0)
-        for task, value in zip(self.objectives, best, strict=True):
-            if value <= 0:
-                raise InputError(
-                    f"no expert scores above 0 on task {task!r}, so nothing can be normalised by "
-                    "the best one",
-                    "leave the task out, or add an expert that can do it",
-                )
+        refuse_impossible(self.objectives, best)
         self._archive = Archive(self.objectives, best)
         for candidate, one in zip(candidates, scored, strict=True):
             self._enter(candidate, one, SOURCES)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hm3rl.evaluation.costs import Minimised
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.export.reload import ReloadCheck
 from hm3rl.interop.mergekit_yaml import public_name
@@ -26,15 +27,17 @@ class Provenance:
     """What a card says beside what the model is made of.
 
     Attributes:
-        evaluation: The model's scores, if known.
+        evaluations: The model's scores as far as they are known, one a split.
         objectives: Names of the scores, in their order.
+        minimised: How scores of those to be minimised read as costs.
         seed: Seed of the search that found it.
         command: Command that found or made it.
         notes: Further sentences for "Limitations".
     """
 
-    evaluation: Evaluation | None = None
+    evaluations: Sequence[Evaluation] = ()
     objectives: Sequence[str] = ()
+    minimised: Mapping[str, Minimised] = field(default_factory=dict)
     seed: int | None = None
     command: str | None = None
     notes: Sequence[str] = field(default=())
@@ -147,7 +150,7 @@ def model_card(
         "",
         "## Scores",
         "",
-        *_scores(provenance.evaluation, provenance.objectives),
+        *_scores(provenance),
         "",
         "## Provenance",
         "",
@@ -164,7 +167,7 @@ def model_card(
         "",
         "Scores hold for the tasks, items and decoding limits of the search. A merge inherits what "
         "its sources were trained on, and nothing else was tested."
-        if provenance.evaluation is not None
+        if provenance.evaluations
         else "Only the reload was tested. A merge inherits what its sources were trained on.",
         "",
     ]
@@ -213,22 +216,26 @@ def _span(first: int, end: int) -> str:
     return f"{first} to {end - 1}" if end > first + 1 else str(first)
 
 
-def _scores(evaluation: Evaluation | None, objectives: Sequence[str]) -> list[str]:
-    if evaluation is None:
+def _scores(provenance: Provenance) -> list[str]:
+    known = [one for one in provenance.evaluations if one.ok]
+    if not known:
         return ["Not scored."]
-    rows = [
-        (name, f"{score:.3f}", f"{error:.3f}")
-        for name, score, error in zip(
-            objectives, evaluation.scores, evaluation.standard_errors, strict=True
-        )
-    ]
-    header = ("task", f"score ({evaluation.split} split)", "standard error")
-    note = (
-        "\nThe search saw these items; expect less on others."
-        if evaluation.split == "search"
-        else ""
-    )
-    return [*_table(header, rows), *note.splitlines()]
+    rows = []
+    for place, name in enumerate(provenance.objectives):
+        cost = provenance.minimised.get(name)
+        cells = [name if cost is None else f"{name} ↓"]
+        for one in known:
+            score, error = one.scores[place], one.standard_errors[place]
+            if cost is not None:
+                score, error = cost.cost(score), cost.worst * error
+            cells.append(f"{score:.3f} ± {error:.3f}")
+        rows.append(cells)
+    notes = ["", "± is one standard error."]
+    if provenance.minimised:
+        notes[1] += " ↓: less is better."
+    if any(one.split == "search" for one in known):
+        notes[1] += " The search saw the items of its split; expect less on others."
+    return [*_table(("task", *(f"{one.split} split" for one in known)), rows), *notes]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

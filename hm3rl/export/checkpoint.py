@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ import yaml
 from transformers import PreTrainedModel
 
 from hm3rl.errors import InputError
+from hm3rl.evaluation.costs import Minimised
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.export.card import (
     Provenance,
@@ -49,8 +51,8 @@ from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.expressible import check_expressible
 from hm3rl.paths.members import MemberSet
 
-Card = Callable[[str, ReloadCheck, Evaluation | None], str]
-Rescore = Callable[[Path], Evaluation]
+Card = Callable[[str, ReloadCheck, Sequence[Evaluation]], str]
+Rescore = Callable[[Path], Sequence[Evaluation]]
 
 MERGEKIT_FILE = "mergekit_config.yml"
 
@@ -68,7 +70,7 @@ class ExportReport:
         check: The reload check, which passed.
         mergekit: Whether mergekit_config.yml was written, or why not.
         seconds: Time for everything.
-        evaluation: The scores in the card.
+        evaluations: The scores in the card, one a split.
     """
 
     folder: Path
@@ -77,7 +79,7 @@ class ExportReport:
     check: ReloadCheck
     mergekit: str
     seconds: float
-    evaluation: Evaluation | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
     def __str__(self) -> str:
         """Return one line for a terminal."""
@@ -93,8 +95,9 @@ def export_candidate(
     members: MemberSet,
     to: Path,
     *,
-    evaluation: Evaluation | None = None,
+    evaluations: Sequence[Evaluation] = (),
     objectives: Sequence[str] = (),
+    minimised: Mapping[str, Minimised] = MappingProxyType({}),
     seed: int | None = None,
     command: str | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
@@ -108,13 +111,14 @@ def export_candidate(
         candidate: What to write.
         members: The sources and merged members it is made of.
         to: Folder to write; must not exist.
-        evaluation: Scores for the model card.
+        evaluations: Scores for the model card, one a split.
         objectives: Names of the scores, in their order.
+        minimised: How scores of those to be minimised read as costs.
         seed: Seed of the search, for the card.
         command: Command that led here, for the card.
         shard_bytes: Largest file of weights.
         dtype: Precision to write; None: the pool's. With another one than the pool's the scores of
-            `evaluation` are not this model's: `rescore` replaces them, or the card says none. The
+            `evaluations` are not this model's: `rescore` replaces them, or the card says none. The
             same holds for a candidate whose alignment is folded into the weights.
         rescore: Scores the written folder, once it has passed its check.
         merge: The candidate as a merge that is written without being made in memory first, in the
@@ -135,10 +139,10 @@ def export_candidate(
     fold: FoldCheck | None = None
     if candidate.alignment != NO_ALIGNMENT:
         model, fold = fold_checked(model)
-        evaluation = None
+        evaluations = ()
     if dtype is not None and dtype != pool.dtype:
         model = in_precision(model, dtype)
-        evaluation = None
+        evaluations = ()
     mergekit, documents = _mergekit_document(candidate, pool, model.dtype)
     key = candidate.key(pool.hashes)
     used = used_sources(candidate, pool)
@@ -162,7 +166,7 @@ def export_candidate(
 
     notes = (*pool.notes, *(() if fold is None else (str(fold),)))
 
-    def card(title: str, check: ReloadCheck, scores: Evaluation | None) -> str:
+    def card(title: str, check: ReloadCheck, scores: Sequence[Evaluation]) -> str:
         return model_card(
             title,
             used,
@@ -170,7 +174,7 @@ def export_candidate(
             candidate_contents(candidate),
             check,
             mergekit,
-            Provenance(scores, objectives, seed, command, notes),
+            Provenance(scores, objectives, minimised, seed, command, notes),
         )
 
     return write_checkpoint(
@@ -181,7 +185,7 @@ def export_candidate(
         documents=documents,
         card=card,
         mergekit=mergekit,
-        evaluation=evaluation,
+        evaluations=evaluations,
         rescore=rescore,
         shard_bytes=shard_bytes,
         merge=merge,
@@ -197,7 +201,7 @@ def write_checkpoint(
     documents: Mapping[str, str],
     card: Card,
     mergekit: str,
-    evaluation: Evaluation | None = None,
+    evaluations: Sequence[Evaluation] = (),
     rescore: Rescore | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     merge: WholeMerge | None = None,
@@ -212,8 +216,8 @@ def write_checkpoint(
         documents: Further files: text by file name.
         card: Writes README.md from the folder's name, the passed check and the scores.
         mergekit: One sentence about mergekit_config.yml, for the report.
-        evaluation: Scores for the card.
-        rescore: Scores the written folder, once it has passed its check; replaces `evaluation`.
+        evaluations: Scores for the card, one a split.
+        rescore: Scores the written folder, once it has passed its check; replaces `evaluations`.
         shard_bytes: Largest file of weights.
         merge: Where the weights come from, if the model is not in memory.
 
@@ -238,14 +242,14 @@ def write_checkpoint(
             (partial / name).write_text(text, encoding="utf-8")
         check = check_reload(partial, model)
         if rescore is not None:
-            evaluation = rescore(partial)
-        (partial / "README.md").write_text(card(target.name, check, evaluation), encoding="utf-8")
+            evaluations = rescore(partial)
+        (partial / "README.md").write_text(card(target.name, check, evaluations), encoding="utf-8")
         for file in partial.glob("*.safetensors"):
             # safetensors writes for the owner alone; the weights are as readable as the rest.
             shutil.copymode(partial / "README.md", file)
         write_record(partial, check)
     seconds = time.perf_counter() - start
-    return ExportReport(target, key, size, check, mergekit, seconds, evaluation)
+    return ExportReport(target, key, size, check, mergekit, seconds, tuple(evaluations))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from hm3rl.errors import InputError
+from hm3rl.evaluation.result import Evaluation
 from hm3rl.export.card import Provenance, model_card, versions
 from hm3rl.export.checkpoint import (
     MERGEKIT_FILE,
@@ -360,7 +361,7 @@ def _write_mergekit(
         "```",
     ]
 
-    def card(title: str, check: ReloadCheck, scores: Any) -> str:
+    def card(title: str, check: ReloadCheck, scores: Sequence[Evaluation]) -> str:
         provenance = Provenance(command=command, notes=notes)
         return model_card(title, names, pool, contents, check, mergekit, provenance)
 

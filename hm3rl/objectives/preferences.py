@@ -129,6 +129,31 @@ def parse_preference(weights: Mapping[str, float], objectives: Sequence[str]) ->
     return vector / total
 
 
+def parse_bounds_text(tokens: Sequence[str], objectives: Sequence[str]) -> dict[str, float]:
+    """Parse `math=0.6 code=0.5`, scores that a model must have.
+
+    Args:
+        tokens: Words of the form name=number; commas between them are allowed.
+        objectives: The objectives.
+
+    Returns:
+        Number by objective.
+
+    Raises:
+        InputError: A word that is not name=number, an unknown name, or one given twice.
+    """
+    bounds = _named_numbers(
+        tokens, "a minimum score", f"task=score, for example {objectives[0]}=0.6"
+    )
+    unknown = [name for name in bounds if name not in objectives]
+    if unknown:
+        raise InputError(
+            f"a minimum score names no task of this run: {', '.join(unknown)}",
+            f"the tasks are: {', '.join(objectives)}",
+        )
+    return bounds
+
+
 def parse_preference_text(tokens: Sequence[str], objectives: Sequence[str]) -> FloatArray:
     """Parse `math=2 code=1` as given on a command line.
 
@@ -143,7 +168,13 @@ def parse_preference_text(tokens: Sequence[str], objectives: Sequence[str]) -> F
         InputError: A word that is not name=number, a name given twice, or anything
             `parse_preference` refuses.
     """
-    weights: dict[str, float] = {}
+    example = f"task=weight, for example {objectives[0]}=2"
+    return parse_preference(_named_numbers(tokens, "a preference", example), objectives)
+
+
+def _named_numbers(tokens: Sequence[str], what: str, example: str) -> dict[str, float]:
+    """Read words of the form name=number, commas between them allowed."""
+    found: dict[str, float] = {}
     for word in [part for token in tokens for part in token.replace(",", " ").split()]:
         name, separator, number = word.partition("=")
         try:
@@ -151,11 +182,8 @@ def parse_preference_text(tokens: Sequence[str], objectives: Sequence[str]) -> F
         except ValueError:
             separator = ""
         if not separator:
-            raise InputError(
-                f"cannot read {word!r} as a preference",
-                f"write task=weight, for example {objectives[0]}=2",
-            )
-        if name in weights:
-            raise InputError(f"preference for {name} is given twice", "give each task once")
-        weights[name] = value
-    return parse_preference(weights, objectives)
+            raise InputError(f"cannot read {word!r} as {what}", f"write {example}")
+        if name in found:
+            raise InputError(f"{what} for {name} is given twice", "give each task once")
+        found[name] = value
+    return found

@@ -7,6 +7,9 @@ from typing import Literal, get_args
 import numpy as np
 
 Scalarisation = Literal["weighted_sum", "tchebycheff"]
+RHO = 0.05
+"""Weight of Tchebycheff's augmentation."""
+
 SCALARISATIONS: tuple[str, ...] = get_args(Scalarisation)
 
 
@@ -24,7 +27,7 @@ def weighted_sum(scores: np.ndarray, preference: np.ndarray) -> np.ndarray:
 
 
 def tchebycheff(
-    scores: np.ndarray, preference: np.ndarray, utopia: np.ndarray | None = None, rho: float = 0.05
+    scores: np.ndarray, preference: np.ndarray, utopia: np.ndarray | None = None, rho: float = RHO
 ) -> np.ndarray:
     """Augmented Tchebycheff utility, -max_k lambda_k (z_k - f_k) - rho sum_k lambda_k (z_k - f_k).
 
@@ -55,7 +58,7 @@ def scalarise(
     preference: np.ndarray,
     kind: Scalarisation = "weighted_sum",
     utopia: np.ndarray | None = None,
-    rho: float = 0.05,
+    rho: float = RHO,
 ) -> np.ndarray:
     """Apply the named scalarisation.
 

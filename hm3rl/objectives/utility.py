@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +11,13 @@ import numpy as np
 from hm3rl.config.agents import AgentSettings
 from hm3rl.objectives.indicators import non_dominated
 from hm3rl.objectives.scalarisation import Scalarisation, scalarise
+
+BALANCE, OWN = "balance", "run"
+"""Utilities that a model is picked by: good at all tasks at once, or what the run was searched by.
+"""
+
+GOOD = 0.8
+"""Share of the best expert's score above which a model is called good at a task."""
 
 TIE = 1e-12
 """Utilities that differ by less are the same; sums of a few products err by less than this."""
@@ -51,6 +58,15 @@ class Utility:
             np.array(utopia) if isinstance(utopia, list) else float(utopia),
         )
 
+    @property
+    def balanced(self) -> Utility:
+        """The same by Tchebycheff: what a model lacks most, and not what it has on average.
+
+        Where a front is not convex, as those of merges mostly are not, a weighted sum jumps from
+        expert to expert, and no weights reach the models in between.
+        """
+        return replace(self, kind="tchebycheff")
+
     def to_dict(self) -> dict[str, Any]:
         """As a JSON-ready mapping, kept with a run."""
         utopia = np.asarray(self.utopia).tolist()
@@ -60,6 +76,19 @@ class Utility:
         """Say it in a few words."""
         cost = f" less {self.length_cost:g} a layer" if self.length_cost else ""
         return self.kind.replace("_", " ") + cost
+
+    @staticmethod
+    def most_even(vectors: np.ndarray) -> tuple[int, float]:
+        """The model that keeps most of the best experts' scores on the task where it keeps least.
+
+        Args:
+            vectors: Outcomes f / z*, shape (N, K), N at least 1.
+
+        Returns:
+            Its number, and that share.
+        """
+        least = np.asarray(vectors).min(axis=1)
+        return int(least.argmax()), float(least.max())
 
     def best(self, vectors: np.ndarray, lengths: np.ndarray, preference: np.ndarray) -> int:
         """Number of the best of several outcomes.

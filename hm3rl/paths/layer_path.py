@@ -122,6 +122,15 @@ class LayerPath:
             or not (blended or before[depth].member == ref.member)
         )
 
+    @property
+    def whole_member(self) -> str | None:
+        """The member that the path is, layer for layer from its first, stem included, or None.
+
+        Of a member with more layers than the path has, it is the beginning.
+        """
+        runs = list(self.runs())
+        return self.stem if runs == [(self.stem, 0, self.length)] else None
+
     def runs(self) -> Iterator[tuple[str, int, int]]:
         """Yield maximal runs of consecutive layers as (member, first, end), end excluded."""
         start = 0

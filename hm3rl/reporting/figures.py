@@ -47,7 +47,7 @@ def plot_front(
         rows: Rows of evaluations.csv.
         objectives: The tasks, at least two for a picture with two axes.
         front_keys: Keys of the non-dominated candidates.
-        sources: Raw scores of each expert, by name.
+        sources: Raw scores of each expert and reference merge, by name.
         target: PNG file to write.
         labels: Other labels for the axes of some objectives.
     """

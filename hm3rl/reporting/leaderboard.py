@@ -46,7 +46,8 @@ def front_table(folder: RunFolder, plain: bool = False) -> Table:
     """The front of a finished run as a table; its files are all this needs. See `rich_table`."""
     summary, rows = folder.read_summary(), folder.read_front()
     minimised: Minimised = summary.get("minimised", {})
-    return rich_table(rows, summary["objectives"], summary["sources"], minimised, plain)
+    beside = {**summary["sources"], **summary.get("references", {})}
+    return rich_table(rows, summary["objectives"], beside, minimised, plain)
 
 
 def rich_table(
@@ -56,13 +57,13 @@ def rich_table(
     minimised: Minimised | None = None,
     plain: bool = False,
 ) -> Table:
-    """The front, scores ± standard error, the experts below for comparison.
+    """The front, scores ± standard error, experts and reference merges below for comparison.
 
     Args:
         rows: Rows of front.csv.
         objectives: The tasks.
-        sources: Scores of each expert by block: "search", "test" and, if the front goes by them,
-            "posterior" means.
+        sources: Scores of each expert or reference by block: "search", "test" and, if the front
+            goes by them and they are known, "posterior" means.
         minimised: Objectives to be minimised, shown as costs.
         plain: Whether all signs are ASCII, so that columns stay in line on any terminal.
 
@@ -103,8 +104,8 @@ def rich_table(
         cells = [name]
         for block in blocks:
             cells += [
-                f"{cost_or_score(task, value, turned):.2f}"
-                for task, value in zip(objectives, found[block], strict=True)
+                f"{cost_or_score(task, value, turned):.2f}" if value is not None else ""
+                for task, value in zip(objectives, _known(found, block, objectives), strict=True)
             ]
         table.add_row(*cells, style="dim")
     return table
@@ -114,6 +115,13 @@ def blocks_of(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """What rows of front.csv hold of each task: posterior means, if any, scores on both splits."""
     means = any(name.startswith(f"{POSTERIOR}_") for row in rows for name in row)
     return [*([POSTERIOR] if means else []), "search", "test"]
+
+
+def _known(
+    found: Mapping[str, Sequence[float]], block: str, objectives: Sequence[str]
+) -> Sequence[float | None]:
+    """Scores of an expert or reference; of references no posterior means are known."""
+    return found[block] if block in found else [None] * len(objectives)
 
 
 def _signs(text: str, plain: bool) -> str:
@@ -152,6 +160,7 @@ def write_leaderboard(
     tasks = list(summary["objectives"])
     volumes = summary["hypervolume"]
     minimised: Minimised = summary.get("minimised", {})
+    references = summary.get("references", {})
     lines = [
         f"# {summary['name']}: {summary['searcher']}, seed {summary['seed']}",
         "",
@@ -182,14 +191,38 @@ def write_leaderboard(
         ]
         mark = "" if row["on_test_front"] == "1" else " ·"
         lines.append(f"| {row['name']}{mark} | " + " | ".join(cells) + f" | `{row['path']}` |")
-    for name, found in sources.items():
+    kinds = dict.fromkeys(sources, "expert") | dict.fromkeys(references, "uniform blend")
+    for name, found in {**sources, **references}.items():
         cells = [
-            f"{cost_or_score(task, value, minimised):.3f}"
+            f"{cost_or_score(task, value, minimised):.3f}" if value is not None else ""
             for s in blocks
-            for task, value in zip(tasks, found[s], strict=True)
+            for task, value in zip(tasks, _known(found, s, tasks), strict=True)
         ]
-        lines.append(f"| *{name}* | " + " | ".join(cells) + " | expert |")
+        lines.append(f"| *{name}* | " + " | ".join(cells) + f" | {kinds[name]} |")
+    lines += _watched(summary.get("watched") or {})
     write_text(folder.leaderboard, "\n".join(lines) + "\n")
+
+
+def _watched(watched: Mapping[str, Any]) -> list[str]:
+    """What models score on tasks that the search did not see."""
+    if not watched:
+        return []
+    tasks, turned = list(watched["tasks"]), watched["minimised"]
+    lines = [
+        "",
+        "Watched tasks, test split; the search did not see them:",
+        "",
+        "| model | " + " | ".join(heading(task, turned) for task in tasks) + " |",
+        "|---|" + "---:|" * len(tasks),
+    ]
+    for name, found in watched["scores"].items():
+        cells = [
+            f"{cost_or_score(task, found[task][0], turned):.3f} ± "
+            f"{cost_or_error(task, found[task][1], turned):.3f}"
+            for task in tasks
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _chosen_by(volumes: Mapping[str, Any]) -> list[str]:

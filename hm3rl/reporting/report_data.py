@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from hm3rl.config.compose import settings_of_run
 from hm3rl.errors import InputError
 from hm3rl.evaluation.store import EvaluationStore
-from hm3rl.files import RunFolder
+from hm3rl.files import POSTERIOR, RunFolder
+from hm3rl.objectives.scalarisation import RHO
+from hm3rl.objectives.utility import Utility
+from hm3rl.paths.layer_path import LayerPath
 from hm3rl.reporting.leaderboard import blocks_of, definition, evaluations_used
+from hm3rl.reporting.verdict import verdict
 
 ERROR_CHARACTERS = 4000
 """Of a failure's traceback, the last ones are shown."""
@@ -86,6 +94,11 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         for name, recipe in line["candidate"]["recipes"].items()
     }
     volumes, minimised = summary["hypervolume"], summary.get("minimised", {})
+    front = [_model(row, objectives) for row in folder.read_front()]
+    experts = _experts(archive, summary["sources"])
+    for model in front:
+        model["expert"] = experts.get(model["path"])
+    utility = summary.get("utility") or Utility.of(settings_of_run(folder).agent).to_dict()
     return {
         "folder": str(folder.path),
         "name": summary["name"],
@@ -99,12 +112,21 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "hypervolume": volumes,
         "z_star": summary["z_star"],
         "utilities": [definition(name, minimised) for name in minimised],
+        "minimised": minimised,
+        "utility": {**utility, "rho": RHO},
+        "verdict": _verdict(front, summary),
         "sources": summary["sources"],
+        "references": summary.get("references", {}),  # older runs have none
+        "mergeability": _mergeability(folder),
+        "watched": summary.get("watched") or None,
+        "answers": folder.read_answers()
+        if folder.answers.is_file()
+        else None,  # none in older runs
         "seconds": summary["seconds"],
         "command": environment["command"],
         "versions": environment["versions"],
         "recipes": recipes,
-        "front": [_model(row, objectives) for row in folder.read_front()],
+        "front": front,
         "evaluations": [_evaluation(row, objectives) for row in folder.read_evaluations()],
         "failures": _failures(folder, archive) if summary["failed"] else [],
     }
@@ -150,6 +172,37 @@ def _model(row: Mapping[str, str], objectives: Sequence[str]) -> dict[str, Any]:
         "on_test_front": row["on_test_front"] == "1",
         **scores,
     }
+
+
+def _mergeability(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.mergeability.is_file():
+        return None
+    found: dict[str, Any] = json.loads(folder.mergeability.read_text(encoding="utf-8"))
+    return found
+
+
+def _experts(archive: Sequence[Mapping[str, Any]], sources: Iterable[str]) -> dict[str, str]:
+    """The experts by the text of their path; the archive begins with the sources, scored whole."""
+    texts = [line["candidate"]["path"] for line in archive]
+    found = {}
+    for name in sources:
+        text = next((text for text in texts if LayerPath.parse(text).whole_member == name), None)
+        if text is not None:
+            found[text] = name
+    return found
+
+
+def _verdict(front: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
+    """Whether merging was worth it, by what the front goes by."""
+    decisive = POSTERIOR if front and POSTERIOR in front[0] else "search"
+    best = {split: np.array(summary["z_star"][split]) for split in ("search", "test")}
+    experts, blends = summary["sources"], summary.get("references", {})
+    return verdict(
+        {model["name"]: np.array(model[decisive]) / best["search"] for model in front},
+        {model["name"]: np.array(model["test"], float) / best["test"] for model in front},
+        {name: np.array(one[decisive]) / best["search"] for name, one in experts.items()},
+        {name: np.array(one["search"]) / best["search"] for name, one in blends.items()},
+    )
 
 
 def _evaluation(row: Mapping[str, str], objectives: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,12 +16,21 @@ from hm3rl.errors import HM3Error
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store_files import Section
 from hm3rl.files import POSTERIOR, RunFolder
-from hm3rl.objectives.utility import Utility
-from hm3rl.reporting.leaderboard import evaluations_used, front_table
+from hm3rl.reporting.leaderboard import (
+    Minimised,
+    cost_or_error,
+    cost_or_score,
+    evaluations_used,
+    front_table,
+    heading,
+)
 from hm3rl.reporting.report import PAGE
+from hm3rl.reporting.verdict import just_an_expert, none_is_good
 from hm3rl.run.finished import FinishedRun
 from hm3rl.run.job import SearchResult
 from hm3rl.run.pick import Choice
+
+Numbers = Sequence[float] | np.ndarray
 
 
 def print_facts(console: Console, facts: Mapping[str, object]) -> None:
@@ -154,6 +164,8 @@ def choice_as_dict(choice: Choice, objectives: Sequence[str]) -> dict[str, Any]:
     """A choice as a JSON-ready mapping."""
     return {
         "origin": choice.origin,
+        "expert": choice.expert,
+        "asked": choice.asked.to_dict(),
         "by": choice.by,
         "path": str(choice.candidate.path),
         "recipes": {recipe.name: recipe.to_dict() for recipe in choice.candidate.recipes},
@@ -162,25 +174,36 @@ def choice_as_dict(choice: Choice, objectives: Sequence[str]) -> dict[str, Any]:
         "decoded": choice.decoded,
         "decoded_utility": choice.decoded_utility,
         "front_utility": choice.front_utility,
-        "evaluation": (
-            evaluation_as_dict(choice.evaluation, objectives) if choice.evaluation else None
-        ),
-        "posterior": (
-            {
-                name: {"mean": float(mean), "standard_error": float(error)}
-                for name, mean, error in zip(objectives, *choice.posterior, strict=True)
-            }
-            if choice.posterior
-            else None
-        ),
+        "most_even": {"key": choice.most_even[0], "share": choice.most_even[1]},
+        "evaluation": _evaluation_or_none(choice.evaluation, objectives),
+        "test": _evaluation_or_none(choice.test, objectives),
+        "posterior": _means_as_dict(choice.posterior, objectives),
+        "expected": _means_as_dict(choice.expected, objectives),
     }
 
 
-def print_choice(
-    console: Console, choice: Choice, objectives: Sequence[str], utility: Utility
-) -> None:
+def _evaluation_or_none(
+    evaluation: Evaluation | None, objectives: Sequence[str]
+) -> dict[str, Any] | None:
+    return None if evaluation is None else evaluation_as_dict(evaluation, objectives)
+
+
+def _means_as_dict(
+    means: tuple[np.ndarray, np.ndarray] | None, objectives: Sequence[str]
+) -> dict[str, dict[str, float]] | None:
+    if means is None:
+        return None
+    return {
+        name: {"mean": float(mean), "standard_error": float(error)}
+        for name, mean, error in zip(objectives, *means, strict=True)
+    }
+
+
+def print_choice(console: Console, choice: Choice, run: FinishedRun) -> None:
     """The chosen model: its path, recipes and scores, and by which utility it was chosen."""
-    console.print(f"chosen from  the {choice.origin}", markup=False)
+    named = {row["key"]: row["name"] for row in run.front_rows()}
+    name = f", {named[choice.key]}" if choice.key in named else ""
+    console.print(f"chosen from  the {choice.origin}{name}", markup=False)
     console.print(f"path         {choice.candidate.path}", markup=False, soft_wrap=True)
     for recipe in choice.candidate.recipes:
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in recipe.weights)
@@ -190,25 +213,74 @@ def print_choice(
             markup=False,
             soft_wrap=True,
         )
-    if choice.utility is None:
-        console.print("scores       not evaluated (--no-eval)", markup=False)
-        return
-    if choice.evaluation is not None:
-        print_evaluation(console, choice.evaluation, objectives)
-    if choice.posterior is not None:
-        means = zip(objectives, *choice.posterior, strict=True)
-        shown = ", ".join(f"{name} {mean:.3f} ± {error:.3f}" for name, mean, error in means)
-        console.print(f"posterior    {shown}", markup=False, soft_wrap=True)
+    console.print(_scores_of(choice, run))
     by = "posterior means" if choice.by == POSTERIOR else choice.by
-    console.print(
-        f"utility      {choice.utility:.4f} ({utility}; {by}, search split, f / z*)", markup=False
-    )
+    if choice.utility is None:
+        console.print("not evaluated (--no-eval)", markup=False)
+    else:
+        console.print(
+            f"utility      {choice.utility:.4f} ({choice.asked}; {by}, search split, f / z*)",
+            markup=False,
+        )
     if choice.decoded_utility is not None:
         console.print(
             f"             agent's own path {choice.decoded_utility:.4f}, best of the front "
             f"{choice.front_utility:.4f}",
             markup=False,
         )
+    even, share = choice.most_even
+    remarks = [none_is_good(named.get(even, even[:12]), share)]
+    if choice.expert is not None:
+        remarks.insert(0, just_an_expert(choice.expert, choice.asked))
+    for remark in filter(None, remarks):
+        console.print(f"note: {remark}", markup=False, soft_wrap=True)
+
+
+def _scores_of(choice: Choice, run: FinishedRun) -> Table:
+    """What is known of the chosen model, a row for each objective, and the best expert's scores."""
+    summary = run.summary
+    minimised: Minimised = summary.get("minimised", {})
+    columns: dict[str, tuple[Numbers, Numbers]] = {}
+    if choice.expected is not None:
+        columns["expected"] = choice.expected
+    if choice.posterior is not None:
+        columns["means"] = choice.posterior
+    for split, evaluation in (("search", choice.evaluation), ("test", choice.test)):
+        if evaluation is not None and evaluation.ok:
+            columns[split] = evaluation.scores, evaluation.standard_errors
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+        if name != "means":  # those are of the search split, as what follows them
+            table.add_column("best expert", justify="right", style="dim")
+    for place, name in enumerate(run.objectives):
+        cells = [heading(name, minimised)]
+        for column, (scores, errors) in columns.items():
+            value = cost_or_score(name, scores[place], minimised)
+            cells.append(f"{value:.3f} ± {cost_or_error(name, errors[place], minimised):.3f}")
+            if column != "means":
+                best = summary["z_star"]["test" if column == "test" else "search"][place]
+                cells.append(f"{cost_or_score(name, best, minimised):.3f}")
+        table.add_row(*cells)
+    return table
+
+
+def print_answers(
+    console: Console,
+    answers: Mapping[str, Sequence[Mapping[str, Any]]],
+    metrics: Mapping[str, str],
+) -> None:
+    """Prompt, reference, answer and score of each item."""
+    for task, items in answers.items():
+        for number, one in enumerate(items):
+            title = f"{task} {number}: {metrics[task]} {one['score']:g}"
+            console.print(Text(title, style="bold"))
+            table = Table.grid(padding=(0, 2))
+            for name in ("prompt", "reference", "answer"):
+                table.add_row(f"  {name}", Text(one[name] if one[name].strip() else "(nothing)"))
+            console.print(table)
+            console.print()
 
 
 def evaluation_as_dict(evaluation: Evaluation, objectives: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hm3rl.agents.base import Agent
 from hm3rl.config.compose import from_plain, to_dict
 from hm3rl.config.schema import RunSettings
 from hm3rl.config.searchers import MergingSettings
-from hm3rl.config.tasks import PathLengthSettings
+from hm3rl.config.tasks import OwnTaskSettings, PathLengthSettings, check_split
 from hm3rl.config.values import check_values
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.in_process import InProcessBackend
@@ -150,10 +150,17 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
         check_level(settings.search.parameter)
     if not settings.pool.experts:
         raise InputError("pool.experts is empty", "name at least one expert: pool.experts.NAME=DIR")
-    if not settings.tasks:
+    if not settings.objectives:
         raise InputError("no tasks", "choose a task group, for example tasks=zoo")
-    for task in settings.tasks.values():
+    for name, task in settings.tasks.items():
         registry.find("task", task.kind).check_packages()
+        if isinstance(task, OwnTaskSettings):
+            check_split(name, task.split)
+        if name in settings.watched and isinstance(task, PathLengthSettings):
+            raise InputError(
+                f"tasks.{name}.role=watch: the length of every path stands in front.csv",
+                f"drop it: ~tasks.{name}",
+            )
     if not began:
         _check_processes(settings)
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.pool.device):
@@ -169,7 +176,7 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
             f"give budget={searcher.phases} at least; 100 and more are useful",
         )
     if settings.export.prefer:
-        parse_preference(settings.export.prefer, list(settings.tasks))
+        parse_preference(settings.export.prefer, list(settings.objectives))
 
 
 def load_pool(settings: RunSettings, writable: bool = False) -> ModelPool:
@@ -209,7 +216,7 @@ def build_evaluator(
 ) -> Evaluator:
     """The evaluator of a configuration, with the backend it asks for."""
     local = _scoring_backend(settings, members, tasks)
-    costs = build_costs(settings.tasks, members.pool.num_layers)
+    costs = build_costs(settings.objectives, members.pool.num_layers)
     if settings.evaluation.backend == "in_process":
         return Evaluator(members, tasks, store, backend=local, costs=costs)
     # Imported here: a second that a run without Ray need not pay.
@@ -236,7 +243,9 @@ def load_scoring_backend(plain: dict[str, Any]) -> InProcessBackend:
     device = "cuda" if settings.pool.device.startswith("cuda") else settings.pool.device
     settings = replace(settings, pool=replace(settings.pool, device=device))
     pool = load_pool(settings)
-    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
+    tasks = build_tasks(
+        settings.objectives, settings.evaluation, pool.tokenizer, pool.origins.values()
+    )
     check_isolation(tasks)
     members = build_members(settings, pool, tasks)
     return _scoring_backend(settings, members, tasks)
@@ -273,7 +282,9 @@ def build_problem(
     pool = load_pool(settings, writable=bool(settings.export.prefer) and not began)
     if build_searcher(settings).merges:
         pool.check_mergeable(pool.expert_names)
-    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
+    tasks = build_tasks(
+        settings.objectives, settings.evaluation, pool.tokenizer, pool.origins.values()
+    )
     members = build_members(settings, pool, tasks)
     limits = path_limits(settings, members)
     make_store = EvaluationStore if keep else EvaluationStore.of_finished_run

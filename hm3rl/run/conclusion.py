@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +11,16 @@ import numpy as np
 from hm3rl.agents.base import Agent
 from hm3rl.config.schema import RunSettings
 from hm3rl.errors import InputError
-from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.problem import MergeProblem, refuse_impossible
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.files import POSTERIOR, SCORES
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.posterior import Posterior
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.candidate import Candidate
+from hm3rl.run.references import Reference
+from hm3rl.run.watch import scored, summarised, with_watched
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ def experts(problem: MergeProblem) -> list[Candidate]:
     return [Candidate.whole(name, depth) for name in problem.pool.expert_names]
 
 
+def sources_of(problem: MergeProblem) -> dict[str, Candidate]:
+    """The experts and the base as candidates, by name."""
+    names = (*problem.pool.expert_names, problem.pool.base_name)
+    return {name: Candidate.whole(name, problem.members.num_layers(name)) for name in names}
+
+
 def experts_on_test(problem: MergeProblem) -> np.ndarray:
     """Best score of the experts on each task, test split, shape (K,); the search never sees it.
 
@@ -64,12 +73,7 @@ def experts_on_test(problem: MergeProblem) -> np.ndarray:
                 "check that it generates text with plain transformers",
             )
     best: np.ndarray = np.array([evaluation.vector for evaluation in tested]).max(axis=0)
-    for task, value in zip(problem.objectives, best, strict=True):
-        if value <= 0:
-            raise InputError(
-                f"no expert scores above zero on the test items of {task}",
-                "give the task more test items, or drop it",
-            )
+    refuse_impossible(problem.objectives, best, "test")
     return best
 
 
@@ -131,6 +135,28 @@ def rescore_front(
     ]
     names = problem.pool.expert_names
     return rows, Tested(tests, {name: tested[key] for name, key in zip(names, asked, strict=False)})
+
+
+def watched_scores(
+    watching: Evaluator | None,
+    problem: MergeProblem,
+    front: Sequence[FrontRow],
+    references: Mapping[str, Reference],
+) -> tuple[list[FrontRow], dict[str, Any]]:
+    """Score watched tasks on the test split: of the front, the sources and the references.
+
+    Returns:
+        The front, with these scores among its secondary metrics, and what summary.json says.
+    """
+    if watching is None:
+        return list(front), {}
+    candidates = sources_of(problem)
+    candidates |= {name: one.candidate for name, one in references.items()}
+    candidates |= {row.name: row.candidate for row in front}
+    found = scored(watching, candidates)
+    metrics = {task.name: task.metric for task in watching.tasks}
+    rows = [replace(row, test=with_watched(row.test, found[row.name], metrics)) for row in front]
+    return rows, summarised(watching, found)
 
 
 def posterior_table(expected: Posterior) -> tuple[list[str], list[list[Any]]]:

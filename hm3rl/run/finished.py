@@ -19,8 +19,9 @@ from hm3rl.events import NullLogger
 from hm3rl.files import POSTERIOR, RunFolder
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.posterior import Posterior
-from hm3rl.objectives.utility import Utility
+from hm3rl.objectives.utility import BALANCE, OWN, Utility
 from hm3rl.paths.candidate import Candidate
+from hm3rl.paths.layer_path import LayerPath
 from hm3rl.run.sources import moved, reopen_problem
 
 
@@ -78,24 +79,55 @@ class FinishedRun:
             errors[row["key"]] = np.array([float(row[f"{name}_se"]) for name in self.objectives])
         return Posterior(means, errors)
 
-    def best(self, preference: np.ndarray, by: Archive | None = None) -> tuple[str, float]:
+    def utility_of(self, name: str) -> Utility:
+        """What a model is worth to who asks for `balance`, or for what the `run` went by.
+
+        Raises:
+            InputError: Nothing is called that.
+        """
+        if name not in (BALANCE, OWN):
+            raise InputError(f"--utility {name}", f"use {BALANCE} or {OWN}")
+        return self.utility.balanced if name == BALANCE else self.utility
+
+    @cached_property
+    def experts(self) -> dict[str, LayerPath]:
+        """The paths that are an expert and nothing else, by its name."""
+        found: dict[str, LayerPath] = {}
+        for candidate in self.candidates.values():
+            name, path = candidate.path.whole_member, candidate.path
+            # The experts were scored whole; a path may also be the first layers of one.
+            if name is not None and name in self.summary["sources"]:
+                found[name] = max(path, found.get(name, path), key=lambda one: one.length)
+        return found
+
+    def best(
+        self, preference: np.ndarray, by: Archive | None = None, utility: Utility | None = None
+    ) -> tuple[str, float]:
         """The best evaluated model under a preference.
 
         Args:
             preference: Shape (K,), on the simplex.
             by: Vectors of all evaluated models that decide; None: their scores.
+            utility: What a model is worth; None: what the run went by.
 
         Returns:
             Its key and its utility.
         """
         known = self.archive if by is None else by
         lengths = {key: candidate.path.length for key, candidate in self.candidates.items()}
-        key = known.best(preference, self.utility, lengths)
-        return key, self.worth(known.vector(key), lengths[key], preference)
+        key = known.best(preference, self.utility if utility is None else utility, lengths)
+        return key, self.worth(known.vector(key), lengths[key], preference, utility)
 
-    def worth(self, vector: np.ndarray, length: int, preference: np.ndarray) -> float:
-        """Utility of raw scores, shape (K,), of a path of `length` layers."""
-        return float(self.utility(self.archive.normalise(vector), length, preference))
+    def worth(
+        self,
+        vector: np.ndarray,
+        length: int,
+        preference: np.ndarray,
+        utility: Utility | None = None,
+    ) -> float:
+        """Utility of raw scores, shape (K,), of a path of `length` layers; see `best`."""
+        asked = self.utility if utility is None else utility
+        return float(asked(self.archive.normalise(vector), length, preference))
 
     def candidate(self, key: str) -> Candidate:
         """The candidate with a key."""

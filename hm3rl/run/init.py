@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from hm3rl.config.values import LONGEST_NAME, shown
 from hm3rl.errors import InputError
+from hm3rl.export.sources import stored_dtype, widest
 from hm3rl.files import write_text
+from hm3rl.models.loading import is_adapter
 from hm3rl.models.zoo import resolve_source
+from hm3rl.run.build import DTYPES
+from hm3rl.tasks.metrics import METRICS
 
 LONGEST_ANSWER = 64
 """Tokens of an answer where the models have room for that."""
 
-METRICS = ("exact_match", "chrf", "pass_at_1")
-
-
 FORMS = {
     "--expert": "NAME=FOLDER",
     "--sources": "NAME=FOLDER",
+    "--fields": "prompt=NAME, reference=NAME",
     "--task": "NAME=FILE.jsonl[:METRIC] or NAME=lm_eval:TASK",
 }
 """How the words of an option are written."""
@@ -48,6 +50,37 @@ def split_pairs(words: Sequence[str], what: str) -> dict[str, str]:
     return pairs
 
 
+COMMENTS = {
+    "budget": "models that are scored; 30 show how long one takes",
+    "dtype": "as the sources are stored; on a CPU without bfloat16 units float32 is quicker",
+    "device": "cuda on a GPU",
+    "max_new_tokens": "longest answer in tokens; longer ones are cut there",
+    "chat_template": "true for models that follow instructions",
+}
+"""What stands beside the keys that people change, the first time each of them occurs."""
+
+
+def _with_comments(body: str) -> str:
+    """YAML with a comment beside the first of each key of `COMMENTS`."""
+    left, lines = dict(COMMENTS), []
+    for line in body.splitlines():
+        comment = left.pop(line.strip().partition(":")[0], None)
+        lines.append(line if comment is None else f"{line}  # {comment}")
+    return "\n".join(lines) + "\n"
+
+
+def _stored_dtype(sources: Sequence[str]) -> str:
+    """The precision that holds all full checkpoints exactly, of those that a pool can have.
+
+    Raises:
+        InputError: A folder holds no usable weights.
+    """
+    folders = [resolve_source(source) for source in sources]
+    stored = widest({stored_dtype(folder) for folder in folders if not is_adapter(folder)})
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return names.get(stored, "float32")
+
+
 def _answer_tokens(base: str) -> int:
     """Leave at least half of the base's positions to the prompts.
 
@@ -63,7 +96,7 @@ def _answer_tokens(base: str) -> int:
         raise InputError(f"--base: {file} cannot be read", "give a checkpoint folder") from None
 
 
-def _task(name: str, value: str, answer: int) -> dict[str, object]:
+def _task(name: str, value: str, answer: int, fields: Mapping[str, str]) -> dict[str, object]:
     """The entry of one `--task NAME=VALUE`; `answer` is the longest one, in tokens.
 
     Raises:
@@ -90,6 +123,7 @@ def _task(name: str, value: str, answer: int) -> dict[str, object]:
     return {
         "kind": "jsonl",
         "path": str(Path(path).resolve()),
+        **({"fields": dict(fields)} if fields else {}),
         "metric": metric,
         "max_new_tokens": answer,
         "chat_template": False,
@@ -97,7 +131,12 @@ def _task(name: str, value: str, answer: int) -> dict[str, object]:
 
 
 def write_config(
-    directory: Path, name: str, base: str, experts: Sequence[str], tasks: Sequence[str]
+    directory: Path,
+    name: str,
+    base: str,
+    experts: Sequence[str],
+    tasks: Sequence[str],
+    fields: Sequence[str] = (),
 ) -> Path:
     """Write `directory/experiment/NAME.yaml`.
 
@@ -107,6 +146,7 @@ def write_config(
         base: Folder of the base model.
         experts: `NAME=FOLDER` for each expert.
         tasks: `NAME=FILE.jsonl`, `NAME=FILE.jsonl:metric` or `NAME=lm_eval:TASK` for each task.
+        fields: What the files call `prompt`, `reference` and `tests`: `prompt=question`.
 
     Returns:
         The file written.
@@ -125,10 +165,10 @@ def write_config(
         if not folder.startswith("zoo:") and not Path(folder).is_dir():
             what = label if label == "--base" else f"--expert {label}"
             raise InputError(f"{what}: no such folder: {folder}", DOWNLOAD)
-    answer = _answer_tokens(base)
+    answer, dtype = _answer_tokens(base), _stored_dtype([base, *folders.values()])
     entries: dict[str, dict[str, object]] = {}
     for task, value in split_pairs(tasks, "--task").items():
-        entries[task] = _task(task, value, answer)
+        entries[task] = _task(task, value, answer, split_pairs(fields, "--fields"))
     if not folders or not entries:
         raise InputError("no expert or no task given", "give --expert and --task at least once")
     target = directory / "experiment" / f"{name}.yaml"
@@ -151,7 +191,7 @@ def write_config(
             "pool": {
                 "base": absolute.pop(""),
                 "experts": absolute,
-                "dtype": "bfloat16",
+                "dtype": dtype,
                 "device": "cpu",
             },
             "tasks": entries,
@@ -161,8 +201,8 @@ def write_config(
     head = (
         "# @package _global_\n"
         f"# hm3rl search --config-dir {shlex.quote(str(directory))} experiment={name}\n"
-        "# One objective for each task; each item belongs to train, search or test by its hash.\n"
+        "# One objective for each task; each item belongs to search or test by its hash.\n"
         "defaults:\n  - override /pool: own\n  - override /tasks: own\n\n"
     )
-    write_text(target, head + body)
+    write_text(target, head + _with_comments(body))
     return target

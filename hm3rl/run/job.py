@@ -30,7 +30,9 @@ from hm3rl.files import (
     write_csv,
     write_text,
 )
+from hm3rl.merging.mergeability import mergeability
 from hm3rl.paths.candidate import Candidate
+from hm3rl.run.answers import collect
 from hm3rl.run.build import build_problem, build_searcher, check_settings
 from hm3rl.run.conclusion import (
     FrontRow,
@@ -39,9 +41,13 @@ from hm3rl.run.conclusion import (
     posterior_table,
     rescore_front,
     seconds,
+    sources_of,
     summarise,
+    watched_scores,
 )
+from hm3rl.run.references import score_references
 from hm3rl.run.sources import reopen_problem
+from hm3rl.run.watch import watch
 from hm3rl.search.architecture_level import posterior
 from hm3rl.tasks.isolation import check_isolation
 
@@ -210,6 +216,7 @@ class OpenRun:
                 self.logger.loggers = (*self.logger.loggers, listener)
             self.logger.start(to_dict(settings))
             self.logger.phase("sources", 0)
+            self._watching = watch(settings, self.problem)
             self.problem.prepare()
             experts_on_test(self.problem)
         except BaseException as error:
@@ -241,6 +248,15 @@ class OpenRun:
         expected = posterior(problem, agent, evaluated)
         front, tested = rescore_front(problem, expected)
         summary = summarise(settings, problem, chosen_by, front, tested, expected)
+        references = score_references(problem)
+        summary["references"] = {name: one.to_dict() for name, one in references.items()}
+        front, summary["watched"] = watched_scores(self._watching, problem, front, references)
+        models = {row.name: row.candidate for row in front}
+        folder.write_json(folder.answers, collect(problem, sources_of(problem), models))
+        folder.mergeability.unlink(missing_ok=True)
+        if len(problem.pool.mergeable) > 1:
+            facts = mergeability(problem.members.task_vectors)
+            folder.write_json(folder.mergeability, facts.to_dict())
         summary["seconds"] = seconds(spent, agent, search_seconds, problem)
         summary["resumed"] = self.resumed
         summary["agent"] = agent is not None

@@ -6,29 +6,44 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hm3rl.config.schema import RunSettings
 from hm3rl.config.searchers import MergingSettings
+from hm3rl.config.tasks import OwnTaskSettings, TaskSettings
+from hm3rl.errors import InputError
+from hm3rl.evaluation.costs import Minimised
+from hm3rl.evaluation.evaluator import Evaluator
+from hm3rl.evaluation.problem import refuse_impossible
 from hm3rl.evaluation.requests import Request
+from hm3rl.evaluation.result import Evaluation
+from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.merging.mergeability import described, mergeability
 from hm3rl.merging.task_vectors import DEFAULT_LIMIT
 from hm3rl.models.pool import ModelPool
+from hm3rl.paths.candidate import Candidate
 from hm3rl.run.build import (
+    build_evaluator,
     build_members,
     build_searcher,
     check_settings,
     load_pool,
     path_limits,
 )
-from hm3rl.tasks.base import Split
+from hm3rl.run.references import reference_candidates
+from hm3rl.tasks.base import Split, Task
 from hm3rl.tasks.build import build_tasks
 from hm3rl.tasks.isolation import check_isolation
 
 GIB = 2**30
-SPLITS: tuple[Split, ...] = ("search", "test")
+SCORED: tuple[Split, ...] = ("search", "test")
+EXACT = 0.05
+"""Standard error of a score of 0.5 that is good enough to tell models apart: 100 items."""
 
 
 def matmul_rate(dtype: torch.dtype, device: str) -> float:
@@ -116,19 +131,123 @@ def peak_memory(pool: ModelPool, merged: int, kept: int) -> dict[str, int]:
     }
 
 
-def _items(count: int) -> str:
-    """Search items, and the standard error of a share of one half among so many."""
-    return f"{count} search items, a score of 0.5 is known to ±{0.5 / math.sqrt(count):.2f}"
+def _error(count: int) -> float:
+    """Standard error of a share of one half among so many items, the largest there is."""
+    return 0.5 / math.sqrt(count)
 
 
-def check_report(settings: RunSettings) -> dict[str, Any]:
+def _items(task: Task) -> str:
+    """Items of a task that are scored, and how exactly a score is known by them."""
+    counts = [len(task.items(split)) for split in SCORED]
+    exact = " and ".join(f"±{_error(count):.2f}" for count in counts)
+    return f"{counts[0]} search and {counts[1]} test items, a score of 0.5 is known to {exact}"
+
+
+def _more_items(task: Task, settings: TaskSettings) -> str | None:
+    """What would make a task's scores exact enough to tell models apart; None: they are."""
+    count, wanted = len(task.items("search")), round((0.5 / EXACT) ** 2)
+    if count >= wanted:
+        return None
+    key = f"tasks.{task.name}"
+    if getattr(settings, "search_items", 0) == count:
+        way = f"raise {key}.search_items, of {count} now"
+    elif isinstance(settings, OwnTaskSettings):
+        share = settings.split.search
+        way = f"{math.ceil(100 * wanted / share)} lines or documents have them at search {share} %"
+        if settings.split.train:
+            way += f"; {key}.split={{search: 60, test: 40, train: 0}} leaves none to training"
+    else:
+        way = "give the task more items"
+    return f"for ±{EXACT:g} it takes {wanted} search items: {way}"
+
+
+REFUSED = "refused"
+"""Name of the fact that a search would be refused, in a report that goes on to say why."""
+
+
+def score_facts(evaluator: Evaluator, fidelity: str) -> dict[str, str]:
+    """Whether it is worth merging at all: scores of sources and uniform blends, and task vectors.
+
+    Args:
+        evaluator: Of the run's tasks; its members' sources are scored on the search split.
+        fidelity: How they are.
+
+    Returns:
+        Readable facts by name, among them `REFUSED` if no expert can do one of the tasks.
+    """
+    pool, objectives = evaluator.members.pool, evaluator.objectives
+    names = (*pool.expert_names, pool.base_name)
+    candidates = {
+        name: Candidate.whole(name, evaluator.members.num_layers(name)) for name in names
+    } | reference_candidates(pool)
+    scored = dict(
+        zip(candidates, evaluator.evaluate([*candidates.values()], fidelity=fidelity), strict=True)
+    )
+    facts: dict[str, str] = {}
+    for name, one in scored.items():
+        said = [
+            _score(task, one, place, evaluator.minimised) for place, task in enumerate(objectives)
+        ]
+        facts[f"score of {name}"] = ", ".join(said) if one.ok else f"FAILED: {one.reason}"
+    experts = {name: scored[name].vector for name in pool.expert_names if scored[name].ok}
+    for task, own in ((name, experts[name]) for name in experts if name in objectives):
+        if own[objectives.index(task)] <= 0:
+            facts[f"expert {task}"] = "scores 0 on its own task: look at its answers first"
+    if experts:
+        best = np.max([*experts.values()], axis=0)
+        try:
+            refuse_impossible(objectives, best)
+        except InputError as error:
+            facts[REFUSED] = str(error)
+        else:
+            facts["worth merging"] = _worth(scored, experts, best)
+    else:
+        facts[REFUSED] = "no expert can be scored"
+    if len(pool.mergeable) > 1:
+        facts.update(described(mergeability(evaluator.members.task_vectors)))
+    return facts
+
+
+def _score(
+    task: str, evaluation: Evaluation, place: int, minimised: Mapping[str, Minimised]
+) -> str:
+    if not evaluation.ok:
+        return ""
+    score, error = evaluation.scores[place], evaluation.standard_errors[place]
+    if task in minimised:
+        return f"{task} ↓ {minimised[task].cost(score):.3f} ± {minimised[task].worst * error:.3f}"
+    return f"{task} {score:.3f} ± {error:.3f}"
+
+
+def _worth(
+    scored: Mapping[str, Evaluation], experts: Mapping[str, np.ndarray], best: np.ndarray
+) -> str:
+    """What the reference merges say of it: shares of the best experts' scores kept everywhere."""
+    kept = {name: float((vector / best).min()) for name, vector in experts.items()}
+    expert = max(kept, key=lambda name: kept[name])
+    blends = {
+        name: float((one.vector / best).min())
+        for name, one in scored.items()
+        if name.startswith("uniform ") and one.ok
+    }
+    begin = (
+        f"the most even expert, {expert}, keeps {kept[expert]:.0%} of the best score on every task"
+    )
+    if not blends:
+        return begin
+    blend = max(blends, key=lambda name: blends[name])
+    return f"{begin}; the blend {blend}, which nobody searched for, {blends[blend]:.0%}"
+
+
+def check_report(settings: RunSettings, score: bool = False) -> dict[str, Any]:
     """Load and compare the sources, encode the items, count what a search would do.
 
-    No candidate is scored. Everything a search would refuse before its first evaluation is refused
-    here.
+    No candidate is scored, unless asked. Everything a search would refuse before its first
+    evaluation is refused here.
 
     Args:
         settings: The run.
+        score: Whether to score the sources and the reference merges, too; see `score_facts`.
 
     Returns:
         Readable facts by name.
@@ -141,18 +260,26 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     pool = load_pool(settings, writable=bool(settings.export.prefer))
     if build_searcher(settings).merges:
         pool.check_mergeable(pool.expert_names)
-    tasks = build_tasks(settings.tasks, settings.evaluation, pool.tokenizer, pool.origins.values())
-    check_isolation(tasks)
+    built = {
+        name: build_tasks(some, settings.evaluation, pool.tokenizer, pool.origins.values())
+        for name, some in (("objectives", settings.objectives), ("watched", settings.watched))
+        if some
+    }
+    tasks, watched = built["objectives"], built.get("watched", ())
+    check_isolation([*tasks, *watched])
     members = build_members(settings, pool, tasks)
     calibration = members.calibration
     limits = path_limits(settings, members)
-    tokens = dict.fromkeys(SPLITS, 0)
-    for task in tasks:
-        for split in SPLITS:
+    trained = {bool(task.items("train")) for task in tasks}
+    fitted = " and ".join({True: "training", False: "search"}[one] for one in sorted(trained))
+    tokens = dict.fromkeys(SCORED, 0)
+    for task in (*tasks, *watched):
+        for split in SCORED if task in tasks else ("test",):
             request = Request.build(
                 task, split, pool.tokenizer, 1, max_positions=pool.max_positions
             )
             tokens[split] += sum(sum(ids.shape) for ids in request.encoded)
+    advices = {task.name: _more_items(task, settings.tasks[task.name]) for task in tasks}
     model = pool.model(pool.base_name)
     parameters = sum(p.numel() for p in model.parameters())
     # Layers are a share of the parameters, and a longer path runs more of them.
@@ -166,19 +293,21 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
     front = expected_front(settings.budget, len(tasks))
     root, free = free_disk(Path(settings.output or settings.root))
     where = "the GPU has" if pool.device.startswith("cuda") else "the machine has"
-    return {
+    facts = {
         "compatible": f"yes: {', '.join(pool.names)}",
         "vocabulary": f"one for all: {len(pool.tokenizer)} tokens",
         **{f"source note {number}": note for number, note in enumerate(pool.notes, start=1)},
         "alignment": settings.paths.alignment
         + ("" if calibration is None else f", fitted on {int(calibration.attention_mask.sum())} ")
-        + ("" if calibration is None else "tokens of training items"),
+        + ("" if calibration is None else f"tokens of {fitted} items"),
         "layers": pool.num_layers,
         "paths": f"{limits.min_length} to {limits.max_length} layers, {limits.actions}, "
         f"stem {limits.stem}",
         "parameters": f"{parameters:,} in each source",
         "precision": f"{settings.pool.dtype} on {settings.pool.device}",
-        "tasks": ", ".join(f"{t.name} ({_items(len(t.items('search')))})" for t in tasks),
+        "tasks": ", ".join(f"{task.name} ({_items(task)})" for task in tasks),
+        **({"watched": ", ".join(f"{t.name} ({_items(t)})" for t in watched)} if watched else {}),
+        **{f"{name} items": advice for name, advice in advices.items() if advice is not None},
         **{
             f"{task.name} {subject}": note
             for task in tasks
@@ -198,3 +327,11 @@ def check_report(settings: RunSettings) -> dict[str, Any]:
         f"take {settings.budget * operations / rate:.0f} s of forward passes; generation, small "
         "layers and agent training come on top, several times that for tiny models",
     }
+    if score:
+        store = EvaluationStore(settings.evaluation.store or ":memory:")
+        evaluator = build_evaluator(settings, members, store, tasks)
+        try:
+            facts |= score_facts(evaluator, settings.evaluation.fidelity)
+        finally:
+            evaluator.close()
+    return facts

@@ -135,10 +135,10 @@ class HM3(Searcher[HM3Settings]):
                 "give positive shares whose sum is below 1",
             )
         merging = options.parameter.source == "preference"
-        if merging and len(settings.pool.experts) != len(settings.tasks):
+        if merging and len(settings.pool.experts) != len(settings.objectives):
             raise InputError(
                 f"search.parameter.source=preference with {len(settings.pool.experts)} experts and "
-                f"{len(settings.tasks)} tasks: a preference must weigh each expert",
+                f"{len(settings.objectives)} tasks: a preference must weigh each expert",
                 "give one expert for each task, or use search.parameter.source=search",
             )
         least = self._own.preferences * self.phases

@@ -12,30 +12,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from hm3rl.config.tasks import ZOO_SPLIT, SplitSettings
+
 Split = Literal["train", "search", "test"]
-
-SEARCH_PERCENT = 15
-"""Share of all prompts, in percent, whose scores a search may see."""
-
-HELD_OUT_PERCENT = 50
-"""Share of all prompts, in percent, never trained on (search and test together)."""
+SPLITS: tuple[Split, ...] = ("train", "search", "test")
 
 
-def split_of(task: str, prompt: str) -> Split:
+def split_of(task: str, prompt: str, shares: SplitSettings = ZOO_SPLIT) -> Split:
     """Return the split a prompt belongs to, decided by its hash alone.
+
+    A larger share for the search takes prompts from the test and leaves it those it had.
 
     Args:
         task: Name of the task.
         prompt: The full prompt text.
-
-    Returns:
-        "search" for 15 % of all prompts, "test" for 35 %, "train" for the rest.
+        shares: Percentages of the splits.
     """
     digest = hashlib.sha256(f"{task}\0{prompt}".encode()).hexdigest()
     bucket = int(digest[:8], 16) % 100
-    if bucket < SEARCH_PERCENT:
+    if bucket < shares.search:
         return "search"
-    return "test" if bucket < HELD_OUT_PERCENT else "train"
+    return "test" if bucket < shares.search + shares.test else "train"
+
+
+def version_of(shares: SplitSettings) -> str:
+    """What shares add to the version of a task: nothing, if they are those that all tasks had."""
+    return "" if shares == ZOO_SPLIT else f"+split {shares}"
 
 
 @dataclass(frozen=True)

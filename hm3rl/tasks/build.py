@@ -105,10 +105,13 @@ def jsonl(name: str, settings: JsonlSettings, tools: TaskTools) -> Task:
         name,
         settings.path,
         metric=settings.metric or "exact_match",
+        fields=settings.fields,
+        tolerance=settings.tolerance,
         max_new_tokens=settings.max_new_tokens or JSONL_MAX_NEW_TOKENS,
         tokenizer=tools.tokenizer if settings.chat_template else None,
         runner=tools.runner,
         limits={"search": settings.search_items, "test": settings.test_items},
+        shares=settings.split,
     )
 
 
@@ -121,6 +124,7 @@ def lm_eval(name: str, settings: HarnessSettings, tools: TaskTools) -> Task:
         metric=settings.metric,
         max_new_tokens=settings.max_new_tokens,
         limits={"search": settings.search_items, "test": settings.test_items},
+        shares=settings.split,
     )
 
 

@@ -19,8 +19,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hm3rl.config.tasks import SplitSettings
 from hm3rl.errors import InputError
-from hm3rl.tasks.base import Item, Split, Task, split_of
+from hm3rl.tasks.base import SPLITS, Item, Split, Task, split_of, version_of
 
 FEW_SHOT_SEED = 1234
 """The harness's own default."""
@@ -47,8 +48,8 @@ def quiet_harness() -> Iterator[None]:
 class HarnessTask(Task):
     """A task of the lm-evaluation-harness.
 
-    The documents it evaluates on are divided into train, search and test by the hash of the prompt,
-    like all items here. The score is one of its metrics, per document.
+    The documents it evaluates on are divided into splits by the hash of the prompt, like all items
+    here. The score is one of its metrics, per document.
 
     Args:
         name: Name of the objective.
@@ -57,6 +58,7 @@ class HarnessTask(Task):
         metric: Metric, or "metric,filter"; empty: the task's first of its first filter.
         max_new_tokens: Longest generation in tokens; 0: what the task says.
         limits: Most items by split; a split not named, or with 0, keeps all it has.
+        shares: Percentages of the splits; None: those of items that nothing here was trained on.
 
     Raises:
         InputError: The harness is missing, the task cannot be loaded, or its score is no number in
@@ -73,6 +75,7 @@ class HarnessTask(Task):
         metric: str = "",
         max_new_tokens: int = 0,
         limits: dict[Split, int] | None = None,
+        shares: SplitSettings | None = None,
     ) -> None:
         self.name = name
         with quiet_harness():
@@ -87,10 +90,12 @@ class HarnessTask(Task):
         self.direction = "maximise" if higher else "minimise"
         self.max_new_tokens = self._longest(found, tokenizer, max_new_tokens)
         self.version = f"lm-eval-2 {metadata.version('lm_eval')} {self._judging()}"
+        shares = shares or SplitSettings()
+        self.version += version_of(shares)
         self._items: dict[Split, tuple[Item, ...]] = {}
-        for split in ("train", "search", "test"):
-            members = tuple(item for item in found if split_of(name, item.prompt) == split)
-            self._items[split] = members[: (limits or {}).get(split) or None]
+        for split in SPLITS:
+            members = [item for item in found if split_of(name, item.prompt, shares) == split]
+            self._items[split] = tuple(members)[: (limits or {}).get(split) or None]
 
     def items(self, split: Split) -> tuple[Item, ...]:
         """Return the items of a split in the order of the documents."""

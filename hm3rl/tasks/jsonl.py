@@ -13,18 +13,28 @@ them, one of the two has to hold it. Splits follow the hash of the prompt as wri
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hm3rl.config.tasks import SplitSettings
 from hm3rl.errors import InputError
-from hm3rl.tasks.base import Item, ProgramRunner, Split, Task, split_of
+from hm3rl.tasks.base import SPLITS, Item, ProgramRunner, Split, Task, split_of, version_of
 from hm3rl.tasks.chat import render
-from hm3rl.tasks.metrics import METRICS, TEXT_METRICS, extract_program
+from hm3rl.tasks.metrics import (
+    METRICS,
+    TEXT_METRICS,
+    extract_program,
+    last_number,
+    same_number,
+)
 from hm3rl.tasks.program_tests import ProgramTest, read_test
 from hm3rl.tasks.suite import MIN_ITEMS
 
@@ -45,6 +55,9 @@ class JsonlTask(Task):
         tokenizer: Its chat template is applied to every prompt; None leaves prompts as they are.
         runner: Executes programs; needed for `pass_at_1` only.
         limits: Most items by split; a split not named, or with 0, keeps all it has.
+        shares: Percentages of the splits; None: those of items that nothing here was trained on.
+        fields: What the file calls `prompt`, `reference` and so on, where it has other names.
+        tolerance: Of the metric `number`.
 
     Raises:
         InputError: File, line (with its number) or metric is bad, or a split is too small.
@@ -59,8 +72,19 @@ class JsonlTask(Task):
         tokenizer: PreTrainedTokenizerBase | None = None,
         runner: ProgramRunner | None = None,
         limits: dict[Split, int] | None = None,
+        shares: SplitSettings | None = None,
+        fields: Mapping[str, str] | None = None,
+        tolerance: float = 0.0,
     ) -> None:
         self.name = name
+        self._fields = dict(fields or {})
+        self._tolerance = tolerance
+        if unknown := sorted(set(self._fields) - FIELDS):
+            raise InputError(
+                f"tasks.{name}.fields names {', '.join(unknown)}",
+                f"name what the file calls one of {', '.join(sorted(FIELDS))}",
+            )
+        self._shares = shares or SplitSettings()
         self.max_new_tokens = max_new_tokens
         self._path = _file(path)
         self._tokenizer = tokenizer
@@ -74,7 +98,9 @@ class JsonlTask(Task):
         self._unread = metric if metric != self.metric else ""
         self.exact_only = self.metric == "exact_match"
         self.judged_elsewhere = self.metric == "pass_at_1"
-        self.version = "jsonl-1"
+        self.version = "jsonl-1" + version_of(self._shares)
+        if self.metric == "number" and tolerance:
+            self.version += f"+tolerance {tolerance:g}"
         self._tests: list[ProgramTest] = []
         if self.metric == "pass_at_1":
             self.runner = runner
@@ -95,6 +121,9 @@ class JsonlTask(Task):
                 raise RuntimeError(f"task {self.name!r} was built without a program runner")
             programs = [extract_program(output) for output in outputs]
             return self.runner.run(programs, [item.payload for item in items])
+        if self.metric == "number":
+            pairs = zip(items, outputs, strict=True)
+            return [same_number(out, item.reference, self._tolerance) for item, out in pairs]
         measure = TEXT_METRICS[self.metric]
         return [measure(out, item.reference) for item, out in zip(items, outputs, strict=True)]
 
@@ -121,12 +150,13 @@ class JsonlTask(Task):
                 f"task {self.name!r}: {self._path} cannot be read ({error})",
                 f"give a UTF-8 file with one JSON object a line: tasks.{self.name}.path=FILE",
             ) from error
+        lines = self._table(text) if self._path.suffix == ".csv" else enumerate(text.split("\n"), 1)
         rows: list[tuple[int, dict[str, Any]]] = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
+        for number, line in lines:
+            if isinstance(line, str) and not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line) if isinstance(line, str) else line
                 # A lone half of a pair, as \ud83d, which JSON can write and no text can hold.
                 json.dumps(row, ensure_ascii=False).encode()
             except UnicodeEncodeError as error:
@@ -139,14 +169,55 @@ class JsonlTask(Task):
                     f"{self._where(number)} is not JSON ({error})",
                     'one object a line, for example {"prompt": "2+2=", "reference": "4"}',
                 ) from None
-            self._check(number, row)
-            rows.append((number, row))
+            found = self._renamed(number, row)
+            self._check(number, found)
+            rows.append((number, found))
         return rows
 
-    def _check(self, number: int, row: object) -> None:
-        where = self._where(number)
+    def _table(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Rows of a CSV file with the lines that they end on; `tests` is JSON there, too."""
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        key = self._fields.get("tests", "tests")
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(
+                    f"{self._where(reader.line_num)} has not the {len(reader.fieldnames or ())} "
+                    "cells of the first line",
+                    "put texts with commas or new lines in double quotes",
+                )
+            found: dict[str, Any] = dict(row)
+            if found.get(key):
+                try:
+                    found[key] = json.loads(found[key])
+                except ValueError as error:
+                    raise InputError(
+                        f"{self._where(reader.line_num)}: {key} is not JSON ({error})",
+                        'for example [["f(1)", "2"]]',
+                    ) from None
+            yield reader.line_num, found
+
+    def _renamed(self, number: int, row: object) -> dict[str, Any]:
+        """A line under the names used here; of other fields nothing is kept then."""
         if not isinstance(row, dict):
-            raise InputError(f"{where} is not a JSON object", "write {...} with prompt, reference")
+            raise InputError(
+                f"{self._where(number)} is not a JSON object", "write {...} with prompt, reference"
+            )
+        answer = row.get(key := self._fields.get("reference", "reference"))
+        if isinstance(answer, int | float) and not isinstance(answer, bool):
+            row = {**row, key: str(answer)}  # as many files have them
+        if not self._fields:
+            return row
+        missing = [given for given in self._fields.values() if given not in row]
+        if missing:
+            raise InputError(
+                f"{self._where(number)} has no field {missing[0]!r}",
+                f"it has {', '.join(map(str, row))}: tasks.{self.name}.fields={{prompt: NAME, …}}",
+            )
+        theirs = {name: self._fields.get(name, name) for name in FIELDS}
+        return {name: row[given] for name, given in theirs.items() if given in row}
+
+    def _check(self, number: int, row: dict[str, Any]) -> None:
+        where = self._where(number)
         unknown = sorted(set(row) - FIELDS)
         if unknown:
             raise InputError(
@@ -192,12 +263,29 @@ class JsonlTask(Task):
                 f"task {self.name!r}: unknown metric {metric!r}", f"one of {', '.join(METRICS)}"
             )
         for number, row in rows:
+            self._check_reference(number, row["reference"], metric)
             if metric == "pass_at_1" and not row.get("tests"):
                 raise InputError(
                     f"{self._where(number)}: pass_at_1 needs tests",
                     'for example "tests": [["f(1)", "2"]]',
                 )
         return metric
+
+    def _check_reference(self, number: int, reference: str, metric: str) -> None:
+        """Refuse a reference that a metric can make nothing of."""
+        if metric == "number" and last_number(reference) is None:
+            raise InputError(
+                f"{self._where(number)}: the reference {reference!r} holds no number",
+                "write one, or use another metric",
+            )
+        if metric == "regex":
+            try:
+                re.compile(reference)
+            except re.error as error:
+                raise InputError(
+                    f"{self._where(number)}: the reference is no regular expression ({error})",
+                    "mend it, or use the metric contains for plain text",
+                ) from None
 
     def _item(self, number: int, row: dict[str, Any]) -> tuple[Split, int, Item]:
         raw = row["prompt"]
@@ -209,7 +297,7 @@ class JsonlTask(Task):
             prompt = render(self._tokenizer, messages, self._where(number), instead)
         payload = tuple((str(a), str(b)) for a, b in row.get("tests", ()))
         return (
-            split_of(self.name, written),
+            split_of(self.name, written, self._shares),
             number,
             Item(self.name, prompt, row["reference"], payload),
         )
@@ -226,15 +314,15 @@ class JsonlTask(Task):
                 )
             lines[item.prompt] = number
         splits: dict[Split, tuple[Item, ...]] = {}
-        for split in ("train", "search", "test"):
+        for split in SPLITS:
             members = tuple(item for s, _, item in found if s == split)
             splits[split] = members[: limits.get(split) or None]
             if split != "train" and len(splits[split]) < MIN_ITEMS:
                 raise InputError(
                     f"task {self.name!r}: only {len(splits[split])} of the {len(found)} items of "
                     f"{self._path} fall into the {split} split",
-                    "15 % of all prompts are for search and 35 % for test, by their hash: "
-                    "give 100 lines or more",
+                    f"{self._shares.search} % of all prompts are for search and "
+                    f"{self._shares.test} % for test, by their hash: give 100 lines or more",
                 )
         return splits
 

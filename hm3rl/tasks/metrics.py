@@ -8,9 +8,10 @@ from functools import lru_cache
 
 from sacrebleu.metrics.chrf import CHRF
 
-METRICS = ("exact_match", "chrf", "pass_at_1")
+METRICS = ("exact_match", "contains", "number", "regex", "chrf", "pass_at_1")
 """Names of the metrics that a user's own task may ask for."""
 
+_NUMBER = re.compile(r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
@@ -22,6 +23,34 @@ def normalise(text: str) -> str:
 def exact_match(output: str, reference: str) -> float:
     """Return 1 if both texts are equal up to white space, else 0."""
     return float(normalise(output) == normalise(reference))
+
+
+def contains(output: str, reference: str) -> float:
+    """Return 1 if the reference stands anywhere in the output, up to white space, else 0."""
+    return float(normalise(reference) in normalise(output))
+
+
+def last_number(text: str) -> float | None:
+    """The last number of a text; signs of dollars and commas of thousands are passed over."""
+    found = _NUMBER.findall(text)
+    return float(found[-1].replace("$", "").replace(",", "")) if found else None
+
+
+def same_number(output: str, reference: str, tolerance: float = 0.0) -> float:
+    """Return 1 if the last number of both is the same, as GSM8K's flexible match, else 0.
+
+    Args:
+        output: The answer, with its working or without.
+        reference: Its last number counts, too.
+        tolerance: Largest difference that still counts as the same.
+    """
+    said, meant = last_number(output), last_number(reference)
+    return float(said is not None and meant is not None and abs(said - meant) <= tolerance)
+
+
+def regex(output: str, reference: str) -> float:
+    """Return 1 if the reference, a regular expression of Python's, matches anywhere, else 0."""
+    return float(re.search(reference, output) is not None)
 
 
 @lru_cache(maxsize=1)
@@ -43,5 +72,11 @@ def extract_program(output: str) -> str:
     return found.group(1) if found else output
 
 
-TEXT_METRICS: dict[str, Callable[[str, str], float]] = {"exact_match": exact_match, "chrf": chrf}
+TEXT_METRICS: dict[str, Callable[[str, str], float]] = {
+    "exact_match": exact_match,
+    "contains": contains,
+    "number": same_number,
+    "regex": regex,
+    "chrf": chrf,
+}
 """Metrics that compare an output with its reference."""

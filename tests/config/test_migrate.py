@@ -16,6 +16,7 @@ from hm3rl import registry
 from hm3rl.config.compose import compose_settings, from_plain, settings_of_run, to_dict, to_yaml
 from hm3rl.config.migrate import PARTS_OF_SEARCH, migrated
 from hm3rl.config.schema import RunSettings
+from hm3rl.config.tasks import ZOO_SPLIT, SplitSettings
 from hm3rl.errors import InputError
 from hm3rl.files import RunFolder
 from hm3rl.run.build import check_settings
@@ -82,11 +83,26 @@ def test_a_task_loses_what_its_kind_never_read():
     stored["tasks"]["own"] = {**stored["tasks"]["math"], "kind": "jsonl", "path": "x.jsonl"}
     settings = from_plain(migrated(stored))
     assert vars(settings.tasks["math"]).keys() == {
-        *("kind", "max_new_tokens", "search_items", "test_items")
+        *("kind", "role", "max_new_tokens", "search_items", "test_items")
     }
     assert (settings.tasks["own"].path, settings.tasks["own"].metric) == ("x.jsonl", "chrf")
     settings.search = RunSettings().search  # another searcher may need an extra
     check_settings(settings, began=True)
+
+
+def test_a_run_of_before_keeps_the_shares_of_its_items(tmp_path: Path):
+    stored = old()
+    stored["tasks"]["own"] = {"kind": "jsonl", "path": "x.jsonl"}
+    stored["tasks"]["arc"] = {"kind": "lm_eval", "lm_eval": "arc_easy"}
+    tasks = from_plain(migrated(stored)).tasks
+    assert tasks["own"].split == tasks["arc"].split == ZOO_SPLIT
+    # One of today has its own, and keeps it when it is read again.
+    words = ["+tasks.own.kind=jsonl", "+tasks.arc.kind=lm_eval", "tasks.arc.split.search=70"]
+    settings = compose_settings([*words, "tasks.arc.split.test=30"])
+    assert settings.tasks["own"].split == SplitSettings(search=60, test=40)
+    RunFolder(tmp_path).config.write_text(to_yaml(settings))
+    again = settings_of_run(RunFolder(tmp_path)).tasks
+    assert again == settings.tasks and again["arc"].split == SplitSettings(search=70, test=30)
 
 
 def test_a_part_that_is_gone_is_named():

@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from hm3rl.config.schema import EvaluationSettings
-from hm3rl.config.tasks import HarnessSettings
+from hm3rl.config.tasks import ZOO_SPLIT, HarnessSettings
 from hm3rl.errors import InputError, MachineError
 from hm3rl.evaluation import harness
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.harness import _run
 from hm3rl.evaluation.store import EvaluationStore
+from hm3rl.evaluation.texts import Answerer
 from hm3rl.models.pool import ModelPool
 from hm3rl.paths import Candidate, LayerPath
 from hm3rl.paths.members import MemberSet
+from hm3rl.tasks.base import SPLITS
 from hm3rl.tasks.build import build_tasks
 from hm3rl.tasks.harness import HarnessTask
 from hm3rl.tasks.math import MathTask
@@ -82,8 +84,11 @@ def build(pool: ModelPool, path: Path | str, **settings: object) -> HarnessTask:
 
 def test_the_documents_are_divided_by_their_hash(zoo_pool: ModelPool, write: Write) -> None:
     task = build(zoo_pool, write(GENERATE), max_new_tokens=8)
-    splits = [{item.prompt for item in task.items(s)} for s in ("train", "search", "test")]
+    splits = [{item.prompt for item in task.items(s)} for s in SPLITS]
     assert sum(map(len, splits)) == 40 == len(set.union(*splits))
+    assert not task.items("train") and "+split 60/40" in task.version
+    trained = build(zoo_pool, write(GENERATE), max_new_tokens=8, split=ZOO_SPLIT)
+    assert all(trained.items(split) for split in SPLITS) and "split" not in trained.version
     assert (task.metric, task.direction, task.max_new_tokens) == ("exact_match", "maximise", 8)
     fewer = build(zoo_pool, write(GENERATE), search_items=2, max_new_tokens=8)
     assert fewer.items("search") == task.items("search")[:2]
@@ -223,3 +228,19 @@ def test_what_is_no_single_task_of_text_is_refused(zoo_pool: ModelPool, write: W
     broken.write_text(broken.read_text().replace("docs.jsonl", "other.jsonl"))
     with pytest.raises(InputError, match="cannot load"):
         build(zoo_pool, broken)
+
+
+def test_what_a_model_said_is_kept_in_words(
+    zoo_pool: ModelPool, zoo_members: MemberSet, write: Write
+) -> None:
+    math = Candidate.whole("math", zoo_pool.num_layers)
+    task = build(zoo_pool, write(GENERATE), max_new_tokens=8)
+    said = Answerer(zoo_members, [task], "test", 3).answers(math)["own"]
+    assert [one.item for one in said] == list(task.items("test")[:3])
+    assert all(one.score == (one.text.strip() == one.item.reference.strip()) for one in said)
+    assert any(one.score == 1 for one in said)
+    # Of a multiple choice it is the choice that is most likely.
+    task = build(zoo_pool, write(CHOOSE, "{{gold}}"))
+    said = Answerer(zoo_members, [task], "test", 5).answers(math)["own"]
+    assert all(one.score == (one.text == one.item.reference) for one in said)
+    assert any(one.score == 1 for one in said)

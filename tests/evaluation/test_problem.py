@@ -166,7 +166,8 @@ def test_paths_outside_the_limits_are_refused_but_whole_members_are_not(
 
 def test_a_task_nobody_can_do_is_named(members: MemberSet, store: EvaluationStore) -> None:
     evaluator = Evaluator(members, [WordTask("one"), EchoTask("silence")], store)
-    with pytest.raises(InputError, match="no expert scores above 0 on task 'silence'") as caught:
+    named = "no expert scores above 0 on the search items of the task silence"
+    with pytest.raises(InputError, match=named) as caught:
         MergeProblem(members, evaluator, LIMITS, budget=3).prepare()
     assert caught.value.remedy
 

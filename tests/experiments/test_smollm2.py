@@ -53,7 +53,7 @@ def test_the_committed_items_are_those_of_the_generators(task: str):
 @pytest.mark.parametrize("task", TASKS)
 def test_no_training_text_is_held_out(task: str):
     settings = api.settings("experiment=smollm2").tasks[task]
-    read = JsonlTask(task, FOLDER / f"{task}.jsonl", metric=settings.metric)
+    read = JsonlTask(task, FOLDER / f"{task}.jsonl", metric=settings.metric, shares=settings.split)
     assert {split: len(read.items(split)) for split in COUNTS} == COUNTS
     held_out = {item.prompt for split in ("search", "test") for item in read.items(split)}
     drawn = training_rows(task, 1500, seed=5)
@@ -247,8 +247,11 @@ def test_an_expert_that_is_not_trained_names_the_command():
 def test_configurations_of_earlier_runs_find_their_items():
     for task, settings in api.settings("experiment=smollm2").tasks.items():
         assert settings.path == f"items:smollm2/{task}.jsonl"
-        now = JsonlTask(task, settings.path, metric=settings.metric)
-        before = JsonlTask(task, f"experiments/smollm2/tasks/{task}.jsonl", metric=settings.metric)
+        before = f"experiments/smollm2/tasks/{task}.jsonl"
+        now, before = (
+            JsonlTask(task, path, metric=settings.metric, shares=settings.split)
+            for path in (settings.path, before)
+        )
         assert now.items("search") == before.items("search")
 
 

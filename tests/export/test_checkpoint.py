@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hm3rl.errors import InputError, IntegrityError
+from hm3rl.evaluation.costs import Minimised
 from hm3rl.export import checkpoint, weights
 from hm3rl.export.checkpoint import export_candidate
 from hm3rl.export.record import verify_record
@@ -40,6 +41,7 @@ class Scores:
     split: str
     scores: np.ndarray
     standard_errors: np.ndarray
+    ok: bool = True
 
 
 @pytest.fixture
@@ -110,13 +112,15 @@ def test_recipe_file_rebuilds_the_candidate(members, tmp_path):
 
 
 def test_card_names_sources_path_scores_and_check(members, tmp_path):
-    scores = Scores("test", np.array([0.5, 0.25]), np.array([0.03, 0.04]))
+    searched = Scores("search", np.array([0.625, 0.5]), np.array([0.05, 0.06]))
+    tested = Scores("test", np.array([0.5, 0.25]), np.array([0.03, 0.04]))
     export_candidate(
         STITCHED,
         members,
         tmp_path / "model",
-        evaluation=scores,
+        evaluations=[searched, tested],
         objectives=["translation", "math"],
+        minimised={"math": Minimised(8.0, "layers")},
         seed=7,
         command="hm3rl search seed=7",
     )
@@ -128,8 +132,9 @@ def test_card_names_sources_path_scores_and_check(members, tmp_path):
     assert f"`{STITCHED.path}`" in card
     assert "| 0 to 1 | a | 0 to 1 |" in card
     assert "| 5 | c | 0 |" in card
-    assert "| translation | 0.500 | 0.030 |" in card
-    assert "score (test split)" in card
+    assert "| task | search split | test split |" in card
+    assert "| translation | 0.625 ± 0.050 | 0.500 ± 0.030 |" in card
+    assert "| math ↓ | 4.000 ± 0.480 | 6.000 ± 0.320 |" in card  # what is minimised, as a cost
     assert "search seed: 7" in card
     assert "hm3rl search seed=7" in card
     assert "Reload check" in card
@@ -198,17 +203,17 @@ def test_another_precision_is_rounded_once_and_never_keeps_the_searchs_scores(me
     searched = Scores("search", np.array([0.5]), np.array([0.03]))
     asked = []
 
-    def rescore(folder: Path) -> Scores:
+    def rescore(folder: Path) -> list[Scores]:
         asked.append(AutoModelForCausalLM.from_pretrained(folder).dtype)
-        return Scores("search", np.array([0.4375]), np.array([0.03]))
+        return [Scores("search", np.array([0.4375]), np.array([0.03]))]
 
-    settings = {"evaluation": searched, "objectives": ["math"], "dtype": torch.bfloat16}
+    settings = {"evaluations": [searched], "objectives": ["math"], "dtype": torch.bfloat16}
     export_candidate(STITCHED, members, tmp_path / "unscored", **settings)
     assert "Not scored." in (tmp_path / "unscored" / "README.md").read_text()
     export_candidate(STITCHED, members, tmp_path / "scored", rescore=rescore, **settings)
     assert asked == [torch.bfloat16]
     card = (tmp_path / "scored" / "README.md").read_text()
-    assert "| math | 0.438 | 0.030 |" in card and "precision: bfloat16" in card
+    assert "| math | 0.438 ± 0.030 |" in card and "precision: bfloat16" in card
     with safe_open(tmp_path / "scored" / "model.safetensors", framework="pt") as handle:
         assert torch.equal(handle.get_tensor("model.norm.weight"), before.bfloat16())
     assert torch.equal(members.model("a").model.norm.weight, before)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hm3rl.errors import InputError
-from hm3rl.files import RunFolder
+from hm3rl.files import RunFolder, write_csv
 from hm3rl.reporting.report import render, write_report
 from hm3rl.reporting.report_data import finished_folders, recipe_text, report_data
 from hm3rl.run.finished import FinishedRun
@@ -113,24 +113,68 @@ def test_moving_a_slider_shows_the_best_model_for_that_preference(
 
     # The value and the event a mouse leaves behind: a key sent to a busy browser may get lost.
     move = "[s, v] = arguments; s.value = v; s.dispatchEvent(new Event('input', {bubbles: true}))"
+    where = "return [...document.querySelectorAll('#sliders input')].map(s => Number(s.value))"
     folder = searched("budget=20").folder
     page = write_report([folder.path], tmp_path / "report.html")
     browser.get(page.as_uri())
     run = report_data([folder])["runs"][0]
+    # A slider stands where its number says, before it is touched and when another one moves.
+    assert browser.execute_script(where) == pytest.approx([0.33] * 3)
+    browser.execute_script(move, browser.find_elements(By.CSS_SELECTOR, "#sliders input")[0], 0.5)
+    assert browser.execute_script(where) == pytest.approx([0.5, 0.25, 0.25])
+    assert browser.find_element(By.ID, "verdict").text == run["verdict"]
     scores = np.array([model["search"] for model in run["front"]]) / run["z_star"]["search"]
     for number, task in enumerate(run["objectives"]):
         sliders = browser.find_elements(By.CSS_SELECTOR, "#sliders input")
         for other, slider in enumerate(sliders):
-            browser.execute_script(move, slider, 10 if other == number else 0)
+            browser.execute_script(move, slider, 1 if other == number else 0)
         best = run["front"][int(np.argmax(scores[:, number]))]
         assert browser.find_element(By.ID, "chosen-name").text == f"Model {best['name']}"
         assert f"{best['test'][number]:.3f}" in browser.find_element(By.ID, "chosen").text
         commands = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "#chosen pre")]
         assert f" {best['name']} --to" in commands[0]
-        assert f"--prefer {task}=10" in commands[1]
+        assert f"--prefer {task}=1 --export" in commands[1]
         assert (
             browser.find_element(By.CSS_SELECTOR, "#strips tr.chosen td").text[:3] == best["name"]
         )
+    # The chosen model's answers stand beside the experts', for the task that is asked for.
+    kept = run["answers"]
+    browser.find_elements(By.CSS_SELECTOR, "#answers-select option")[1].click()
+    shown = browser.find_element(By.CSS_SELECTOR, "#answer-list article").text.split("\n")
+    assert kept["items"]["math"][0]["prompt"].strip().split("\n")[0] in shown
+    own = browser.find_element(By.CSS_SELECTOR, "#answer-list dt.own").text
+    assert own.startswith(browser.find_element(By.ID, "chosen-name").text.split()[1])
+    assert [line for line in shown if line.startswith("code ")]
+    # And how the experts go together, a row a pair.
+    drawn = browser.execute_script("return document.getElementById('heat').data[0].y")
+    assert drawn == ["translation · math", "translation · code", "math · code"]
+    assert browser.get_log("browser") == []
+
+
+def test_the_page_chooses_by_balance_first_and_by_the_runs_own_on_request(
+    browser, tmp_path: Path, finished: FinishedRun
+):
+    from selenium.webdriver.common.by import By
+
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(finished.folder.path, folder.path)
+    # Two experts and a model between them that no weighted sum of equal weights prefers.
+    rows, z_star = folder.read_front()[:3], finished.archive.z_star
+    paths = ("math | math[0:8]", "code | code[0:8]", "math | math[0:4] + code[4:8]")
+    for row, path, shares in zip(
+        rows, paths, ([0.1, 1, 0.3], [0.1, 0.2, 1], [0.4, 0.45, 0.42]), strict=True
+    ):
+        row["path"] = path
+        for task, best, share in zip(finished.objectives, z_star, shares, strict=True):
+            row[f"search_{task}"] = str(best * share)
+    write_csv(folder.front, list(rows[0]), [list(row.values()) for row in rows])
+    browser.get(write_report([folder.path], tmp_path / "report.html").as_uri())
+    assert browser.find_element(By.ID, "chosen-name").text == f"Model {rows[2]['name']}"
+    assert "No model keeps 80%" in browser.find_element(By.ID, "verdict").text
+    browser.find_element(By.ID, "own-option").click()
+    chosen = browser.find_element(By.ID, "chosen").text
+    assert f"Model {rows[0]['name']}" in chosen and "This is the expert math itself" in chosen
+    assert "--utility run --export" in chosen
     assert browser.get_log("browser") == []
 
 
@@ -143,8 +187,9 @@ def test_where_the_front_goes_by_posterior_means_so_does_the_page(
     folder = searched("agent=psl", "budget=30", *blends).folder
     browser.get(write_report([folder.path], tmp_path / "report.html").as_uri())
     run = report_data([folder])["runs"][0]
-    worth = (np.array([m["posterior"] for m in run["front"]]) / run["z_star"]["search"]).sum(axis=1)
-    best = run["front"][int(np.argmax(worth))]
+    means = np.array([m["posterior"] for m in run["front"]]) / run["z_star"]["search"]
+    utility = FinishedRun(folder.path).utility.balanced
+    best = run["front"][utility.best(means, np.full(len(means), 8), np.full(3, 1 / 3))]
     chosen = browser.find_element(By.ID, "chosen").text
     assert f"Model {best['name']}" in chosen
     assert f"{best['posterior'][0]:.3f} ± {best['posterior_se'][0]:.3f}" in chosen

@@ -34,11 +34,15 @@ def test_the_batch_takes_training_items_of_all_tasks_in_turn(problem):
     assert found == [tuple(t for t, real in zip(*row, strict=True) if real) for row in rows][:7]
 
 
-def test_a_task_without_training_items_is_named(problem, monkeypatch):
-    task = problem.evaluator.tasks[1]
-    monkeypatch.setattr(task, "items", lambda split: ())
-    with pytest.raises(InputError, match=f"task '{task.name}' has no training items"):
-        calibration_batch(problem.evaluator.tasks, problem.pool.tokenizer, 7, "cpu")
+def test_a_task_without_training_items_lends_prompts_of_its_search_items(problem, monkeypatch):
+    task, tokenizer = problem.evaluator.tasks[1], problem.pool.tokenizer
+    items = {"search": task.items("search")}
+    monkeypatch.setattr(task, "items", lambda split: items.get(split, ()))
+    batch = calibration_batch([task], tokenizer, 5, "cpu")
+    rows = zip(batch.input_ids.tolist(), batch.attention_mask.tolist(), strict=True)
+    found = [tuple(t for t, real in zip(*row, strict=True) if real) for row in rows]
+    prompts = {tuple(encode(item, tokenizer).prompt) for item in items["search"]}
+    assert len(found) == 5 and set(found) <= prompts  # and no token of a reference
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from hm3rl.config.compose import compose_settings
 from hm3rl.config.tasks import HarnessSettings, JsonlSettings
 from hm3rl.errors import InputError
 from hm3rl.models.zoo import zoo_folder
-from hm3rl.run.init import write_config
+from hm3rl.run.init import COMMENTS, write_config
 
 
 @pytest.fixture
@@ -31,6 +33,9 @@ def test_the_written_config_composes(tmp_path: Path, data: Path):
     assert settings.pool.base == "zoo:base"
     assert settings.pool.experts == {"m": "zoo:math"}
     assert (settings.tasks["qa"].path, settings.tasks["qa"].metric) == (str(data), "chrf")
+    assert settings.pool.dtype == "bfloat16"  # as the zoo is stored
+    text = written.read_text()
+    assert all(text.count(f"  # {comment}") == 1 for comment in COMMENTS.values())
     # Half of the base's positions are left to the prompts.
     positions = json.loads((zoo_folder("base") / "config.json").read_text())
     assert settings.tasks["qa"].max_new_tokens == positions["max_position_embeddings"] // 2
@@ -48,6 +53,32 @@ def test_a_task_of_the_harness_is_named_by_its_name(tmp_path: Path, data: Path, 
     assert isinstance(settings.tasks["qa"], JsonlSettings)
     harness = {name: t for name, t in settings.tasks.items() if isinstance(t, HarnessSettings)}
     assert {name: t.lm_eval for name, t in harness.items()} == {"arc": "arc_easy", "own": str(own)}
+
+
+def test_other_names_of_fields_and_a_metric_are_written(tmp_path: Path):
+    file = tmp_path / "gsm.csv"
+    file.write_text("question,answer\n")
+    names = ["prompt=question", "reference=answer"]
+    written = write_config(
+        tmp_path / "conf", "mine", "zoo:base", ["m=zoo:math"], [f"gsm={file}:number"], names
+    )
+    settings = compose_settings(
+        [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", f"experiment={written.stem}"]
+    )
+    task = settings.tasks["gsm"]
+    assert task.fields == {"prompt": "question", "reference": "answer"}
+    assert (task.metric, task.path) == ("number", str(file))
+
+
+def test_the_precision_is_that_of_the_sources(tmp_path: Path, data: Path, save_pool, tiny_config):
+    folders = save_pool(tmp_path / "pool", tiny_config(), ("a",))
+    for name, dtype in (("base", torch.bfloat16), ("a", torch.bfloat16)):
+        file = folders[name] / "model.safetensors"
+        save_file({k: v.to(dtype) for k, v in load_file(file).items()}, file, {"format": "pt"})
+    arguments = [str(folders["base"]), [f"a={folders['a']}"], [f"qa={data}"]]
+    assert "dtype: bfloat16" in write_config(tmp_path, "both", *arguments).read_text()
+    save_file({k: v.float() for k, v in load_file(file).items()}, file, {"format": "pt"})
+    assert "dtype: float32" in write_config(tmp_path, "one", *arguments).read_text()
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", "x" * 300, "a,b"])

@@ -33,7 +33,7 @@ def test_a_finished_run_remembers_its_archive(finished: FinishedRun, searched):
 
 def test_the_choice_is_at_least_as_good_as_anything_evaluated(finished: FinishedRun):
     for weights in ({"math": 1}, {"math": 2, "code": 1}, {"translation": 1, "math": 1, "code": 1}):
-        choice = api.pick(finished, weights)
+        choice = api.pick(finished, weights, utility="run")
         preference = np.array([weights.get(task, 0) for task in finished.objectives], float)
         best = weighted_sum(finished.archive.normalised, preference / preference.sum()).max()
         assert choice.utility is not None and choice.utility >= best - 1e-9
@@ -107,7 +107,7 @@ def test_the_agents_answer_is_weighed_by_the_same_utility(finished: FinishedRun,
     run = with_archive(finished, tmp_path / "run", models, keep=True, length_cost=0.5)
     assert run.agent is not None
     path = run.agent.decode(MATH_ONLY, beam=16)
-    choice = api.pick(run, {"math": 1})
+    choice = api.pick(run, {"math": 1}, utility="run")
     assert choice.decoded == str(path)
     assert choice.decoded_utility == pytest.approx(
         run.problem.evaluation(run.problem.key(to_candidate(run.problem, path))).vector[1]
@@ -161,6 +161,74 @@ def test_a_run_where_nothing_can_be_written_is_picked_from_and_exported(
     assert before == {file: file.read_bytes() for file in files}
 
 
+EVEN = {"translation": 1, "math": 1, "code": 1}
+EXPERT, MIDDLE = "math | math[0:8]", "math | math[0:6] + code[6:8]"
+
+
+def without_agent(run: FinishedRun) -> FinishedRun:
+    """The same run as if its searcher had none, so that nothing but its archive is picked from."""
+    run.agent = None  # type: ignore[misc] -- a cached property
+    return run
+
+
+def test_balance_finds_the_model_between_experts_that_no_weighted_sum_finds(
+    finished: FinishedRun, tmp_path
+):
+    # As a user's pool was: equal weights gave the expert, though a model was better at the rest.
+    models = [(EXPERT, [0.1, 1.0, 0.3]), (MIDDLE, [0.4, 0.45, 0.42])]
+    run = without_agent(with_archive(finished, tmp_path / "run", models))
+    balanced, own = api.pick(run, EVEN), api.pick(run, EVEN, utility="run")
+    assert (str(balanced.candidate.path), balanced.expert) == (MIDDLE, None)
+    assert (str(own.candidate.path), own.expert) == (EXPERT, "math")
+    assert (balanced.asked.kind, own.asked.kind) == ("tchebycheff", "weighted_sum")
+    # Neither is good at all tasks, and both say so.
+    assert balanced.most_even == own.most_even == (MIDDLE, pytest.approx(0.4))
+    with pytest.raises(InputError, match="--utility luck"):
+        api.pick(run, EVEN, utility="luck")
+
+
+def test_minimum_scores_leave_out_who_has_less(finished: FinishedRun, tmp_path):
+    models = [(EXPERT, [0.1, 1.0, 0.3]), (MIDDLE, [0.4, 0.45, 0.42])]
+    run = without_agent(with_archive(finished, tmp_path / "run", models))
+    z_star = dict(zip(run.objectives, run.archive.z_star, strict=True))
+    needed = {"math": 0.9 * z_star["math"]}
+    assert str(api.pick(run, EVEN, at_least=needed).candidate.path) == EXPERT
+    needed["code"] = 0.35 * z_star["code"]
+    with pytest.raises(InputError, match=r"no model of this run has --at-least math=") as refused:
+        api.pick(run, EVEN, at_least=needed)
+    assert f"the nearest is {EXPERT[:12]}" in refused.value.remedy
+    with pytest.raises(InputError, match="--at-least with --no-eval"):
+        api.pick(finished, EVEN, evaluate=False, at_least=needed)
+
+
+def test_of_an_objective_to_be_minimised_the_minimum_is_a_highest_cost(
+    finished: FinishedRun, tmp_path
+):
+    models = [(EXPERT, [0.9, 1.0, 0.25]), (MIDDLE, [0.4, 0.45, 0.9])]
+    run = without_agent(with_archive(finished, tmp_path / "run", models))
+    run.summary["minimised"] = {"code": {"worst": 16.0, "unit": "layers"}}
+    highest = 16.0 * (1.0 - 0.5 * run.archive.z_star[2])  # the first costs more, the second less
+    assert str(api.pick(run, EVEN, at_least={"code": highest}).candidate.path) == MIDDLE
+
+
+def test_what_is_chosen_is_scored_on_both_splits(finished: FinishedRun):
+    choice = api.pick(finished, {"math": 1})
+    assert choice.evaluation is not None and choice.test is not None
+    assert (choice.evaluation.split, choice.test.split) == ("search", "test")
+    again = finished.problem.rescore([choice.candidate])[0]
+    assert choice.test.scores == again.scores
+
+
+def test_what_is_not_scored_says_how_sure_the_surrogate_is(finished: FinishedRun):
+    choice = api.pick(finished, {"math": 1}, evaluate=False)
+    assert choice.expected is not None and choice.test is None
+    assert finished.agent is not None
+    mean, error = finished.agent.predict([choice.candidate.path])
+    np.testing.assert_allclose(choice.expected[0], mean[0] * finished.archive.z_star)
+    np.testing.assert_allclose(choice.expected[1], error[0] * finished.archive.z_star)
+    assert (choice.expected[1] > 0).all()
+
+
 def test_a_budget_without_evaluation_is_refused(finished: FinishedRun):
     with pytest.raises(InputError, match="--budget 3 with --no-eval"):
         api.pick(finished, {"math": 1}, budget=3, evaluate=False)
@@ -175,6 +243,7 @@ def test_without_evaluation_the_policy_answers_alone(finished: FinishedRun):
 def test_a_budget_refines_the_choice(finished: FinishedRun):
     plain = api.pick(finished, {"math": 1, "code": 1})
     refined = api.pick(finished, {"math": 1, "code": 1}, budget=4)
+    assert plain.asked == refined.asked
     assert refined.utility is not None and plain.utility is not None
     assert refined.utility >= plain.utility
 
@@ -214,10 +283,14 @@ def test_blends_are_compared_by_posterior_means(blended: FinishedRun, weights: d
     assert choice.by == "posterior" and choice.posterior is not None and choice.evaluation
     assert choice.utility == pytest.approx(
         blended.worth(
-            choice.posterior[0], choice.candidate.path.length, preference / preference.sum()
+            choice.posterior[0],
+            choice.candidate.path.length,
+            preference / preference.sum(),
+            blended.utility.balanced,
         )
     )
-    assert choice.utility == max(choice.front_utility, choice.decoded_utility or 0)
+    assert choice.decoded_utility is not None
+    assert choice.utility == max(choice.front_utility, choice.decoded_utility)
     # The decoded path's own score is among what the posterior of all was made of.
     known = [blended.candidate(key).path for key in blended.archive.keys]
     assert blended.agent is not None
@@ -226,7 +299,7 @@ def test_blends_are_compared_by_posterior_means(blended: FinishedRun, weights: d
 
 
 def test_a_choice_by_scores_is_had_on_request(blended: FinishedRun):
-    choice = api.pick(blended, {"math": 1, "code": 1}, by="scores")
+    choice = api.pick(blended, {"math": 1, "code": 1}, by="scores", utility="run")
     assert choice.by == "scores" and choice.posterior is None and choice.evaluation is not None
     preference = np.array([0.0, 0.5, 0.5])
     assert choice.front_utility == blended.best(preference)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from hm3rl.config.tasks import SplitSettings
 from hm3rl.tasks.base import Item, split_of
 
 
@@ -26,6 +27,15 @@ def test_split_is_pinned() -> None:
     """A change of the hash would move items into the training text of the shipped models."""
     prompts = ("compute 4 7 + 3 8 =", "compute 1 2 - 0 9 =", "compute 9 9 + 9 9 =")
     assert [split_of("math", prompt) for prompt in prompts] == PINNED
+
+
+def test_more_for_the_search_keeps_what_it_had():
+    prompts = [f"prompt {i}" for i in range(2000)]
+    before = {p for p in prompts if split_of("math", p) == "search"}
+    shares = SplitSettings(search=60, test=40)
+    now = {p for p in prompts if split_of("math", p, shares) == "search"}
+    assert before < now and abs(len(now) / 2000 - 0.6) < 0.04
+    assert {split_of("math", p, shares) for p in prompts} == {"search", "test"}
 
 
 PINNED = ["test", "train", "train"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from hm3rl.config.tasks import ZOO_SPLIT, SplitSettings
 from hm3rl.errors import InputError
 from hm3rl.models.pool import ModelPool
-from hm3rl.tasks.base import split_of
+from hm3rl.tasks.base import SPLITS, split_of
 from hm3rl.tasks.jsonl import JsonlTask
 from hm3rl.tasks.sandbox import SandboxPool
 
@@ -41,11 +43,31 @@ def tokenizer(tiny_pool: ModelPool) -> PreTrainedTokenizerBase:
 
 
 def test_items_keep_their_order_and_fall_into_the_split_of_their_prompt(write: Writer) -> None:
-    task = JsonlTask("own", write(rows()))
-    for split in ("train", "search", "test"):
+    task = JsonlTask("own", write(rows()), shares=ZOO_SPLIT)
+    for split in SPLITS:
         prompts = [item.prompt for item in task.items(split)]
         wanted = [row["prompt"] for row in rows() if split_of("own", row["prompt"]) == split]
         assert prompts == wanted and prompts
+
+
+def test_no_item_is_left_to_training_unless_asked(write: Writer) -> None:
+    path = write(rows(200))
+    task = JsonlTask("own", path)
+    assert not task.items("train")
+    assert len(task.items("search")) + len(task.items("test")) == 200
+    assert 105 <= len(task.items("search")) <= 135
+    trained = JsonlTask("own", path, shares=ZOO_SPLIT)
+    # What a search saw once is never tested on: not with more for the search, either.
+    assert set(trained.items("search")) < set(task.items("search"))
+    paper = JsonlTask("own", path, shares=SplitSettings(search=70, test=30))
+    assert set(paper.items("test")) < set(task.items("test"))
+
+
+def test_shares_are_part_of_the_version_but_for_those_there_always_were(write: Writer) -> None:
+    path = write(rows())
+    shares = (ZOO_SPLIT, SplitSettings(), SplitSettings(search=70, test=30))
+    versions = [JsonlTask("own", path, shares=one).version for one in shares]
+    assert versions == ["jsonl-1", "jsonl-1+split 60/40", "jsonl-1+split 70/30"]
 
 
 def test_limits_take_the_first_items(write: Writer) -> None:
@@ -93,10 +115,10 @@ def test_prompts_go_through_the_chat_template(
     assert item.prompt == tokenizer.apply_chat_template(
         [{"role": "user", "content": written}], tokenize=False, add_generation_prompt=True
     )
-    assert split_of("own", written) == "search"
+    assert split_of("own", written, SplitSettings()) == "search"
     from_chat = JsonlTask("own", write(chats), tokenizer=tokenizer)
-    rendered = {i.prompt for s in ("train", "search", "test") for i in from_text.items(s)}
-    assert {i.prompt for s in ("train", "search", "test") for i in from_chat.items(s)} == rendered
+    rendered = {i.prompt for s in SPLITS for i in from_text.items(s)}
+    assert {i.prompt for s in SPLITS for i in from_chat.items(s)} == rendered
 
 
 def test_a_template_that_is_not_there_is_refused(
@@ -150,7 +172,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(write: Writer) -> None:
     plain = JsonlTask("own", path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     marked = JsonlTask("own", path)
-    assert all(marked.items(s) == plain.items(s) for s in ("train", "search", "test"))
+    assert all(marked.items(s) == plain.items(s) for s in SPLITS)
 
 
 @pytest.mark.parametrize(
@@ -194,9 +216,61 @@ def test_an_unknown_metric_and_missing_tests_are_refused(write: Writer) -> None:
         JsonlTask("own", write(rows()), metric="pass_at_1")
 
 
+def test_other_names_of_fields_and_numbers_as_references_are_read(write: Writer) -> None:
+    lines = [{"question": f"w{i}?", "answer": i, "source": "web"} for i in range(60)]
+    names = {"prompt": "question", "reference": "answer"}
+    task = JsonlTask("own", write(lines), metric="number", fields=names)
+    items = task.items("search")
+    assert items[0].prompt.endswith("?") and items[0].reference in items[0].prompt
+    assert task.score(items[:2], [f"So it is {items[0].reference}.", "none"]) == [1.0, 0.0]
+    with pytest.raises(InputError, match="has unknown fields: answer, question, source"):
+        JsonlTask("own", write(lines))
+    with pytest.raises(InputError, match="line 1 has no field 'Question'") as refused:
+        JsonlTask("own", write(lines), fields={"prompt": "Question"})
+    assert "it has question, answer, source" in refused.value.remedy
+    with pytest.raises(InputError, match="fields names poem"):
+        JsonlTask("own", write(lines), fields={"poem": "question"})
+
+
+def test_a_csv_file_has_the_items_of_the_same_json_lines(write: Writer, tmp_path: Path) -> None:
+    lines = [{"prompt": f'say "w{i}",\nplease', "reference": f"w{i}"} for i in range(60)]
+    table = tmp_path / "own.csv"
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ("prompt", "reference"))
+        writer.writeheader()
+        writer.writerows(lines)
+    read, same = JsonlTask("own", table), JsonlTask("own", write(lines))
+    assert all(read.items(split) == same.items(split) for split in SPLITS)
+    table.write_text("prompt,reference\nw1,w1,w1\n")
+    with pytest.raises(InputError, match="line 2 has not the 2 cells"):
+        JsonlTask("own", table)
+    table.write_text("prompt,reference,tests\nw1,w1,\"[['f', 1\"\n")
+    with pytest.raises(InputError, match="line 2: tests is not JSON"):
+        JsonlTask("own", table, metric="pass_at_1")
+
+
+def test_references_that_a_metric_can_make_nothing_of_are_refused(write: Writer) -> None:
+    with pytest.raises(InputError, match="line 1: the reference 'none' holds no number"):
+        JsonlTask("own", write([{"prompt": "w1", "reference": "none"}]), metric="number")
+    with pytest.raises(InputError, match="line 1: the reference is no regular expression"):
+        JsonlTask("own", write([{"prompt": "w1", "reference": "(w"}]), metric="regex")
+
+
+def test_a_tolerance_is_part_of_the_version(write: Writer) -> None:
+    path = write(rows())
+    exact, loose = (
+        JsonlTask("own", path, metric="number", tolerance=tolerance) for tolerance in (0.0, 0.5)
+    )
+    assert loose.version == exact.version + "+tolerance 0.5"
+    item = loose.items("search")[0]
+    near = str(float(item.reference[1:]) + 0.4)
+    assert (loose.score([item], [near]), exact.score([item], [near])) == ([1.0], [0.0])
+
+
 def test_too_few_lines_and_a_missing_file_are_refused(write: Writer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="fall into the search split"):
-        JsonlTask("own", write(rows(3)))
+    with pytest.raises(InputError, match="fall into the search split") as caught:
+        JsonlTask("own", write(rows(3)), shares=ZOO_SPLIT)
+    assert "15 % of all prompts are for search and 35 % for test" in caught.value.remedy
     with pytest.raises(InputError, match="cannot be read"):
         JsonlTask("own", tmp_path / "nowhere.jsonl")
 
@@ -216,7 +290,7 @@ def test_comparisons_with_literals_are_another_version_and_others_are_counted(
 
     with SandboxPool() as runner:
         plain = task("f(2)", "3")
-        assert plain.version == "jsonl-1" and "tests" not in plain.notes()
+        assert plain.version == "jsonl-1+split 60/40" and "tests" not in plain.notes()
         compared = task("f(2) == 3", "True")
         assert compared.version != plain.version and "tests" not in compared.notes()
         other = task("f(2) < 4", "True")

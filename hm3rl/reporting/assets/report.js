@@ -3,14 +3,16 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const runs = data.runs;
 const tasks = runs[0].objectives;
-const state = { run: 0, split: "search", weights: tasks.map(() => 1) };
+const state = { run: 0, split: "search", utility: "balance", weights: tasks.map(() => 1 / tasks.length) };
 
 // Okabe and Ito's colours, told apart with colour-blind eyes; letters, dashes, stripes and symbols tell them apart in grey.
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const PHASES = { parameter: ["#0072b2", "square"], offline: ["#e69f00", "triangle-up"], online: ["#009e73", "circle"] };
-const CONFIG = { displaylogo: false, displayModeBar: window.innerWidth < 700 ? false : "hover", responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
-const FONT = { family: "system-ui, sans-serif", size: 13, color: "#1b1f24" };
+const DARK = window.matchMedia("(prefers-color-scheme: dark)").matches, NARROW = window.innerWidth < 700;
+const [INK, BACK, GRID, AXIS, FAINT] = DARK ? ["#e8ebef", "#14171b", "#2b3138", "#77818c", "rgba(190,200,210,.35)"] : ["#111", "#fff", "#e4e8ed", "#9aa3ad", "rgba(60,70,80,.28)"];
+const CONFIG = { displaylogo: false, displayModeBar: NARROW ? false : "hover", responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+const FONT = { family: "system-ui, sans-serif", size: 13, color: DARK ? INK : "#1b1f24" };
 
 const byId = (id) => document.getElementById(id);
 const run = () => runs[state.run];
@@ -21,14 +23,21 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const fixed = (value, digits = NARROW ? 2 : 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+// An objective to be minimised is shown as its cost, of which the utility is 1 - cost / worst.
+const heading = (task) => (task in run().minimised ? `${task} ↓` : task);
+function shown(task, value, error) {
+  const cost = run().minimised[task];
+  if (cost && value !== null) value = cost.worst * (1 - value);
+  return error === undefined ? fixed(value) : scoreText(value, cost ? cost.worst * error : error);
+}
 const scoreText = (value, error) => `${fixed(value)} ± ${fixed(error)}`;
 const label = (one) => `${one.name} · ${one.searcher} · seed ${one.seed}`;
 
 function layout(extra) {
-  const axis = { gridcolor: "#e4e8ed", zerolinecolor: "#e4e8ed", linecolor: "#9aa3ad", automargin: true };
+  const axis = { gridcolor: GRID, zerolinecolor: GRID, linecolor: AXIS, automargin: true };
   return {
-    font: FONT, paper_bgcolor: "#fff", plot_bgcolor: "#fff", hovermode: "closest", hoverlabel: { align: "left" },
+    font: FONT, paper_bgcolor: BACK, plot_bgcolor: BACK, hovermode: "closest", hoverlabel: { align: "left" },
     margin: { l: 55, r: 15, t: 32, b: 50 }, ...extra,
     xaxis: { ...axis, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
   };
@@ -36,18 +45,32 @@ function layout(extra) {
 
 // ---- choosing -------------------------------------------------------------------------------------------------------
 
-function preference() {
-  const sum = state.weights.reduce((a, b) => a + b, 0);
-  return state.weights.map((w) => (sum > 0 ? w / sum : 1 / tasks.length));
+// Weights always sum to 1, so that a slider stands where its number says: moving one moves the others in proportion.
+function setWeight(k, value) {
+  const rest = state.weights.reduce((sum, w, j) => (j === k ? sum : sum + w), 0), left = 1 - value;
+  state.weights = state.weights.map((w, j) => (j === k ? value : rest > 0 ? (w * left) / rest : left / (tasks.length - 1)));
+  if (tasks.length === 1) state.weights = [1];
+}
+
+// `hm3rl.objectives.utility.Utility`, of f / z*.
+function utilityOf(model) {
+  const { kind, length_cost, utopia, rho } = run().utility, best = run().z_star.search;
+  const values = model[decisive()].map((f, k) => f / best[k]), cost = length_cost * model.length;
+  if (kind === "weighted_sum" && state.utility === "run") return values.reduce((sum, f, k) => sum + state.weights[k] * f, 0) - cost;
+  const gaps = values.map((f, k) => state.weights[k] * ((Array.isArray(utopia) ? utopia[k] : utopia) - f));
+  return -Math.max(...gaps) - rho * gaps.reduce((a, b) => a + b, 0) - cost;
 }
 
 // What the run's front goes by: posterior means where its agent can say them, else scores.
 const decisive = () => ("posterior" in run().front[0] ? "posterior" : "search");
 
+// Of equals one that no other dominates, then the shorter path.
 function choose() {
-  const lambda = preference(), best = run().z_star.search;
-  const utility = (model) => model[decisive()].reduce((sum, f, k) => sum + (lambda[k] * f) / best[k], 0);
-  return run().front.reduce((chosen, model) => (utility(model) > utility(chosen) ? model : chosen));
+  const worth = run().front.map(utilityOf), most = Math.max(...worth);
+  const equals = run().front.filter((_, n) => worth[n] >= most - 1e-12);
+  const better = (a, b) => a[decisive()].every((f, k) => f >= b[decisive()][k]) && a[decisive()].some((f, k) => f > b[decisive()][k]);
+  const left = equals.filter((model) => !equals.some((other) => better(other, model)));
+  return left.reduce((chosen, model) => (model.length < chosen.length ? model : chosen));
 }
 
 function shellWord(text) {
@@ -66,32 +89,47 @@ function command(text) {
 function drawSliders() {
   byId("sliders").replaceChildren(...tasks.map((task, k) => {
     const output = make("output");
-    const slider = make("input", { type: "range", min: 0, max: 10, step: 0.5, value: state.weights[k], id: `weight-${k}`, name: task });
-    slider.addEventListener("input", () => { state.weights[k] = Number(slider.value); drawChoice(); });
+    const slider = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: state.weights[k], id: `weight-${k}`, name: task });
+    slider.addEventListener("input", () => { setWeight(k, Number(slider.value)); drawChoice(); });
     const name = make("label", { htmlFor: slider.id }, make("span", { textContent: task }), output);
     return make("div", { className: "slider" }, name, slider);
   }));
 }
 
+// Tasks that the search did not see: the model's test scores, and the base's in place of the best expert's.
+function watchedRows(model, means) {
+  const watched = run().watched;
+  if (!watched) return [];
+  return Object.keys(watched.tasks).map((task) => {
+    const down = watched.minimised[task], said = (pair) => (down ? scoreText(down.worst * (1 - pair[0]), down.worst * pair[1]) : scoreText(...pair));
+    const own = (watched.scores[model.name] || {})[task], base = (watched.scores.base || {})[task];
+    const cells = [`${task}${down ? " ↓" : ""} (watched)`, ...(means ? ["–"] : []), "–", own ? said(own) : "–", base ? `base ${said(base)}` : "–"];
+    return make("tr", { className: "watched" }, ...cells.map((text) => make("td", { textContent: text })));
+  });
+}
+
 function drawChosen(model) {
-  const lambda = preference();
-  document.querySelectorAll("#sliders output").forEach((output, k) => { output.textContent = lambda[k].toFixed(2); });
+  document.querySelectorAll("#sliders output").forEach((output, k) => { output.textContent = state.weights[k].toFixed(2); });
+  document.querySelectorAll("#sliders input").forEach((slider, k) => { slider.value = state.weights[k]; });
   const means = decisive() === "posterior";
   const rows = tasks.map((task, k) => make("tr", {}, ...[
-    task, ...(means ? [scoreText(model.posterior[k], model.posterior_se[k])] : []), scoreText(model.search[k], model.search_se[k]), scoreText(model.test[k], model.test_se[k]),
-    fixed(run().z_star.search[k]),
+    heading(task), ...(means ? [shown(task, model.posterior[k], model.posterior_se[k])] : []), shown(task, model.search[k], model.search_se[k]), shown(task, model.test[k], model.test_se[k]),
+    shown(task, run().z_star.search[k]),
   ].map((text) => make("td", { textContent: text }))));
+  rows.push(...watchedRows(model, means));
   const head = make("thead", {}, make("tr", {}, ...["task", ...(means ? ["posterior"] : []), "search", "test", "best expert"].map((t) => make("th", { textContent: t }))));
   const strip = make("div", { className: "strip" }, ...cells(model.path));
   const folder = shellWord(run().folder);
-  const prefer = tasks.map((task, k) => (state.weights[k] > 0 ? shellWord(`${task}=${state.weights[k]}`) : "")).filter(Boolean).join(" ");
+  const prefer = tasks.map((task, k) => (state.weights[k] >= 0.005 ? shellWord(`${task}=${Number(state.weights[k].toFixed(2))}`) : "")).filter(Boolean).join(" ");
+  const own = state.utility === "run" ? " --utility run" : "";
   byId("chosen").replaceChildren(
     make("h3", { textContent: `Model ${model.name}`, id: "chosen-name" }),
+    ...(model.expert ? [make("p", { className: "note", textContent: `This is the expert ${model.expert} itself: by this utility no model of the front is worth more.` })] : []),
     make("div", { className: "scroll" }, make("table", {}, head, make("tbody", {}, ...rows))), strip,
     make("span", { className: "note", textContent: "This model as a plain checkpoint:" }),
     command(`hm3rl export ${folder} ${model.name} --to my-model`),
     make("span", { className: "note", textContent: "Ask the agent for this preference, too:" }),
-    command(`hm3rl pick ${folder} --prefer ${prefer || tasks.map((t) => shellWord(t + "=1")).join(" ")} --export my-model`),
+    command(`hm3rl pick ${folder} --prefer ${prefer}${own} --export my-model`),
   );
 }
 
@@ -127,19 +165,37 @@ function pairTraces(i, j, chosen) {
   }
   traces.push({
     type: "scatter", mode: "markers", name: "front", x: front.map((m) => m[split][i]), y: front.map((m) => m[split][j]),
-    marker: { symbol: "circle-open", size: 9, color: "#111", line: { width: 1.3 } }, hoverinfo: "text", text: front.map((m) => hover(m, split)),
+    marker: { symbol: "circle-open", size: 9, color: INK, line: { width: 1.3 } }, hoverinfo: "text", text: front.map((m) => hover(m, split)),
   });
   const sources = Object.entries(run().sources);
   traces.push({
-    type: "scatter", mode: "markers+text", name: "experts", x: sources.map(([, s]) => s[split][i]), y: sources.map(([, s]) => s[split][j]),
-    text: sources.map(([name]) => name), textposition: sources.map(([, s]) => (s[split][i] > 0.7 ? "middle left" : "middle right")),
-    marker: { symbol: "star", size: 13, color: "#111" }, hoverinfo: "text",
+    type: "scatter", mode: "markers", name: "experts", x: sources.map(([, s]) => s[split][i]), y: sources.map(([, s]) => s[split][j]),
+    text: sources.map(([name, s]) => `${name}<br>${tasks.map((t, k) => `${t} ${fixed(s[split][k])}`).join("<br>")}`),
+    marker: { symbol: "star", size: 13, color: INK }, hoverinfo: "text",
+  });
+  const blends = Object.entries(run().references).filter(([, s]) => split in s);
+  traces.push({
+    type: "scatter", mode: "markers", name: "uniform blends", x: blends.map(([, s]) => s[split][i]), y: blends.map(([, s]) => s[split][j]),
+    marker: { symbol: "x", size: 9, color: INK }, hoverinfo: "text",
+    text: blends.map(([name, s]) => `${name}<br>${tasks.map((t, k) => `${t} ${scoreText(s[split][k], s[split + "_se"][k])}`).join("<br>")}`),
   });
   traces.push({
     type: "scatter", mode: "markers", name: "chosen", x: [chosen[split][i]], y: [chosen[split][j]], hoverinfo: "text", text: [hover(chosen, split)],
-    marker: { symbol: "diamond", size: 13, color: "#d55e00", line: { color: "#111", width: 1.5 } },
+    marker: { symbol: "diamond", size: 13, color: "#d55e00", line: { color: INK, width: 1.5 } },
   });
   return traces;
+}
+
+// Names of the experts beside their stars, on the page's colour so that points do not run through them, and moved up where two would meet.
+function namesOf(i, j) {
+  const placed = [];
+  return Object.entries(run().sources).sort((a, b) => a[1][state.split][j] - b[1][state.split][j]).map(([text, s]) => {
+    const x = s[state.split][i], y = s[state.split][j], left = x > 0.6;
+    let shift = 0;
+    while (placed.some((other) => Math.abs(other.x - x) < 0.5 && Math.abs(other.y + other.shift / 250 - y - shift / 250) < 0.065)) shift += 4;
+    placed.push({ x, y, shift });
+    return { x, y, text, showarrow: false, xanchor: left ? "right" : "left", xshift: left ? -9 : 9, yshift: shift, bgcolor: DARK ? "rgba(20,23,27,.75)" : "rgba(255,255,255,.75)", borderpad: 1, font: { size: 12 } };
+  });
 }
 
 function drawPairs(chosen) {
@@ -148,7 +204,7 @@ function drawPairs(chosen) {
   if (!place.children.length) place.append(...pairs.map(([i, j]) => make("div", { className: "plot", id: `pair-${i}-${j}` })));
   for (const [i, j] of pairs) {
     Plotly.react(`pair-${i}-${j}`, pairTraces(i, j, chosen), layout({
-      showlegend: false, xaxis: { title: { text: tasks[i] }, range: [-0.03, 1.06] }, yaxis: { title: { text: tasks[j] }, range: [-0.03, 1.06] },
+      showlegend: false, annotations: namesOf(i, j), xaxis: { title: { text: tasks[i] }, range: [-0.03, 1.06] }, yaxis: { title: { text: tasks[j] }, range: [-0.03, 1.06] },
     }), CONFIG);
   }
 }
@@ -156,14 +212,61 @@ function drawPairs(chosen) {
 function drawParallel(chosen) {
   const split = state.split;
   const line = (model) => ({
-    type: "scatter", mode: "lines+markers", x: tasks, y: model[split], name: model.name, hoverinfo: "text", text: tasks.map(() => hover(model, split)),
-    line: model === chosen ? { color: "#d55e00", width: 4 } : { color: "rgba(60,70,80,.28)", width: 1 },
-    marker: model === chosen ? { symbol: "diamond", size: 11, color: "#d55e00", line: { color: "#111", width: 1.5 } } : { size: 4, color: "rgba(60,70,80,.4)" },
+    type: "scatter", mode: "lines+markers", showlegend: model === chosen, x: tasks, y: model[split], name: model.name, hoverinfo: "text", text: tasks.map(() => hover(model, split)),
+    line: model === chosen ? { color: "#d55e00", width: 4 } : { color: FAINT, width: 1 },
+    marker: model === chosen ? { symbol: "diamond", size: 11, color: "#d55e00", line: { color: INK, width: 1.5 } } : { size: 4, color: FAINT },
   });
   const models = run().front.filter((m) => m !== chosen).concat([chosen]);
-  Plotly.react("parallel", models.map(line), layout({
-    showlegend: false, xaxis: { type: "category" }, yaxis: { title: { text: split === "posterior" ? "posterior mean, search split" : `score, ${split} split` }, range: [-0.03, 1.06] },
+  const beside = Object.entries({ ...run().sources, ...run().references }).filter(([, s]) => split in s).map(([name, s], n) => ({
+    type: "scatter", mode: "lines", x: tasks, y: s[split], name, hoverinfo: "text", text: tasks.map((t, k) => `${name}<br>${t} ${fixed(s[split][k])}`),
+    line: { color: name in run().sources ? "#0072b2" : "#009e73", dash: DASHES[n % DASHES.length], width: 1.6 }, showlegend: true,
+  }));
+  Plotly.react("parallel", [...models.slice(0, -1).map(line), ...beside, line(chosen)], layout({
+    showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { l: 55, r: 15, t: 80, b: 50 }, xaxis: { type: "category" }, yaxis: { title: { text: split === "posterior" ? "posterior mean, search split" : `score, ${split} split` }, range: [-0.03, 1.06] },
   }), CONFIG);
+}
+
+// ---- answers --------------------------------------------------------------------------------------------------------
+
+const SHOWN_ANSWERS = 4;
+
+function drawAnswers(chosen) {
+  const kept = run().answers, place = byId("answers");
+  place.hidden = !kept;
+  if (!kept) return;
+  const task = byId("answers-select").value, models = [...(chosen.name in kept.answers ? [chosen.name] : []), ...Object.keys(run().sources)];
+  const mark = (score) => (score >= 1 ? "✓" : score <= 0 ? "✗" : "~");
+  const articles = kept.items[task].slice(0, SHOWN_ANSWERS).map((item, n) => {
+    const rows = [["prompt", item.prompt, ""], ["reference", item.reference, ""]];
+    for (const model of models) {
+      const [text, score] = kept.answers[model][task][n];
+      rows.push([`${model} ${mark(score)} ${score}`, text.trim() ? text : "(nothing)", model === chosen.name ? "own" : ""]);
+    }
+    return make("article", {}, make("dl", {}, ...rows.flatMap(([name, text, own]) => [make("dt", { textContent: name, className: own }), make("dd", { textContent: text })])));
+  });
+  if (models[0] !== chosen.name) articles.unshift(make("p", { className: "note", textContent: `The run keeps no answers of ${chosen.name}.` }));
+  byId("answer-list").replaceChildren(...articles);
+}
+
+// ---- how well experts go together -----------------------------------------------------------------------------------
+
+function drawTogether() {
+  const facts = run().mergeability;
+  byId("together").hidden = !facts;
+  if (!facts) return;
+  const what = byId("together-select").value, { experts, places } = facts, percent = what === "conflicts";
+  const pairs = experts.flatMap((_, a) => experts.slice(a + 1).map((_, d) => [a, a + 1 + d]));
+  const name = ([a, b]) => `${experts[a]} · ${experts[b]}`;
+  const rows = pairs.map(([a, b]) => facts[what].map((place) => place[a][b]));
+  byId("heat").style.height = `${150 + 30 * pairs.length}px`;
+  Plotly.react("heat", [{
+    type: "heatmap", z: rows, x: places, y: pairs.map(name), xgap: 1, ygap: 1, zmin: percent ? 0 : -1, zmax: percent ? 0.6 : 1, colorscale: percent ? [[0, "#f7fbff"], [1, "#08306b"]] : "RdBu",
+    text: rows.map((row) => row.map((v) => (percent ? Math.round(100 * v) : v.toFixed(2)))), texttemplate: places.length <= 14 && !NARROW ? "%{text}" : "", textfont: { size: 10 },
+    colorbar: { tickformat: percent ? ".0%" : "+.1f", thickness: 12 }, hovertemplate: `%{y}, ${"layer"} %{x}: %{z:${percent ? ".0%" : "+.2f"}}<extra></extra>`,
+  }], layout({ height: 150 + 30 * pairs.length, xaxis: { type: "category", title: { text: "layer" } }, yaxis: { autorange: "reversed", tickfont: { size: NARROW ? 9 : 12 } } }), CONFIG);
+  const sizes = experts.map((e, n) => `${e} ${(100 * facts.whole_sizes[n]).toFixed(1)} %`).join(", ");
+  const overall = pairs.map((pair) => `${name(pair)} cosine ${facts.whole_cosines[pair[0]][pair[1]].toFixed(2)}, conflicts ${Math.round(100 * facts.whole_conflicts[pair[0]][pair[1]])} %`).join("; ");
+  byId("together-note").textContent = `Sizes of the task vectors, beside the base's weights: ${sizes}. Over the whole model: ${overall}.`;
 }
 
 // ---- paths ----------------------------------------------------------------------------------------------------------
@@ -325,10 +428,9 @@ function drawTime() {
   }));
   const height = 180 + 34 * runs.length;
   byId("bars").style.height = `${height}px`;
-  const narrow = window.innerWidth < 700;
   Plotly.newPlot("bars", traces, layout({
     barmode: "stack", legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal" }, margin: { l: 55, r: 15, t: 90, b: 50 }, height,
-    xaxis: { title: { text: "seconds of the search" } }, yaxis: { autorange: "reversed", showticklabels: !narrow || runs.length > 1, tickfont: { size: narrow ? 9 : 13 } },
+    xaxis: { title: { text: "seconds of the search" } }, yaxis: { autorange: "reversed", showticklabels: !NARROW || runs.length > 1, tickfont: { size: NARROW ? 9 : 13 } },
   }), CONFIG);
 }
 
@@ -350,13 +452,19 @@ function drawChoice() {
   drawChosen(chosen);
   drawPairs(chosen);
   drawParallel(chosen);
+  drawAnswers(chosen);
   markStrip(chosen);
 }
 
 function drawRun() {
   byId("posterior-option").hidden = decisive() !== "posterior";
   if (decisive() !== "posterior" && state.split === "posterior") state.split = byId("split-select").value = "search";
+  byId("verdict").textContent = run().verdict;
+  // Where the run went by Tchebycheff itself there is nothing to choose.
+  byId("utility-control").hidden = run().utility.kind !== "weighted_sum";
+  byId("own-option").textContent = "weighted sum, as the run was searched";
   nameFaces();
+  drawTogether();
   drawPaths();
   drawChoice();
 }
@@ -367,6 +475,12 @@ function start() {
   byId("run-control").hidden = runs.length === 1;
   if (runs.length === 1) byId("run-control").style.display = "none";
   select.addEventListener("change", () => { state.run = Number(select.value); drawRun(); });
+  // Objectives without items, as the length of the path, have no answers.
+  const asked = tasks.filter((task) => runs.some((one) => one.answers && task in one.answers.items));
+  byId("answers-select").append(...asked.map((task) => make("option", { value: task, textContent: task })));
+  byId("answers-select").addEventListener("change", () => drawAnswers(choose()));
+  byId("together-select").addEventListener("change", drawTogether);
+  byId("utility-select").addEventListener("change", (event) => { state.utility = event.target.value; drawChoice(); });
   byId("split-select").addEventListener("change", (event) => { state.split = event.target.value; drawChoice(); });
   drawRuns();
   drawSliders();
