@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -93,6 +94,19 @@ def known_outcomes(
     paths = [LayerPath.whole(name, problem.pool.num_layers) for name in names]
     evaluations = problem.known([to_candidate(problem, path) for path in paths])
     return paths, [to_outcome(problem, evaluation) for evaluation in evaluations]
+
+
+def scored_on(problem: MergeProblem) -> dict[str, Any]:
+    """What the scores of a path on the search split depend on besides the path, as JSON."""
+    condition = problem.evaluator.condition("search", problem.fidelity)
+    return {
+        "objectives": list(problem.objectives),
+        "sources": dict(problem.pool.hashes),
+        "tasks and items": condition.suite,
+        "fidelity": condition.fidelity,
+        "pool.dtype": condition.dtype,
+        "paths.alignment": problem.limits.alignment,
+    }
 
 
 def describe_merges(problem: MergeProblem, recipes: Sequence[MergeRecipe]) -> None:
