@@ -15,7 +15,11 @@ from hm3rl import api
 from hm3rl.cli import app
 from hm3rl.errors import InputError
 from hm3rl.interop import minari_dataset
+from hm3rl.paths.layer_path import LayerPath
 from hm3rl.run.job import SearchResult
+from hm3rl.search.architecture_level import absorb_dataset
+from hm3rl.surrogate.dataset import Outcome
+from tests.small_search import few_items
 
 MEMBERS = ("budget=20",)
 BLENDS = ("agent=psl", "budget=16", "agent.first_steps=20", "agent.steps=5", "agent.fit_steps=10")
@@ -80,6 +84,48 @@ def test_runs_share_a_dataset_if_their_paths_are_of_one_environment(
     with pytest.raises(InputError, match=r"of one environment: form discrete and box") as refused:
         api.dataset([searched(*MEMBERS).folder.path, first], "minari:mixed")
     assert "a dataset of each" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "words", [("search=architecture_only", *MEMBERS), BLENDS], ids=["members", "blends"]
+)
+def test_a_search_learns_from_a_dataset_at_no_evaluation(
+    searched: Searched, minari, words: tuple[str, ...], tmp_path: Path
+):
+    first = searched(*words)
+    written = api.dataset([first.folder.path], "minari:first")
+    key = "agent.offline_data=minari:first-v0"
+    again = few_items(*words, "seed=1", "budget=8", key, f"output={tmp_path / 'run'}")
+    second = api.search(*again)
+    assert second.summary["evaluations"] == 8
+    own, known = second.problem.archive.keys, first.problem.archive.keys
+    sources = 4
+    assert len({*own} & {*known}) == sources  # what is known is not asked for again
+    metrics = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert f"0,offline_data,{written.episodes - sources}" in metrics
+    paths = [first.problem.candidate(key).path for key in known]
+    if words == BLENDS:
+        assert len(second.agent.blends) == len(known) + 8
+    else:
+        assert len(second.agent.state.dataset) == len(known) + 8
+        tokens = second.agent.space.encode(paths[-1])
+        vector = first.problem.archive.vector(known[-1]) / first.problem.z_star
+        np.testing.assert_allclose(second.agent.state.dataset.outcome(tokens).vector, vector)
+
+
+def test_a_dataset_that_does_not_fit_is_refused(searched: Searched, minari, tmp_path: Path):
+    key = "agent.offline_data=minari:other"
+    words = few_items("search=architecture_only", *MEMBERS, key, f"output={tmp_path / 'run'}")
+    with pytest.raises(InputError, match="there is no Minari dataset other-v0"):
+        api.search(*words)
+    api.dataset([searched(*BLENDS).folder.path], "minari:other")
+    fewer = [word for word in words if not word.startswith(("output=", "tasks.math.search_items"))]
+    with pytest.raises(InputError, match="scored under another tasks and items"):
+        api.search(*fewer, "tasks.math.search_items=20", f"output={tmp_path / 'fewer'}")
+    members = searched("search=architecture_only", *MEMBERS)
+    strange = {LayerPath.parse("base | {math: 0.5}[0:8]"): Outcome(np.ones(3), np.ones(3))}
+    with pytest.raises(InputError, match=r"none of the 1 paths of .* can be walked here"):
+        absorb_dataset(members.problem, members.agent, "minari:other", strange)
 
 
 @pytest.mark.parametrize("name", ["tiny", "minari:", "minari:a b", "minari:../up"])
