@@ -143,12 +143,14 @@ def absorb_dataset(
         problem: Its logger hears how many they are.
         agent: The agent; it takes the paths of its space.
         text: The dataset's name, for messages.
-        outcomes: What `read_dataset` gave, without what the agent knows already.
+        outcomes: What `read_dataset` gave; whole members, which it knows already, are passed over.
 
     Raises:
-        InputError: There are some, and none is in its space.
+        InputError: There are some, and none that it did not know is in its space.
     """
-    own = sum(map(agent.space.offers, outcomes))
+    offered = {path for path in outcomes if agent.space.offers(path)}
+    known = {path for path in offered if problem.seen(to_candidate(problem, path))}
+    own = len(offered) - len(known)
     if outcomes and not own:
         raise InputError(
             f"none of the {len(outcomes)} paths of agent.offline_data={text} can be walked here",
@@ -156,7 +158,8 @@ def absorb_dataset(
             "search=architecture_only has none; agents over blends take blends and sources",
         )
     if own:
-        agent.absorb(list(outcomes), list(outcomes.values()))
+        fresh = [path for path in outcomes if path not in known]
+        agent.absorb(fresh, [outcomes[path] for path in fresh])
         problem.logger.metrics(problem.used, {"offline_data": float(own)})
 
 

@@ -35,7 +35,6 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import sample_dirichlet
-from hm3rl.paths.layer_path import LayerPath
 from hm3rl.search.architecture_level import (
     absorb_dataset,
     blend_space,
@@ -50,7 +49,6 @@ from hm3rl.search.base import Searcher
 from hm3rl.search.level_sampler import SHARE, level_share, sample_recipes
 from hm3rl.search.parameter_level import select_members
 from hm3rl.search.preference_members import merge_for
-from hm3rl.surrogate.dataset import Outcome
 
 
 class Pool(NamedTuple):
@@ -194,7 +192,8 @@ class HM3(Searcher[HM3Settings]):
             left = budget - round(problem.used - before)
             offline = round(left * (offline / (offline + online)))
             online = left - offline
-        agent = self._agent(problem, pool, data)
+        agent = self._agent(problem, pool)
+        absorb_dataset(problem, agent, self.settings.agent.offline_data, data)
 
         def log(values: dict[str, float]) -> None:
             problem.logger.metrics(problem.used, values)
@@ -216,8 +215,9 @@ class HM3(Searcher[HM3Settings]):
         """Spend the budget on blends: there is one level, and no members to be offered."""
         space = blend_space(problem, self.settings.paths.blend_max)
         agent = self._agent_class.fresh(space, problem.objectives, self.settings)
-        data = read_dataset(problem, self.settings.agent.offline_data)
-        self._absorb(problem, agent, [*space.experts, problem.pool.base_name], data)
+        agent.absorb(*known_outcomes(problem, [*space.experts, problem.pool.base_name]))
+        named = self.settings.agent.offline_data
+        absorb_dataset(problem, agent, named, read_dataset(problem, named))
 
         def log(values: dict[str, float]) -> None:
             problem.logger.metrics(problem.used, values)
@@ -254,7 +254,7 @@ class HM3(Searcher[HM3Settings]):
         others = [recipe for recipe in recipes if recipe not in chosen]
         return Pool([names] * len(preferences), preferences, others)
 
-    def _agent(self, problem: MergeProblem, pool: Pool, data: dict[LayerPath, Outcome]) -> Agent:
+    def _agent(self, problem: MergeProblem, pool: Pool) -> Agent:
         """The agent, or one for each preference, told what is known at no cost."""
         settings, objectives = self.settings, problem.objectives
         agent: Agent
@@ -267,22 +267,9 @@ class HM3(Searcher[HM3Settings]):
             if self._own.init_from and isinstance(agent, MergeAgent):
                 start_from(agent.state, self._own.init_from)
         everyone = list(dict.fromkeys(name for names in pool.offered for name in names))
-        self._absorb(problem, agent, everyone, data)
+        agent.absorb(*known_outcomes(problem, everyone))
         learn_merges(problem, agent, pool.others)
         return agent
-
-    def _absorb(
-        self,
-        problem: MergeProblem,
-        agent: Agent,
-        names: list[str],
-        data: dict[LayerPath, Outcome],
-    ) -> None:
-        """Tell an agent what is known at no cost: the members' own paths, and a dataset's."""
-        paths, outcomes = known_outcomes(problem, names)
-        agent.absorb(paths, outcomes)
-        others = {path: outcome for path, outcome in data.items() if path not in paths}
-        absorb_dataset(problem, agent, self.settings.agent.offline_data, others)
 
     def _check_start(self, problem: MergeProblem, parameter: int) -> None:
         """Refuse networks to start from that cannot fit, before the parameter level is paid for."""
