@@ -58,6 +58,7 @@ from hm3rl.reporting.progress import ProgressLogger
 from hm3rl.reporting.report import has_plotly, write_report
 from hm3rl.reporting.wandb_mode import resolve_mode
 from hm3rl.run.build import DTYPES, check_settings
+from hm3rl.run.dataset import Written, write_dataset
 from hm3rl.run.environment import Config, open_environment
 from hm3rl.run.finished import FinishedRun
 from hm3rl.run.job import SearchResult, run_search
@@ -460,6 +461,23 @@ def pretrain(
         InputError: A source is neither, or there are fewer than two tasks.
     """
     return pretrain_prior([Path(one) for one in sources], Path(to), seed, without, say)
+
+
+def dataset(runs: Sequence[str | Path], to: str, seed: int = 0) -> Written:
+    """Write the scored paths of finished runs as episodes of a Minari dataset.
+
+    Args:
+        runs: Run folders, whose paths are of one environment.
+        to: `minari:NAME`.
+        seed: Of the preferences that are drawn for the episodes.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: See `hm3rl.run.dataset.write_dataset`.
+    """
+    return write_dataset(runs, to, seed)
 
 
 def sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> tuple[Path, bool]:

@@ -432,6 +432,26 @@ def pretrain(
 
 
 @app.command()
+def dataset(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs")],
+    to: Annotated[str, typer.Option("--to", metavar="minari:NAME", help="Dataset to write")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the preferences drawn for episodes")] = 0,
+) -> None:
+    """Write the scored paths of runs as episodes for offline reinforcement learning."""
+    with exit_codes():
+        from hm3rl import api
+
+        written = api.dataset(runs, to, seed)
+        left = f"; {written.others} models are no path of it" if written.others else ""
+        out.print(
+            f"minari:{written.name}: {written.episodes} episodes of hm3rl/MergePath-v0, "
+            f"form={written.form}{left}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of sweeps")],
     to: Annotated[

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ from hm3rl.envs.path_env import Episode, Observation, PathEnv, Unscored
 from hm3rl.envs.wrappers import nth_legal, number_of
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.blend_space import BlendSpace
-from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.space import PathSpace
@@ -206,18 +205,13 @@ class SB3Agent(Agent[Space]):
             )
             before = after
 
-    def _action_of(self, path: LayerPath, episode: Episode) -> tuple[np.ndarray, object]:
+    def _action_of(self, path: LayerPath, episode: Episode) -> tuple[np.ndarray, Any]:
         """The next action on a path, as the algorithm and as the environment see it."""
-        taken = len(episode.tokens)
-        if isinstance(self.space, BlendSpace):
-            rows = self.space.encode(Candidate(path))
-            assert rows is not None
-            largest = self.space.largest
-            row = rows[taken] / largest * 2 - 1 if taken < len(rows) else -np.ones(rows.shape[1])
-            return row.astype(np.float32), row
-        token = int(self.space.encode(path)[taken])
-        number = token if self._masked else number_of(self.env.mask(episode), token)
-        return np.array([number]), token
+        taken = self.env.action_on(path, episode)
+        if isinstance(self.env, BlendPathEnv):
+            return taken, taken
+        number = taken if self._masked else number_of(self.env.mask(episode), taken)
+        return np.array([number]), taken
 
     # --- use ----------------------------------------------------------------------------------
 

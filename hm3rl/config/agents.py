@@ -56,12 +56,15 @@ class AgentSettings:
         scalarisation: `weighted_sum` or `tchebycheff`.
         utopia: z of Tchebycheff for every objective, in units of f / z*; no path should exceed it.
         length_cost: beta_1, subtracted for each layer of the path after scalarisation.
+        offline_data: `minari:NAME`, a dataset that `hm3rl dataset` wrote: scored paths that are
+            known and learned from before the first phase, at no evaluation. Empty: none.
     """
 
     name: str = ""
     scalarisation: str = choice("weighted_sum", "tchebycheff")
     utopia: float = number(1.1, least=0)
     length_cost: float = number(0.0, least=0)
+    offline_data: str = ""
 
 
 @dataclass

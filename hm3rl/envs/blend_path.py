@@ -13,6 +13,7 @@ from hm3rl.models.names import BASE
 from hm3rl.objectives.scalarisation import Scalarisation
 from hm3rl.objectives.utility import Utility
 from hm3rl.paths.blend_space import BlendSpace
+from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.space import PathSpace
@@ -135,6 +136,33 @@ class BlendPathEnv(PathEnv):
         """The path of an episode that ended legally."""
         layers = self.space.token_layer[episode.tokens[1:-1]]
         return self.blends.decode(np.array(episode.blends), layers.tolist())
+
+    def action_on(self, path: LayerPath, episode: Episode) -> Any:
+        """The next action on a path that keeps each layer at its depth, in the form of this one."""
+        rows = self._rows(path)
+        taken = len(episode.tokens)
+        index = max(taken - 1, 0)  # of STOP it is L, as the number of layers
+        blend = rows[taken] if taken < len(rows) else np.zeros(rows.shape[1])
+        if not self.flat:
+            return {"layer": np.int64(index), "blend": blend.astype(np.float32)}
+        logits = -np.ones(0 if self.space.same_depth else self.blends.depth + 1)
+        if len(logits):
+            logits[index] = 1.0
+        row = np.concatenate([logits, blend / self.blends.largest * 2.0 - 1.0])
+        return row.astype(np.float32)
+
+    def _rows(self, path: LayerPath) -> np.ndarray:
+        """Blends of a path, shape (1 + L, N), the stem's first."""
+        rows = self.blends.encode(Candidate(path))
+        if rows is None:
+            raise ValueError(f"{path} is no path of blends in the model's order")
+        return rows
+
+    def offers(self, path: LayerPath) -> bool:
+        """Whether an episode can end in the blends that a path is made of, each at its depth."""
+        if not self.space.min_length <= path.length <= self.space.max_length:
+            return False
+        return self.blends.offers(path) and self._rows(path).max() <= self.blends.largest
 
     def observe(self, episode: Episode) -> Observation:
         """What an agent sees of an episode."""

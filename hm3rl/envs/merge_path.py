@@ -75,6 +75,14 @@ class MergePathEnv(PathEnv):
         """The path of an episode that ended legally."""
         return self.space.decode(episode.tokens)
 
+    def action_on(self, path: LayerPath, episode: Episode) -> int:
+        """The next action on a path, the number of a token."""
+        return int(self.space.encode(path)[len(episode.tokens)])
+
+    def offers(self, path: LayerPath) -> bool:
+        """Whether an episode can end in a path."""
+        return self.space.offers(path)
+
     def observe(self, episode: Episode) -> Observation:
         """What an agent sees of an episode."""
         features = {key: value.copy() for key, value in self._features.items()}

@@ -178,6 +178,22 @@ class PathEnv(gym.Env[Observation, Any], ABC):
     def path(self, episode: Episode) -> LayerPath:
         """The path of an episode that ended legally."""
 
+    @abstractmethod
+    def action_on(self, path: LayerPath, episode: Episode) -> Any:
+        """The action by which an episode that has followed a path so far goes on following it.
+
+        Args:
+            path: One that the environment offers (`offers`).
+            episode: Not ended.
+        """
+
+    @abstractmethod
+    def offers(self, path: LayerPath) -> bool:
+        """Whether an episode can end in a path, or in one that is the same model by construction.
+
+        Sources are blends, so in an environment over blends theirs are spelled otherwise.
+        """
+
     def observe(self, episode: Episode) -> Observation:
         """What an agent sees of an episode."""
         return {

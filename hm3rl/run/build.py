@@ -32,6 +32,7 @@ from hm3rl.evaluation.schema import check_file
 from hm3rl.evaluation.sharing import Sharing
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
+from hm3rl.interop import minari_dataset
 from hm3rl.models.pool import ModelPool
 from hm3rl.objectives.preferences import parse_preference
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT
@@ -128,6 +129,8 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
     searcher = build_searcher(settings)
     agent: type[Agent] = registry.find("agent", settings.agent.name).load()
     agent.check(settings, began)
+    if settings.agent.offline_data and not began:
+        minari_dataset.read(minari_dataset.dataset_id(settings.agent.offline_data))
     registry.find("surrogate", settings.surrogate.name).check_packages()
     if settings.logging.weights and not settings.export.prefer:
         raise InputError(

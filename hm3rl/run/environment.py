@@ -192,7 +192,7 @@ def _settings(config: Config, budget: int | None) -> tuple[RunSettings, list[Can
         settings = settings_of_run(folder)
         settings.evaluation.store = settings.evaluation.store or str(folder.store.resolve())
         settings.output, settings.planned_budget = "", 0
-        merged = _offered(folder, settings)
+        merged = offered_members(folder, settings)
     else:
         settings = compose_settings([config] if isinstance(config, str) else list(config))
     settings.budget = settings.budget if budget is None else budget
@@ -204,7 +204,7 @@ def _settings(config: Config, budget: int | None) -> tuple[RunSettings, list[Can
     return settings, merged
 
 
-def _offered(folder: RunFolder, settings: RunSettings) -> list[Candidate]:
+def offered_members(folder: RunFolder, settings: RunSettings) -> list[Candidate]:
     """Merged members that the agent of a finished run could choose from."""
     if not folder.agent.is_file():
         return []
@@ -247,22 +247,34 @@ def open_environment(
     blended = is_blended(form)
     settings, merged = _settings(config, budget)
     run = EnvironmentRun(settings, make_loggers, afterwards, [] if blended else merged)
-    problem, utility = run.problem, Utility.of(settings.agent)
-    env: RunMixin
-    options: dict[str, Any] = {
-        "score_paths": run.score,
+    names = [one.path.stem for one in merged]
+    parts = environment_parts(run.problem, settings, blended, names)
+    parts |= {"score_paths": run.score, "preference_sampler": preference_sampler}
+    env: RunMixin = BlendRunEnv(flat=form == BOX, **parts) if blended else MemberRunEnv(**parts)
+    env.run = run
+    return env
+
+
+def environment_parts(
+    problem: MergeProblem, settings: RunSettings, blended: bool, merged: Sequence[str]
+) -> dict[str, Any]:
+    """What a problem gives to `MergePathEnv` or `BlendPathEnv`; how paths are scored is left out.
+
+    Args:
+        problem: Its members include `merged`.
+        settings: The run.
+        blended: Whether layers are blends.
+        merged: Members offered besides the sources, where layers are members'.
+    """
+    utility = Utility.of(settings.agent)
+    parts: dict[str, Any] = {
         "objectives": len(problem.objectives),
         "scalarisation": utility.kind,
         "length_cost": utility.length_cost,
         "utopia": utility.utopia,
-        "preference_sampler": preference_sampler,
     }
     if blended:
         blends = blend_space(problem, settings.paths.blend_max)
-        env = BlendRunEnv(blends, limits=problem.limits, flat=form == BOX, **options)
-    else:
-        names = [*problem.pool.expert_names, problem.pool.base_name]
-        names += [one.path.stem for one in merged]
-        env = MemberRunEnv(path_space(problem, names), **options)
-    env.run = run
-    return env
+        return {"blends": blends, "limits": problem.limits, **parts}
+    names = [*problem.pool.expert_names, problem.pool.base_name, *merged]
+    return {"space": path_space(problem, names), **parts}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from hm3rl.agents.base import Agent
+from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
+from hm3rl.interop import minari_dataset
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.posterior import Posterior
@@ -93,6 +96,71 @@ def known_outcomes(
     paths = [LayerPath.whole(name, problem.pool.num_layers) for name in names]
     evaluations = problem.known([to_candidate(problem, path) for path in paths])
     return paths, [to_outcome(problem, evaluation) for evaluation in evaluations]
+
+
+def scored_on(problem: MergeProblem) -> dict[str, Any]:
+    """What the scores of a path on the search split depend on besides the path, as JSON."""
+    condition = problem.evaluator.condition("search", problem.fidelity)
+    return {
+        "objectives": list(problem.objectives),
+        "sources": dict(problem.pool.hashes),
+        "tasks and items": condition.suite,
+        "fidelity": condition.fidelity,
+        "pool.dtype": condition.dtype,
+        "paths.alignment": problem.limits.alignment,
+    }
+
+
+def read_dataset(problem: MergeProblem, text: str) -> dict[LayerPath, Outcome]:
+    """The scored paths of a dataset, whose scores mean what the problem's do.
+
+    Args:
+        problem: The problem.
+        text: `minari:NAME`, or nothing.
+
+    Raises:
+        InputError: There is no such dataset, or it was scored on something else.
+    """
+    if not text:
+        return {}
+    notes, scored = minari_dataset.read(minari_dataset.dataset_id(text))
+    differ = [name for name, value in scored_on(problem).items() if notes.get(name) != value]
+    if differ:
+        raise InputError(
+            f"agent.offline_data={text} was scored under another {', '.join(differ)}",
+            "write one of a run that has the same: hm3rl dataset RUN --to minari:NAME",
+        )
+    unknown = np.full(len(problem.objectives), np.nan)
+    return {one.path: Outcome(one.vector, unknown) for one in scored}
+
+
+def absorb_dataset(
+    problem: MergeProblem, agent: Agent, text: str, outcomes: Mapping[LayerPath, Outcome]
+) -> None:
+    """Have an agent that has not begun to learn take over the paths of a dataset, at no cost.
+
+    Args:
+        problem: Its logger hears how many they are.
+        agent: The agent; it takes the paths of its space.
+        text: The dataset's name, for messages.
+        outcomes: What `read_dataset` gave; whole members, which it knows already, are passed over.
+
+    Raises:
+        InputError: There are some, and none that it did not know is in its space.
+    """
+    offered = {path for path in outcomes if agent.space.offers(path)}
+    known = {path for path in offered if problem.seen(to_candidate(problem, path))}
+    own = len(offered) - len(known)
+    if outcomes and not own:
+        raise InputError(
+            f"none of the {len(outcomes)} paths of agent.offline_data={text} can be walked here",
+            "give one with paths through these members: merged ones differ between seeds, and "
+            "search=architecture_only has none; agents over blends take blends and sources",
+        )
+    if own:
+        fresh = [path for path in outcomes if path not in known]
+        agent.absorb(fresh, [outcomes[path] for path in fresh])
+        problem.logger.metrics(problem.used, {"offline_data": float(own)})
 
 
 def describe_merges(problem: MergeProblem, recipes: Sequence[MergeRecipe]) -> None:

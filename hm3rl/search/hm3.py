@@ -36,12 +36,14 @@ from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.objectives.archive import Archive
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.search.architecture_level import (
+    absorb_dataset,
     blend_space,
     describe_merges,
     known_outcomes,
     learn_merges,
     path_scorer,
     path_space,
+    read_dataset,
 )
 from hm3rl.search.base import Searcher
 from hm3rl.search.level_sampler import SHARE, level_share, sample_recipes
@@ -182,6 +184,7 @@ class HM3(Searcher[HM3Settings]):
         rng = np.random.default_rng(self.seed)
         parameter, offline, online = self.split(budget, len(problem.pool.expert_names))
         self._check_start(problem, parameter)
+        data = read_dataset(problem, self.settings.agent.offline_data)
         before = problem.used
         pool = self._pool(problem, parameter, rng)
         if self.options.parameter.source == "preference":
@@ -190,6 +193,7 @@ class HM3(Searcher[HM3Settings]):
             offline = round(left * (offline / (offline + online)))
             online = left - offline
         agent = self._agent(problem, pool)
+        absorb_dataset(problem, agent, self.settings.agent.offline_data, data)
 
         def log(values: dict[str, float]) -> None:
             problem.logger.metrics(problem.used, values)
@@ -212,6 +216,8 @@ class HM3(Searcher[HM3Settings]):
         space = blend_space(problem, self.settings.paths.blend_max)
         agent = self._agent_class.fresh(space, problem.objectives, self.settings)
         agent.absorb(*known_outcomes(problem, [*space.experts, problem.pool.base_name]))
+        named = self.settings.agent.offline_data
+        absorb_dataset(problem, agent, named, read_dataset(problem, named))
 
         def log(values: dict[str, float]) -> None:
             problem.logger.metrics(problem.used, values)

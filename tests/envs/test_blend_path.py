@@ -169,3 +169,25 @@ def test_preferences_come_from_the_seed() -> None:
 def test_a_stem_cannot_be_fixed() -> None:
     with pytest.raises(InputError, match="cannot be fixed to 'a'"):
         make_env(PathLimits(1, 4, stem="a"))
+
+
+@pytest.mark.parametrize("limits", [SAME, ANY], ids=["same_depth", "any"])
+@pytest.mark.parametrize("flat", [False, True], ids=["dict", "flat"])
+def test_a_path_is_walked_again_by_its_actions(limits: PathLimits, flat: bool) -> None:
+    env = make_env(limits, largest=1.5, flat=flat)
+    path = env.blends.decode(np.random.default_rng(0).random((1 + L, N)) * 1.5)
+    assert env.offers(path)
+    episode = env.begin(np.random.default_rng(0), {})
+    while not env.ended(episode):
+        action = env.action_on(path, episode)
+        assert env.action_space.contains(action)
+        env.take(episode, action)
+    assert env.path(episode) == path and not episode.illegal
+
+
+def test_paths_that_no_episode_can_end_in_are_not_offered() -> None:
+    env = make_env(largest=0.5)
+    assert env.offers(LayerPath.parse("base | {a: 0.5}[0:3]"))
+    for text in ("base | {a: 0.6}[0:3]", "base | base[0:2]", "base | base[0] + base[2] + base[1]"):
+        assert not env.offers(LayerPath.parse(text))
+    assert not env.offers(LayerPath.parse("merged@3fa9c1d2 | base[0:3]"))
