@@ -11,8 +11,8 @@ from hm3rl import api
 from hm3rl.errors import InputError
 from hm3rl.files import RunFolder
 from hm3rl.run.answers import CHARACTERS, ITEMS, answers_of, collect
-from hm3rl.run.finished import FinishedRun
 from hm3rl.run.conclusion import sources_of
+from hm3rl.run.finished import FinishedRun
 
 
 def test_kept_scores_are_those_that_the_store_has_of_these_items(finished: FinishedRun):
