@@ -235,12 +235,14 @@ def _finish_folder(chosen: RunSettings, result: SearchResult, logged: bool) -> N
 def write_pictures(run: FinishedRun) -> None:
     """Draw pareto.png and hypervolume.png of a finished run."""
     rows = read_evaluations(run.folder.evaluations)
-    beside = {**run.summary["sources"], **run.summary.get("references", {})}
-    sources = {name: scores["search"] for name, scores in beside.items()}
+    sources = {name: scores["search"] for name, scores in run.summary["sources"].items()}
+    uniform = run.summary.get("references", {})
+    references = {name: scores["search"] for name, scores in uniform.items()}
     front = [row["key"] for row in run.front_rows()]
     minimised = run.summary.get("minimised", {})
     labels = {name: definition(name, minimised) for name in minimised}
-    plot_front(rows, run.objectives, front, sources, run.folder.path / "pareto.png", labels)
+    target = run.folder.path / "pareto.png"
+    plot_front(rows, run.objectives, front, sources, target, labels, references)
     plot_hypervolume(
         rows,
         run.folder.path / "hypervolume.png",

@@ -40,6 +40,7 @@ def plot_front(
     sources: Mapping[str, Sequence[float]],
     target: Path,
     labels: Mapping[str, str] | None = None,
+    references: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """All candidates of a run in every pair of objectives, the front and the sources marked.
 
@@ -47,9 +48,10 @@ def plot_front(
         rows: Rows of evaluations.csv.
         objectives: The tasks, at least two for a picture with two axes.
         front_keys: Keys of the non-dominated candidates.
-        sources: Raw scores of each expert and reference merge, by name.
+        sources: Raw scores of each expert, by name.
         target: PNG file to write.
         labels: Other labels for the axes of some objectives.
+        references: Raw scores of the uniform blends, by name; they lie too close for names.
     """
     names = [(labels or {}).get(name, name) for name in objectives]
     pairs = list(combinations(range(len(objectives)), 2)) or [(0, 0)]
@@ -62,6 +64,11 @@ def plot_front(
     scored = [row for row in rows if row["phase"] != "sources" and row["failed"] == "0"]
     for (i, j), axis in zip(pairs, grid.flat, strict=False):
         _scatter(axis, scored, objectives, i, j, on_front)
+        if references:
+            points = np.array(list(references.values()))
+            axis.scatter(
+                points[:, i], points[:, j], marker="x", color="black", zorder=4, label="uniform"
+            )
         for name, scores in sources.items():
             axis.scatter(scores[i], scores[j], marker="*", s=110, color="black", zorder=4)
             left = scores[i] > 0.75

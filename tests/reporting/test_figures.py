@@ -27,6 +27,15 @@ def test_the_front_is_drawn_for_any_number_of_tasks(tmp_path: Path, objectives: 
     assert width > height if len(objectives) == 3 else width > 300
 
 
+def test_uniform_blends_are_drawn_where_there_are_any(tmp_path: Path):
+    pictures = []
+    for references in ({}, {"uniform 1": [0.4, 0.4], "uniform 0.5": [0.3, 0.3]}):
+        target = tmp_path / "pareto.png"
+        plot_front(ROWS, ("math", "code"), ["b"], {"m": [1.0, 0.2]}, target, references=references)
+        pictures.append((matplotlib.image.imread(target)[..., :3].max(axis=2) < 0.1).sum())
+    assert pictures[1] > pictures[0]
+
+
 def test_the_hypervolume_curve_is_drawn(tmp_path: Path):
     target = tmp_path / "hypervolume.png"
     plot_hypervolume(ROWS, target, 0.2)
