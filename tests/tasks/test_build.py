@@ -130,10 +130,10 @@ def test_a_plugins_kind_says_which_keys_it_reads(own_kinds: None) -> None:
     assert settings.tasks["a"] == SizedTaskSettings("many", search_items=5)
     settings = compose_settings(["+tasks.a.kind=few", "tasks.a.path=p"])
     check_settings(settings)
-    assert vars(settings.tasks["a"]) == {"kind": "few", "path": "p"}
+    assert vars(settings.tasks["a"]) == {"kind": "few", "path": "p", "role": "objective"}
     with pytest.raises(InputError, match=r"unknown key tasks\.a\.search_items") as caught:
         compose_settings(["+tasks.a.kind=few", "tasks.a.path=p", "tasks.a.search_items=5"])
-    assert "keys of tasks.a: kind, path" in caught.value.remedy
+    assert "keys of tasks.a: kind, role, path" in caught.value.remedy
 
 
 def test_a_harness_task_without_the_harness_says_what_to_install(
