@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
 
+from hm3rl.agents.generators import GeneratorScope
 from hm3rl.agents.storage import read_space, write_space
 from hm3rl.config.schema import RunSettings
 from hm3rl.paths.blend_space import BlendSpace
@@ -49,6 +52,7 @@ class Agent(ABC, Generic[Space]):
 
     blended: ClassVar[bool] = False
     seconds: float = 0.0
+    _generators: GeneratorScope
 
     def __init__(self, space: Space, objectives: Sequence[str], settings: RunSettings) -> None:
         self.space = space
@@ -233,6 +237,14 @@ class Agent(ABC, Generic[Space]):
         agent = cls(cast(Space, space), objectives, settings)
         agent.restore(arrays)
         return agent
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Work with generators of its own (`self._generators`); the time counts as the agent's."""
+        begun = time.perf_counter()
+        with self._generators.scope():
+            yield
+        self.seconds += time.perf_counter() - begun
 
     def _new(self, paths: Sequence[LayerPath]) -> list[LayerPath]:
         """Those that were not evaluated before, marked as evaluated now."""

@@ -8,14 +8,12 @@ Gaussian policy it walks the environment `hm3rl/BlendPath-v0`, and learns from r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hm3rl.agents.blend_policy import LIMIT, start_logits
+from hm3rl.agents.blend_policy import LIMIT, PolicyOverBlends
 
 FIRST_DEVIATION, DEVIATION = 0.5, 0.15
 """Standard deviations of a rollout's logits at the first place, and of their changes at others."""
@@ -35,7 +33,7 @@ class Rollout(NamedTuple):
     log_prob: Tensor
 
 
-class LayerPolicy(nn.Module):
+class LayerPolicy(PolicyOverBlends):
     """From a preference to blends, one place after the other.
 
     Args:
@@ -49,27 +47,15 @@ class LayerPolicy(nn.Module):
     def __init__(
         self, objectives: int, depth: int, experts: int, largest: float, hidden: int
     ) -> None:
-        super().__init__()
-        self.largest = largest
+        super().__init__(depth, experts, largest)
         self.cell = nn.GRUCell(objectives + experts + 2, hidden)
         self.head = nn.Linear(hidden, experts)
         deviations = torch.full((1 + depth, 1), DEVIATION)
         deviations[0] = FIRST_DEVIATION
         self.log_std = nn.Parameter(deviations.log())
-        self.before: Callable[[Tensor], Tensor] | None = None
-        self.start: Tensor
-        self.register_buffer("start", torch.zeros(1 + depth, experts))
         self.double()
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-
-    def begin_at(self, blend: np.ndarray) -> None:
-        """Before any training: answer every preference with this blend of shape (1 + L, N)."""
-        self.start.copy_(start_logits(blend, self.largest))
-
-    def begin_with(self, logits: Callable[[Tensor], Tensor]) -> None:
-        """Before any training: answer as another policy does, whose logits are (m, 1 + L, N)."""
-        self.before = logits
 
     def forward(self, preferences: Tensor) -> Tensor:
         """Mean answers to preferences (m, K), shape (m, 1 + L, N)."""
@@ -110,7 +96,7 @@ class LayerPolicy(nn.Module):
         places, experts = self.start.shape
         hidden = preferences.new_zeros(len(preferences), self.cell.hidden_size)
         before = preferences.new_zeros(len(preferences), experts)
-        start = self.start if self.before is None else self.before(preferences)
+        start = self._first(preferences)
         offset = before
         blends: list[Tensor] = []
         means: list[Tensor] = []

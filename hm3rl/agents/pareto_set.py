@@ -10,9 +10,7 @@ What is best known goes by the surrogate's posterior means, which know that scor
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -467,11 +465,3 @@ class ParetoSetAgent(Agent[BlendSpace]):
             self._optimiser = torch.optim.Adam(
                 self.policy.parameters(), lr=self.options.learning_rate
             )
-
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        """Generators of its own; the time counts as the agent's."""
-        begun = time.perf_counter()
-        with self._generators.scope():
-            yield
-        self.seconds += time.perf_counter() - begun

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -244,13 +243,6 @@ class SB3Agent(Agent[Space]):
             else:
                 env.take(episode, nth_legal(mask, int(action)))
         return env.path(episode)
-
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        begun = time.perf_counter()
-        with self._generators.scope():
-            yield
-        self.seconds += time.perf_counter() - begun
 
     # --- storage ------------------------------------------------------------------------------
 
