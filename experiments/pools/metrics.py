@@ -4,14 +4,14 @@
 
 The models are those that searches have scored on the development pools (`results/searches.zip`);
 some are drawn to learn from, beside base and experts, and others are foretold. The processes are
-one (`hm3rl.surrogate.blend_gp`) but for what is written here:
+one (`hm3rl.surrogate.blend_gp`) but for the coordinates whose length scales it finds:
 
-`smooth`    components over the depth, less relevant the higher their frequency: the package's.
-`places`    each place by itself, all as relevant before any data (one-hot).
-`norms`     each place by itself, as relevant before any data as the task vectors are long there,
-            after AP-BMM's length-scales.
-`gram`      components over the depth of what the coefficients do to the weights: distances by the
-            experts' Gram matrix in each place, and no relevance of an expert is learned.
+`places`    the coefficients of each place: the package's.
+`smooth`    components over the depth (`hm3rl.paths.depth`), shorter the higher their frequency.
+`norms`     each place by itself, as long before any data as the task vectors are there, after
+            AP-BMM's length scales.
+`gram`      what the coefficients do to the weights: distances by the experts' Gram matrix in each
+            place, one length scale for all.
 `mean`      the mean over the depth alone: what a search of whole merges sees.
 """
 
@@ -30,8 +30,9 @@ from experiments.pools.methods import overrides
 from experiments.pools.pools import DEVELOPED, pools
 from hm3rl import api
 from hm3rl.merging.task_vectors import TaskVectors
+from hm3rl.paths.depth import depth_basis, frequencies
 from hm3rl.run.build import load_pool
-from hm3rl.surrogate.blend_gp import HEAD, NOISE, BlendGP
+from hm3rl.surrogate.blend_gp import NOISE, SCALES, BlendGP
 from hm3rl.surrogate.pool_table import PoolTable, read_tables
 
 SIZES, DRAWS, FORETOLD, STEPS = (12, 24, 48, 90), 2, 300, 60
@@ -49,37 +50,45 @@ def gram_matrices(pool: str) -> np.ndarray:
     return found
 
 
-class Smooth(BlendGP):
+class Places(BlendGP):
     """The package's."""
 
     def __init__(self, table: PoolTable, grams: np.ndarray) -> None:
         super().__init__(len(table.tasks), table.blends.shape[1] - 1, len(table.experts))
 
+    def _scaled(self, blends: Tensor) -> Tensor:
+        return super()._scaled(self.seen(blends))
 
-class Places(Smooth):
-    """Each place by itself."""
+    def seen(self, blends: Tensor) -> Tensor:
+        """Coordinates of blends (m, 1 + L, N), of the same shape."""
+        return blends
 
-    def __init__(self, table: PoolTable, grams: np.ndarray) -> None:
-        super().__init__(table, grams)
-        self.basis = torch.eye(len(grams), dtype=torch.float64)
-        self._set_places(torch.zeros(len(grams), dtype=torch.float64))
 
-    def _set_places(self, prior: Tensor) -> None:
-        # Coefficients of a place move a model less than those of all places do.
-        self.prior = prior - np.log(len(prior))
-        self.log_parameters[:, HEAD : HEAD + len(prior)] = self.prior
+class Smooth(Places):
+    """Components over the depth, shorter the higher their frequency."""
+
+    def seen(self, blends: Tensor) -> Tensor:
+        """See `Places.seen`."""
+        depth = blends.shape[1] - 1
+        amplitude = np.sqrt(1.0 + depth) / (1.0 + frequencies(depth))
+        basis = torch.as_tensor(amplitude[:, None] * depth_basis(depth))
+        return torch.einsum("jr,mrn->mjn", basis, blends)
 
 
 class Norms(Places):
-    """Each place by itself, as relevant as task vectors are long."""
+    """Each place by itself, as long as the task vectors are."""
 
     def __init__(self, table: PoolTable, grams: np.ndarray) -> None:
         super().__init__(table, grams)
-        squared = torch.as_tensor(np.trace(grams, axis1=1, axis2=2))
-        self._set_places((squared / squared.mean()).log())
+        squared = np.diagonal(grams, axis1=1, axis2=2)
+        self._lengths = torch.as_tensor(np.sqrt(squared / squared.mean()))
+
+    def seen(self, blends: Tensor) -> Tensor:
+        """See `Places.seen`."""
+        return blends * self._lengths
 
 
-class Gram(Smooth):
+class Gram(Places):
     """Distances by the experts' Gram matrices; experts are told apart by nothing else."""
 
     def __init__(self, table: PoolTable, grams: np.ndarray) -> None:
@@ -88,27 +97,24 @@ class Gram(Smooth):
         root = np.sqrt(len(table.experts) * values.clip(min=0.0))[:, None, :] * vectors
         self._root = torch.as_tensor(root @ vectors.transpose(0, 2, 1))
 
-    def _components_of(self, blends: Tensor) -> Tensor:
-        return super()._components_of(torch.einsum("rnk,mrk->mrn", self._root, blends))
-
-    def _optimise(self, y: Tensor, steps: int) -> None:
-        super()._optimise(y, steps)
-        experts = slice(HEAD + len(self.prior), None)
-        self.log_parameters[:, experts] = self.log_parameters[:, experts].mean(1, keepdim=True)
+    def _scaled(self, blends: Tensor) -> Tensor:
+        moved = torch.einsum("rnk,mrk->mrn", self._root, blends).flatten(1)
+        return moved[None] * (-self.log_parameters[:, SCALES:].mean(1)).exp()[:, None, None]
 
 
-class Mean(Smooth):
+class Mean(Places):
     """The mean over the depth alone."""
 
-    def __init__(self, table: PoolTable, grams: np.ndarray) -> None:
-        super().__init__(table, grams)
-        self.basis = self.basis.clone()
-        self.basis[1:] = 0.0
+    def seen(self, blends: Tensor) -> Tensor:
+        """See `Places.seen`."""
+        means = torch.zeros_like(blends)
+        means[:, 0] = blends[:, 1:].mean(dim=1) * np.sqrt(blends.shape[1])
+        return means
 
 
 WAYS: dict[str, Callable[[PoolTable, np.ndarray], BlendGP]] = {
-    "smooth": Smooth,
     "places": Places,
+    "smooth": Smooth,
     "norms": Norms,
     "gram": Gram,
     "mean": Mean,

@@ -28,9 +28,9 @@ from hm3rl import api
 from hm3rl.agents.prior import Prior
 from hm3rl.events import NullLogger
 from hm3rl.paths.blend_space import BlendSpace
+from hm3rl.paths.depth import depth_basis, frequencies
 from hm3rl.run.build import build_problem
 from hm3rl.search.architecture_level import blend_space, known_outcomes, to_candidate
-from hm3rl.surrogate.blend_gp import depth_basis, frequencies
 from hm3rl.surrogate.pool_table import PoolTable, read_tables, write_tables
 
 FILE = RESULTS / "transfer.zip"

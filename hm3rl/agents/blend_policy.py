@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hm3rl.surrogate.blend_gp import depth_basis, frequencies
+from hm3rl.paths.depth import depth_basis, frequencies
 
 MARGIN = 0.02
 """A coefficient to start from lies so far inside its range, where the sigmoid has a slope."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from hm3rl.agents.batches import CLIMB, POLICY, VARIATION
 from hm3rl.agents.blend_policy import MARGIN
 from hm3rl.paths.blend_space import BlendSpace
-from hm3rl.surrogate.blend_gp import BlendGP, depth_basis, frequencies
+from hm3rl.paths.depth import depth_basis, frequencies
+from hm3rl.surrogate.blend_gp import BlendGP
 
 UNIFORM = "uniform"
 """One blend everywhere: drawn at random, or near the mean of one of the best over its depth."""

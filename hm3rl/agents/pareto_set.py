@@ -459,8 +459,11 @@ class ParetoSetAgent(Agent[BlendSpace]):
         self._prior = prior_of_arrays(arrays)
         self.blends, self.vectors = arrays["blends"], arrays["vectors"]
         self._known = {self.space.decode(blend) for blend in self.blends}
-        self.gp.log_parameters = torch.as_tensor(arrays["hyper"])
-        self._adapted_at = len(self.vectors)
+        hyper = torch.as_tensor(arrays["hyper"])
+        if hyper.shape == self.gp.log_parameters.shape:
+            self.gp.log_parameters = hyper
+            self._adapted_at = len(self.vectors)
+        # Those of an older kernel are of no use to this one, which then finds its own.
         if arrays["trained"][0]:
             self._optimiser = torch.optim.Adam(
                 self.policy.parameters(), lr=self.options.learning_rate

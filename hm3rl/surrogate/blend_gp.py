@@ -1,16 +1,15 @@
 """Gaussian processes over blends, differentiable in the blends.
 
 A blend is a coefficient for each expert's task vector at each place of a model (the stem, then each
-layer). Places are not independent: what is alike over the depth is cheap to learn, what differs
-from layer to layer is dear. So blends are seen in a smooth basis over the depth (mean, half a
-cosine, a whole one, ...), and the prior relevance of a component falls with its frequency: coarse
-to fine is a prior here, and not a schedule. Relevances are learned by maximum a posteriori (MacKay,
-1996; Rasmussen and Williams, 2006, equation 5.8), one for each component and each expert, for each
-outcome apart.
+layer). Each coefficient has a length scale of its own, for each outcome apart, found by maximum a
+posteriori (Rasmussen and Williams, 2006, equation 5.8). Its prior grows with the root of their
+number, as distances do, so that many coefficients are no harder than few (Hvarfner et al., "Vanilla
+Bayesian Optimization Performs Great in High Dimensions", ICML 2024, arXiv 2402.02229). Which other
+ways to see blends foretell scores worse is measured in `experiments/pools/metrics.py`.
 
 With a prior mean m (`score_prior.py`) outcomes are a m(x) + b + f(x), the process f being what m
-misses: a is near 1, b near 0 and f of the size of m's errors where it was judged, so that a few
-points do, and a wrong prior is outgrown.
+misses: a is near 1, b near 0 and f of the size of m's errors where it was judged, or of its misses
+here where these are larger, so that a few points do, and a wrong prior is outgrown.
 """
 
 from __future__ import annotations
@@ -22,13 +21,16 @@ import torch
 from torch import Tensor
 
 JITTER = 1e-6
-LINEAR, SMOOTH, NOISE, HEAD = range(4)
-START = (-3.0, 0.0, -4.0)
-"""Logs of the amplitudes of the linear and the smooth part and of the noise, before a fit."""
+NOISE, SCALES = range(2)
+NOISE_MODE, NOISE_SPREAD = -5.0, 1.0
+"""Mode of the log of the noise's variance, in units of the outcomes' variance, and how far from it
+it lies."""
 
-DECAY = 0.5
-"""How fast the prior relevance falls with the frequency f: as (1 + f)^(-2 DECAY)."""
+SCALE_SPREAD = 3.0**0.5
+"""The same spread for the logs of the length scales."""
 
+SMALLEST, LARGEST = -9.0, 6.0
+"""Bounds of the logs, so that the kernel stays a number."""
 
 SLOPE, OFFSET = 0.3, 0.1
 """Prior standard deviations of a and of b, the latter in units of the outcomes."""
@@ -51,38 +53,12 @@ class Inputs(NamedTuple):
     """Blends as the kernel sees them.
 
     Attributes:
-        scaled: Centred components with the relevances of each outcome, shape (O, m, (1 + L) N).
+        scaled: Coefficients by the length scales of each outcome, shape (O, m, (1 + L) N).
         trend: What a and b multiply, shape (O, m, 2); (O, m, 0) without a prior mean.
     """
 
     scaled: Tensor
     trend: Tensor
-
-
-def frequencies(depth: int) -> np.ndarray:
-    """Frequencies of the components of `depth_basis`, shape (1 + L,); the stem's counts as 1."""
-    return np.concatenate([[0.0, 1.0], np.arange(1.0, depth)])
-
-
-def depth_basis(depth: int) -> np.ndarray:
-    """A smooth basis over the stem and the layers.
-
-    Args:
-        depth: L.
-
-    Returns:
-        Shape (1 + L, 1 + L): rows are components, columns places (the stem first). Row 0 is the
-        mean over the layers, row 1 the stem less that mean, the others cosines over the layers of
-        rising frequency, scaled so that a component's size is its root mean square over the layers.
-    """
-    layers = (np.arange(depth) + 0.5) / depth
-    basis = np.zeros((1 + depth, 1 + depth))
-    basis[0, 1:] = 1.0 / depth
-    basis[1] = -basis[0]
-    basis[1, 0] = 1.0
-    for f in range(1, depth):
-        basis[1 + f, 1:] = np.sqrt(2.0) * np.cos(np.pi * f * layers) / depth
-    return basis
 
 
 class Posterior(NamedTuple):
@@ -112,35 +88,34 @@ class BlendGP:
     ) -> None:
         self.outputs = outputs
         self.prior_mean = prior_mean
-        self.basis = torch.as_tensor(depth_basis(depth))
-        self.prior = torch.as_tensor(-2.0 * DECAY * np.log1p(frequencies(depth)))
-        start = torch.tensor(START, dtype=torch.float64)
-        one = torch.cat([start, self.prior, torch.zeros(experts, dtype=torch.float64)])
-        self.log_parameters = one.repeat(outputs, 1)
-        self._components = len(self.prior)
+        coefficients = (1 + depth) * experts
+        # The mode of a log-normal with the location sqrt(2) + log(D) / 2 of Hvarfner et al.
+        self._mode = np.sqrt(2.0) + 0.5 * np.log(coefficients) - SCALE_SPREAD**2
+        self.log_parameters = torch.full((outputs, SCALES + coefficients), self._mode).double()
+        self.log_parameters[:, NOISE] = NOISE_MODE
 
     def fit(self, blends: np.ndarray, outcomes: np.ndarray, steps: int) -> None:
-        """Condition on data, after some gradient steps on the hyper-parameters.
+        """Condition on data, after the hyper-parameters followed them.
 
         Args:
             blends: Shape (n, 1 + L, N).
             outcomes: Shape (n, O).
-            steps: Adam steps on the log posterior of the hyper-parameters; 0 keeps them.
+            steps: Most iterations of L-BFGS on the log posterior of the hyper-parameters; 0 keeps
+                them.
         """
         values = torch.as_tensor(outcomes, dtype=torch.float64)
-        known = torch.as_tensor(blends, dtype=torch.float64)
+        self._known = torch.as_tensor(blends, dtype=torch.float64)
+        with torch.no_grad():
+            expected = self._expected(self._known)
+        spread = (values - expected).std(dim=0, correction=0)
         if self.prior_mean is None:
             self._shift = values.mean(dim=0)
-            self._scale = values.std(dim=0, correction=0).clamp(min=1e-3)
+            self._scale = spread.clamp(min=1e-3)
         else:
             self._shift = torch.zeros(self.outputs, dtype=torch.float64)
-            self._scale = torch.full_like(self._shift, self.prior_mean.error)
-        with torch.no_grad():
-            expected = self._expected(known)
+            self._scale = spread.clamp(min=self.prior_mean.error)
         y = ((values - expected - self._shift) / self._scale).T[:, :, None]
-        components = self._components_of(known)
-        self._centre = components.mean(dim=0)
-        self._known, self._known_trend = components - self._centre, self._trend(expected)
+        self._known_trend = self._trend(expected)
         if steps:
             self._optimise(y, steps)
         with torch.no_grad():
@@ -153,25 +128,23 @@ class BlendGP:
 
     def _optimise(self, y: Tensor, steps: int) -> None:
         parameters = self.log_parameters.clone().requires_grad_(True)
-        optimiser = torch.optim.Adam([parameters], lr=0.1)
-        prior, start = self.prior, torch.tensor(START, dtype=torch.float64)
-        for _ in range(steps):
-            self.log_parameters = parameters
+        optimiser = torch.optim.LBFGS([parameters], max_iter=steps, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            self.log_parameters = parameters.clamp(SMALLEST, LARGEST)
             known = self._inputs_of_known()
             factor = torch.linalg.cholesky(self._kernel(known, known) + self._noise(y.shape[1]))
             white = torch.linalg.solve_triangular(factor, y, upper=False)
             fit = 0.5 * (white**2).sum() + factor.diagonal(dim1=1, dim2=2).log().sum()
-            general = parameters[:, :HEAD] - start
-            places = parameters[:, HEAD : HEAD + self._components] - prior
-            experts = parameters[:, HEAD + self._components :]
-            held = 0.05 * (general[:, :NOISE] ** 2).sum() + 0.1 * (general[:, NOISE] ** 2).sum()
-            held = held + 0.5 * (places**2).sum() + 0.25 * (experts**2).sum()
-            optimiser.zero_grad()
-            (fit + held).backward()
-            optimiser.step()
-            with torch.no_grad():
-                parameters.clamp_(-9.0, 4.0)
-        self.log_parameters = parameters.detach()
+            noise = (self.log_parameters[:, NOISE] - NOISE_MODE) / NOISE_SPREAD
+            scales = (self.log_parameters[:, SCALES:] - self._mode) / SCALE_SPREAD
+            found = fit + 0.5 * (noise**2).sum() + 0.5 * (scales**2).sum()
+            found.backward()
+            return found
+
+        optimiser.step(loss)
+        self.log_parameters = parameters.detach().clamp(SMALLEST, LARGEST)
 
     def _noise(self, n: int) -> Tensor:
         noise = self.log_parameters[:, NOISE].exp() + JITTER
@@ -197,19 +170,11 @@ class BlendGP:
     def _inputs(self, blends: Tensor) -> tuple[Inputs, Tensor]:
         """Blends (m, 1 + L, N) for the kernel, and what is expected of them, shape (m, O)."""
         expected = self._expected(blends)
-        scaled = self._scaled(self._components_of(blends) - self._centre)
+        scaled = self._scaled(blends)
         return Inputs(scaled, self._trend(expected)), expected
 
-    def _components_of(self, blends: Tensor) -> Tensor:
-        """Components of blends (m, 1 + L, N), shape (m, 1 + L, N)."""
-        return torch.einsum("jr,mrn->mjn", self.basis, blends)
-
-    def _scaled(self, components: Tensor) -> Tensor:
-        """Centred components with the relevances of each outcome, shape (O, m, (1 + L) N)."""
-        places = self.log_parameters[:, HEAD : HEAD + self._components]
-        experts = self.log_parameters[:, HEAD + self._components :]
-        relevance = (0.5 * (places[:, :, None] + experts[:, None, :])).exp()
-        return (components[None] * relevance[:, None]).flatten(2)
+    def _scaled(self, blends: Tensor) -> Tensor:
+        return blends.flatten(1)[None] * (-self.log_parameters[:, SCALES:]).exp()[:, None]
 
     def _kernel(self, left: Inputs, right: Inputs) -> Tensor:
         """Kernel matrices, shape (O, n, m)."""
@@ -217,17 +182,14 @@ class BlendGP:
         gram = one @ other.transpose(1, 2)
         own = (one**2).sum(dim=2)[:, :, None] + (other**2).sum(dim=2)[:, None, :]
         distance = (own - 2.0 * gram).clamp(min=0.0)
-        p = self.log_parameters[:, :HEAD].exp()[:, :, None, None]
         # Matern 5/2; the square root has no gradient at 0.
         far = (5.0 * distance + 1e-12).sqrt()
         matern = (1.0 + far + 5.0 / 3.0 * distance) * torch.exp(-far)
         trend = left.trend @ right.trend.transpose(1, 2)
-        return p[:, LINEAR] * gram + p[:, SMOOTH] * matern + trend
+        return matern + trend
 
     def _prior_variance(self, inputs: Inputs) -> Tensor:
-        p = self.log_parameters[:, :HEAD].exp()
-        linear = p[:, LINEAR, None] * (inputs.scaled**2).sum(dim=2)
-        return linear + p[:, SMOOTH, None] + (inputs.trend**2).sum(dim=2)
+        return 1.0 + (inputs.trend**2).sum(dim=2)
 
     def marginal(self, blends: Tensor) -> Posterior:
         """Posterior of m blends of shape (m, 1 + L, N), with gradients in them."""

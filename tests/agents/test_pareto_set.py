@@ -20,8 +20,8 @@ from hm3rl.errors import InputError
 from hm3rl.objectives.indicators import non_dominated
 from hm3rl.objectives.preferences import sample_dirichlet
 from hm3rl.objectives.utility import Utility
+from hm3rl.paths.depth import depth_basis
 from hm3rl.paths.layer_path import LayerPath
-from hm3rl.surrogate.blend_gp import depth_basis
 from hm3rl.surrogate.dataset import Outcome
 
 PROBLEM = SyntheticBlends.draw(layers=5, experts=2, objectives=2, seed=3)

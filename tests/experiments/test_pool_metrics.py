@@ -42,8 +42,8 @@ def test_distances_go_by_the_gram_matrix() -> None:
     blends = rng.random((2, 1 + DEPTH, EXPERTS))
     table = PoolTable("P", "", {"a": "", "b": ""}, ("x",), blends, np.ones((2, 1)))
     gp = Gram(table, grams)
-    gp.basis = torch.eye(1 + DEPTH, dtype=torch.float64)
-    one, other = gp._components_of(torch.as_tensor(blends)).numpy()
+    (seen,) = gp._scaled(torch.as_tensor(blends)).numpy()
+    one, other = seen.reshape(blends.shape)
     difference = blends[0] - blends[1]
     expected = np.einsum("rn,rnk,rk->r", difference, grams, difference)
     found = ((one - other) ** 2).sum(axis=1)
@@ -52,9 +52,10 @@ def test_distances_go_by_the_gram_matrix() -> None:
 
 def test_norms_are_where_task_vectors_are_long() -> None:
     grams = np.stack([np.eye(EXPERTS) * size for size in (1.0, 4.0, 1.0, 1.0, 1.0)])
-    blends = np.zeros((3, 1 + DEPTH, EXPERTS))
+    blends = np.ones((3, 1 + DEPTH, EXPERTS))
     gp = Norms(PoolTable("P", "", {"a": "", "b": ""}, ("x",), blends, np.ones((3, 1))), grams)
-    np.testing.assert_allclose(float(gp.prior[1] - gp.prior[0]), np.log(4.0))
+    seen = gp.seen(torch.as_tensor(blends)).numpy()
+    np.testing.assert_allclose(seen[0, 1], 2.0 * seen[0, 0])
 
 
 @pytest.mark.parametrize("way", WAYS)
