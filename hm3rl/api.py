@@ -41,6 +41,7 @@ from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
 from hm3rl.export.checkpoint import ExportReport, export_candidate
+from hm3rl.export.match import MatchReport, write_matched
 from hm3rl.export.merge import merge_file
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
 from hm3rl.files import RunFolder
@@ -51,6 +52,7 @@ from hm3rl.objectives.preferences import parse_preference
 from hm3rl.objectives.utility import BALANCE
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.members import MemberSet
+from hm3rl.paths.statistics import Calibration
 from hm3rl.reporting.csv_logger import CsvLogger
 from hm3rl.reporting.figures import plot_front, plot_hypervolume, read_evaluations
 from hm3rl.reporting.leaderboard import definition, write_leaderboard
@@ -58,6 +60,7 @@ from hm3rl.reporting.progress import ProgressLogger
 from hm3rl.reporting.report import has_plotly, write_report
 from hm3rl.reporting.wandb_mode import resolve_mode
 from hm3rl.run.build import DTYPES, check_settings
+from hm3rl.run.calibration import MATCHING_ITEMS, calibration_batch
 from hm3rl.run.dataset import Written, write_dataset
 from hm3rl.run.environment import Config, open_environment
 from hm3rl.run.finished import FinishedRun
@@ -386,6 +389,59 @@ def merge(
         Path(recipe),
         Path(to),
         dtype=None if dtype is None else precision(dtype),
+        vocabulary=vocabulary,
+        shard_bytes=shard_bytes,
+        command=command,
+    )
+
+
+def match(
+    reference: str | Path,
+    model: str | Path,
+    to: str | Path,
+    gamma: float = 0.5,
+    chosen: RunSettings | None = None,
+    vocabulary: str = "refuse",
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    command: str | None = None,
+) -> MatchReport:
+    """Put a model's units into the order that matches another model's; it computes the same.
+
+    Args:
+        reference: The model that is matched to: a folder or a name such as `zoo:NAME`.
+        model: The model that is matched.
+        to: Folder to write; must not exist.
+        gamma: Share of the weights in what makes two units match, in [0, 1]; the rest is that of
+            the activations.
+        chosen: Its tasks' items are what activations are compared on; None: the tiny zoo's. Unused
+            if gamma is 1.
+        vocabulary: What to do with two vocabularies: `refuse`, or `map` the reference's rows by
+            token.
+        shard_bytes: Largest file of weights.
+        command: Command, for the card.
+
+    Returns:
+        What was written, and how alike the units are.
+
+    Raises:
+        InputError: The models cannot be matched, or anything about folders and tasks is wrong.
+        IntegrityError: The written model does not behave as the original does.
+    """
+    settings_ = chosen or settings()
+    check_settings(settings_)
+
+    def calibrate(pool: ModelPool) -> Calibration:
+        tasks = build_tasks(
+            settings_.objectives, settings_.evaluation, pool.tokenizer, pool.origins.values()
+        )
+        return calibration_batch(tasks, pool.tokenizer, MATCHING_ITEMS, pool.device)
+
+    return write_matched(
+        reference,
+        model,
+        Path(to),
+        gamma,
+        calibrate,
         vocabulary=vocabulary,
         shard_bytes=shard_bytes,
         command=command,

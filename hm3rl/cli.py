@@ -356,6 +356,46 @@ def merge(
 
 
 @app.command()
+def match(
+    reference: Annotated[
+        str, typer.Argument(metavar="A", help="The model that is matched to: a folder or zoo:NAME")
+    ],
+    model: Annotated[str, typer.Argument(metavar="B", help="The model that is matched")],
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write")],
+    overrides: Overrides = None,
+    gamma: Annotated[
+        float, typer.Option(help="Similarity of units: 1 of their weights, 0 of their activations")
+    ] = 0.5,
+    vocabulary: Vocabulary = "refuse",
+    max_shard_size: ShardSize = "5GB",
+    config_dir: ConfigDir = None,
+) -> None:
+    """B with its units in the order that matches A's: the same function, fit to be merged with A.
+
+    For models that were initialised differently; fine-tunes of one base match already. Activations
+    are compared on items of the tasks that the overrides name (default: the tiny zoo's).
+    """
+    with exit_codes():
+        from hm3rl import api
+        from hm3rl.export.weights import parse_size
+
+        words = shlex.join(["hm3rl", "match", reference, model, str(to), *(overrides or [])])
+        report = api.match(
+            reference,
+            model,
+            to,
+            gamma,
+            api.settings(*(overrides or []), config_dir=config_dir),
+            vocabulary,
+            parse_size(max_shard_size),
+            f"{words} --gamma {gamma:g}",
+        )
+        for note in report.notes:
+            err.print(f"note: {note}", markup=False, soft_wrap=True)
+        out.print(str(report), markup=False, soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint or adapter, or zoo:math")],
     overrides: Overrides = None,

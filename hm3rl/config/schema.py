@@ -37,6 +37,11 @@ class PoolSettings:
         tokenizer: The donor, the source whose tokenizer all share; empty: the base.
         smollm2_adapters: Folder with an adapter's folder for each expert called `smollm2:NAME`.
         merged_mb: Memory for merged models that are kept for their next use; one is kept always.
+        match: `none`, or `units`: each expert's units are put into the order that matches the
+            base's, since a merge adds what an expert has beyond the base; experts fine-tuned from
+            it stay as they are. Where every expert was initialised by itself there is no such base:
+            name the first expert as the base, too, and the others are matched to it.
+        match_gamma: Share of the weights in what makes two units match; the rest is activations'.
     """
 
     base: str = MISSING
@@ -48,6 +53,8 @@ class PoolSettings:
     tokenizer: str = ""
     smollm2_adapters: str = ""
     merged_mb: int = number(4096, least=1)
+    match: str = choice("none", "units")
+    match_gamma: float = number(0.5, least=0, most=1)
 
 
 @dataclass

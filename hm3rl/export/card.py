@@ -95,6 +95,8 @@ def model_card(
     check: ReloadCheck,
     mergekit: str,
     provenance: Provenance,
+    *,
+    merged: bool = True,
 ) -> str:
     """Write the card.
 
@@ -106,6 +108,7 @@ def model_card(
         check: The result of the reload check, which passed.
         mergekit: One sentence about mergekit_config.yml.
         provenance: Scores, seed, command.
+        merged: Whether it is a merge, and not one model in another form.
 
     Returns:
         Markdown with front matter.
@@ -117,8 +120,8 @@ def model_card(
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": list(shown),
-        "base_model_relation": "merge",
-        "tags": ["merge", "hm3rl"],
+        **({"base_model_relation": "merge"} if merged else {}),
+        "tags": ["merge", "hm3rl"] if merged else ["hm3rl"],
     }
     agreed = set(licences.values())
     if len(agreed) == 1 and None not in agreed:
@@ -168,7 +171,9 @@ def model_card(
         "Scores hold for the tasks, items and decoding limits of the search. A merge inherits what "
         "its sources were trained on, and nothing else was tested."
         if provenance.evaluations
-        else "Only the reload was tested. A merge inherits what its sources were trained on.",
+        else "Only the reload was tested. "
+        + ("A merge" if merged else "The model")
+        + " inherits what its sources were trained on.",
         "",
     ]
     for note in provenance.notes:

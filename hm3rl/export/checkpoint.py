@@ -148,12 +148,14 @@ def export_candidate(
     used = used_sources(candidate, pool)
     # Whoever lends the tokenizer is needed to make the model again, but has no weights in it.
     named = [name for name in pool.names if name in used or name == pool.tokenizer_donor]
+    matched = [name for name in used if name in pool.matched]
     recipe: dict[str, Any] = {
         "key": key,
         **candidate.to_dict(),
         "sources": {
             name: {"origin": _origin(pool, name), "hash": pool.hashes[name]} for name in named
         },
+        **({"matched": matched} if matched else {}),
         "fold": None if fold is None else asdict(fold),
         "donor": pool.tokenizer_donor,
         "dtype": dtype_name(model.dtype),

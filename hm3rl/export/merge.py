@@ -136,6 +136,13 @@ def read_recipe(file: Path) -> RecipeFile:
             "search that found it",
             "export it from its run: hm3rl export RUN MODEL --to DIR",
         )
+    if plain.get("matched"):
+        raise InputError(
+            f"{file}: the units of {plain['matched'][0]} were matched to the base's, by what "
+            "they do on items of the search that found it",
+            "export it from its run (hm3rl export RUN MODEL --to DIR), or search with experts that "
+            "hm3rl match wrote",
+        )
     origins, hashes = _our_sources(file, plain, candidate)
     sources = {name: find_source(text) for name, text in origins.items()}
     for key in ("dtype", "merged_in"):

@@ -137,6 +137,8 @@ def to_mergekit(candidate: Candidate, pool: ModelPool) -> dict[str, Any]:
         raise _inexpressible("it is aligned")
     if pool.changed:
         raise _inexpressible(f"the vocabulary or head of {pool.changed[0]} was changed for it")
+    if pool.matched:
+        raise _inexpressible(f"the units of {pool.matched[0]} were put into the base's order")
     if any(map(is_blend, candidate.members)):
         return {**_blends(candidate, pool), "dtype": dtype}
     if not candidate.recipes:

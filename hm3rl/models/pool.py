@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,7 @@ class ModelPool:
             one vocabulary, and which have the same weights, in words.
         changed: Sources whose tensors the vocabulary changed; their hashes say so too.
         adapters: Experts that are adapters over the base, already merged into its weights.
+        matched: Experts whose units were put into the order of the base's; their hashes say so too.
     """
 
     expert_names: tuple[str, ...]
@@ -62,6 +64,7 @@ class ModelPool:
     notes: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    matched: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -192,6 +195,31 @@ class ModelPool:
         if self.mergeable == self.expert_names:
             return self
         return replace(self, expert_names=self.mergeable)
+
+    def with_matched(
+        self,
+        models: Mapping[str, PreTrainedModel],
+        keys: Mapping[str, str],
+        notes: Sequence[str],
+    ) -> ModelPool:
+        """Return this pool with the units of some experts in another order.
+
+        Args:
+            models: The experts' new models, by name.
+            keys: What tells their orders from any other, by name; their hashes follow.
+            notes: What was done, in words.
+        """
+        fresh = {
+            name: hashlib.sha256(f"{self.hashes[name]}\0units\0{key}".encode()).hexdigest()
+            for name, key in keys.items()
+        }
+        return replace(
+            self,
+            _models=MappingProxyType({**self._models, **models}),
+            hashes=MappingProxyType({**self.hashes, **fresh}),
+            notes=(*self.notes, *notes),
+            matched=tuple(name for name in self.expert_names if name in models),
+        )
 
     def check_mergeable(self, names: Iterable[str]) -> None:
         """Require that experts can be merged: equal shapes, and one configuration for all.

@@ -33,12 +33,13 @@ from hm3rl.evaluation.sharing import Sharing
 from hm3rl.evaluation.store import EvaluationStore
 from hm3rl.events import RunLogger
 from hm3rl.interop import minari_dataset
+from hm3rl.matching.pool import UNITS, match_pool
 from hm3rl.models.pool import ModelPool
 from hm3rl.objectives.preferences import parse_preference
 from hm3rl.paths.alignment_kind import NO_ALIGNMENT
 from hm3rl.paths.limits import PathLimits
 from hm3rl.paths.members import MemberSet
-from hm3rl.run.calibration import calibration_batch
+from hm3rl.run.calibration import MATCHING_ITEMS, calibration_batch
 from hm3rl.search.base import Searcher
 from hm3rl.search.parameter_level import check_level
 from hm3rl.tasks.base import Task
@@ -205,13 +206,23 @@ def load_pool(settings: RunSettings, writable: bool = False) -> ModelPool:
 
 
 def build_members(settings: RunSettings, pool: ModelPool, tasks: Sequence[Task]) -> MemberSet:
-    """The members of a configuration, with a calibration batch if their paths are aligned."""
-    if settings.paths.alignment == NO_ALIGNMENT:
-        return MemberSet(pool, cache_bytes=settings.pool.merged_mb * 2**20)
-    batch = calibration_batch(
-        tasks, pool.tokenizer, settings.paths.alignment_items, settings.pool.device
+    """The members of a configuration.
+
+    Args:
+        settings: The run.
+        pool: The sources as they were read; `members.pool` has their units matched if asked for.
+        tasks: Lend a calibration batch where units are matched or paths are aligned.
+    """
+    batch = partial(calibration_batch, tasks, pool.tokenizer, device=settings.pool.device)
+    if settings.pool.match == UNITS:
+        gamma = settings.pool.match_gamma
+        pool = match_pool(pool, gamma, batch(items=MATCHING_ITEMS) if gamma < 1 else None)
+    aligned = settings.paths.alignment != NO_ALIGNMENT
+    return MemberSet(
+        pool,
+        cache_bytes=settings.pool.merged_mb * 2**20,
+        calibration=batch(items=settings.paths.alignment_items) if aligned else None,
     )
-    return MemberSet(pool, cache_bytes=settings.pool.merged_mb * 2**20, calibration=batch)
 
 
 def build_evaluator(

@@ -1,4 +1,4 @@
-"""The calibration batch of a search, which alignments are fitted on."""
+"""The calibration batch: what alignments are fitted on, and units are compared by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from transformers import PreTrainedTokenizerBase
 from hm3rl.evaluation.requests import encode
 from hm3rl.paths.statistics import Calibration
 from hm3rl.tasks.base import Task
+
+MATCHING_ITEMS = 256
+"""Items, of all tasks together, on which the activations of units are compared."""
 
 
 def calibration_batch(

@@ -268,6 +268,7 @@ def check_report(settings: RunSettings, score: bool = False) -> dict[str, Any]:
     tasks, watched = built["objectives"], built.get("watched", ())
     check_isolation([*tasks, *watched])
     members = build_members(settings, pool, tasks)
+    pool = members.pool
     calibration = members.calibration
     limits = path_limits(settings, members)
     trained = {bool(task.items("train")) for task in tasks}

@@ -1,0 +1,1 @@
+"""What matching units does to the line between two models that were initialised differently."""
