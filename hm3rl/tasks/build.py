@@ -104,7 +104,8 @@ def jsonl(name: str, settings: JsonlSettings, tools: TaskTools) -> Task:
     return JsonlTask(
         name,
         settings.path,
-        metric=settings.metric or "exact_match",
+        metric=settings.metric,
+        also=settings.also,
         fields=settings.fields,
         tolerance=settings.tolerance,
         max_new_tokens=settings.max_new_tokens or JSONL_MAX_NEW_TOKENS,
