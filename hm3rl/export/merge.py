@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from transformers import AutoTokenizer
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation.result import Evaluation
@@ -26,7 +28,8 @@ from hm3rl.export.sources import find_source, stored_dtype, widest
 from hm3rl.export.streamed import WholeMerge
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
 from hm3rl.interop.mergekit_build import BuiltMerge, build_mergekit
-from hm3rl.interop.mergekit_file import MergekitFile, is_mergekit, read_mergekit
+from hm3rl.interop.mergekit_file import AUTO, MergekitFile, is_mergekit, read_mergekit
+from hm3rl.interop.mergekit_recipe import SliceMerge
 from hm3rl.merging.merge import merged_model
 from hm3rl.models.hashing import short_hash
 from hm3rl.models.loading import is_adapter
@@ -303,6 +306,37 @@ def _whole_merge(candidate: Candidate, members: MemberSet) -> WholeMerge | None:
     return merge if merge.possible else None
 
 
+def usual_template(recipe: RecipeFile) -> str | None:
+    """The chat template that most of the sources have, the first of equals; None if none has one.
+
+    An adapter counts with its model's.
+    """
+    found: list[str] = []
+    for folder in recipe.folders.values():
+        whole = recipe.folders[BASE] if is_adapter(folder) else folder
+        try:
+            given = AutoTokenizer.from_pretrained(whole, local_files_only=True).chat_template
+        except (OSError, ValueError):  # no tokenizer in there
+            continue
+        given = given.get("default") if isinstance(given, dict) else given
+        if given:
+            found.append(given.strip())
+    return Counter(found).most_common(1)[0][0] if found else None
+
+
+def _filtered(part: SliceMerge) -> dict[str, Any]:
+    """What filters of a slice single out, for the record."""
+    found: dict[str, Any] = {}
+    if part.others:
+        found["others"] = [
+            {"tensors": sorted(patterns), "recipe": recipe.to_dict()}
+            for recipe, patterns in part.others
+        ]
+    if part.scales:
+        found["scales"] = {pattern: list(anchors) for pattern, anchors in part.scales.items()}
+    return found
+
+
 def _write_mergekit(
     recipe: RecipeFile,
     built: BuiltMerge,
@@ -334,6 +368,7 @@ def _write_mergekit(
             {
                 "layers": {name: list(span) for name, span in part.spans.items()},
                 "recipe": None if part.recipe is None else part.recipe.to_dict(),
+                **_filtered(part),
             }
             for part in built.slices
         ],
@@ -350,8 +385,13 @@ def _write_mergekit(
         MERGEKIT_FILE: config,
         "recipe.yaml": yaml.safe_dump(described, sort_keys=False),
     }
-    if read.chat_template is not None:
-        documents["chat_template.jinja"] = read.chat_template
+    template = read.chat_template
+    if template == AUTO:
+        template = usual_template(recipe)
+        if template is None:
+            notes = (*notes, "chat_template: auto finds none, since no model has one")
+    if template is not None:
+        documents["chat_template.jinja"] = template
     contents = [
         f"A `{read.method}` merge of {len(names)} models, written by hm3rl from a mergekit "
         "configuration.",

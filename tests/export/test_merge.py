@@ -178,6 +178,11 @@ def test_the_declared_donor_and_chat_template(
     merge_file(write(plain), tmp_path / "donor")
     assert AutoTokenizer.from_pretrained(tmp_path / "donor").chat_template == "{{ 'from b' }}"
     assert yaml.safe_load((tmp_path / "donor" / "recipe.yaml").read_text())["donor"] == "b"
+    # The one that most have: here one has a template, and the tokenizer's donor has none.
+    (folders["a"] / "chat_template.jinja").unlink(missing_ok=True)
+    usual = plain | {"chat_template": "auto", "tokenizer_source": str(folders["a"])}
+    merge_file(write(usual), tmp_path / "auto")
+    assert AutoTokenizer.from_pretrained(tmp_path / "auto").chat_template == "{{ 'from b' }}"
     merge_file(write(plain | {"chat_template": "{{ 'own' }}"}), tmp_path / "own")
     assert AutoTokenizer.from_pretrained(tmp_path / "own").chat_template == "{{ 'own' }}"
 
@@ -280,6 +285,13 @@ def test_adapters_are_written_as_in_mergekit(save_pool, tiny_config, write, tmp_
     expected = base + 0.5 * (2.0 * high @ low_rank + a - base)
     assert torch.allclose(written, expected, atol=1e-5)
     assert recipe_report(tmp_path / "file.yml")["layers"] == 3
+    # Alone, as mergekit puts an adapter into its model; written as a mapping, which means the same.
+    alone = {"model": {"path": str(folders["base"])}, "lora": {"path": str(adapter)}}
+    merge_file(
+        write({"merge_method": "passthrough", "models": [{"model": alone}]}), tmp_path / "alone"
+    )
+    written = load_file(tmp_path / "alone" / "model.safetensors")[f"{name}.weight"]
+    assert torch.allclose(written, base + 2.0 * high @ low_rank, atol=1e-5)
     plain["models"][0]["model"] = f"{folders['a']}+{adapter}"
     with pytest.raises(InputError, match=r"adapter over .*a, the base is"):
         merge_file(write(plain), tmp_path / "other")
