@@ -77,11 +77,6 @@ def build_mergekit(file: MergekitFile, pool: ModelPool, merge_single: bool = Tru
     rows, words = int(pool.config.vocab_size), len(pool.tokenizer)
     if file.tokenizer is not None and rows > words:
         notes[f"the embedding keeps its {rows} rows; mergekit cuts it to the {words} tokens"] = None
-    if file.tokenizer == "union" and pool.changed:
-        raise InputError(
-            "the models' vocabularies differ, and a union of unequal ones is not supported",
-            "use tokenizer_source: base, or name the model whose tokenizer to take",
-        )
     single = slices[0]
     whole = len(slices) == 1 and single.recipe is not None and not single.others
     if whole and single.recipe is not None and not merge_single:
