@@ -122,10 +122,12 @@ class HarnessSettings(OwnTaskSettings):
     Attributes:
         lm_eval: Its name, or the path of a YAML task.
         metric: A metric of the task, or `metric,filter`; if empty, its first.
+        also: Metrics that are shown beside it, of the test split, and decide nothing.
     """
 
     lm_eval: str = ""
     metric: str = ""
+    also: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -83,7 +83,7 @@ class Answerer:
         task, tokenizer = request.task, self.members.pool.tokenizer
         items = list(self.items(task.name))
         if isinstance(task, HarnessTask):
-            judged, said = harness_answers(stack.model, tokenizer, task, items, self.batch_size)
+            judged, _, said = harness_answers(stack.model, tokenizer, task, items, self.batch_size)
             return [Answered(*row) for row in zip(items, said, judged.tolist(), strict=True)]
         (found,) = answer_together(
             [stack], request, tokenizer, all_texts=True, decode=not task.chooses

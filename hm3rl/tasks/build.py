@@ -123,6 +123,7 @@ def lm_eval(name: str, settings: HarnessSettings, tools: TaskTools) -> Task:
         settings.lm_eval,
         tools.tokenizer,
         metric=settings.metric,
+        also=settings.also,
         max_new_tokens=settings.max_new_tokens,
         limits={"search": settings.search_items, "test": settings.test_items},
         shares=settings.split,

@@ -368,23 +368,26 @@ class InProcessBackend:
                     run.scores[name] = _directed(request.task, chosen.scores)
                     run.further[name] = {k: float(v.mean()) for k, v in chosen.further.items()}
                 elif by_harness:
-                    run.scores[name] = self._by_harness(request, run, group.ledger)
-                    run.further[name] = {}
+                    run.scores[name], run.further[name] = self._by_harness(
+                        request, run, group.ledger
+                    )
                 elif job.decode:
                     self._judge(request, answers, run, group)
                 else:
                     exact = np.array([ids is not None for ids in answers.tokens], np.float64)
                     run.scores[name] = exact[list(numbers)]
 
-    def _by_harness(self, request: Request, run: _Run, ledger: TimeBook) -> np.ndarray:
-        """Scores of the job's items of a task of the lm-evaluation-harness."""
+    def _by_harness(
+        self, request: Request, run: _Run, ledger: TimeBook
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """Scores of the job's items of a task of the lm-evaluation-harness, and further means."""
         task, stack = request.task, run.stack
         assert isinstance(task, HarnessTask) and stack is not None
         items = [request.items[number] for number in run.job.items[task.name]]
         with ledger.part("model", [run.number]):
             tokenizer = self.pool.tokenizer
-            scores = harness_scores(stack.model, tokenizer, task, items, self.batch_size)
-        return _directed(task, scores)
+            scores, further = harness_scores(stack.model, tokenizer, task, items, self.batch_size)
+        return _directed(task, scores), {name: float(v.mean()) for name, v in further.items()}
 
     def _text(self, ids: tuple[int, ...]) -> str:
         """The text of an answer; most candidates give many of the same answers."""
