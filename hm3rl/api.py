@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 import torch
@@ -26,7 +26,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from hm3rl.agents.prior import Prior
-from hm3rl.config.compose import compose_settings, resume_settings, sweep_words, to_settings
+from hm3rl.config.compose import (
+    compose_settings,
+    resume_settings,
+    settings_of_run,
+    sweep_words,
+    to_settings,
+)
 from hm3rl.config.parts import store_groups
 from hm3rl.config.schema import RunSettings, config_folder
 from hm3rl.config.words import quoted, search_path
@@ -35,7 +41,7 @@ from hm3rl.envs.path_env import PathEnv
 from hm3rl.envs.side_by_side import PathVectorEnv
 from hm3rl.errors import InputError
 from hm3rl.evaluation.causes import DeviceError
-from hm3rl.evaluation.costs import build_costs
+from hm3rl.evaluation.costs import Minimised, build_costs
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store import EvaluationStore
@@ -459,7 +465,33 @@ def precision(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+class Measured(NamedTuple):
+    """An evaluation of a checkpoint, and which of its scores are costs turned round.
+
+    Attributes:
+        evaluation: The evaluation.
+        minimised: How scores of objectives to be minimised read as costs, by name.
+    """
+
+    evaluation: Evaluation
+    minimised: Mapping[str, Minimised]
+
+
 def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") -> Evaluation:
+    """Score any checkpoint on the tasks of a configuration; see `measure`."""
+    return measure(model, chosen, split).evaluation
+
+
+def settings_of(run: str | Path) -> RunSettings:
+    """The settings of a run, finished or not, for example to score another model on its tasks.
+
+    Raises:
+        InputError: The folder is no run's, or its configuration is damaged.
+    """
+    return settings_of_run(RunFolder(run))
+
+
+def measure(model: str | Path, chosen: RunSettings, split: Split = "search") -> Measured:
     """Score any checkpoint on the tasks of a configuration.
 
     Args:
@@ -470,8 +502,11 @@ def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") ->
 
     Returns:
         The evaluation.
+
+    Raises:
+        InputError: The configuration cannot work, or the model cannot be read.
     """
-    check_settings(chosen)
+    check_settings(chosen, began=True)  # no search begins
     # A whole model stands as base and only expert of a pool of its own: no merge is made of it.
     adapters = chosen.pool.smollm2_adapters
     base = chosen.pool.base if is_adapter(resolve_source(model, adapters)) else model
@@ -493,7 +528,8 @@ def evaluate(model: str | Path, chosen: RunSettings, split: Split = "search") ->
         costs=build_costs(chosen.tasks, pool.num_layers),
     )
     candidate = Candidate.whole("model", pool.num_layers)
-    return evaluator.evaluate([candidate], split=split, secondary=True)[0]
+    (found,) = evaluator.evaluate([candidate], split=split, secondary=True)
+    return Measured(found, evaluator.minimised)
 
 
 def pretrain(

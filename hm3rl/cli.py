@@ -400,22 +400,36 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint or adapter, or zoo:math")],
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="search or test")] = "search",
+    run: Annotated[
+        Optional[Path],  # noqa: UP045 -- typer evaluates the annotation
+        typer.Option("--run", help="Take tasks, precision and device of a run"),
+    ] = None,
     config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
-    """Score any checkpoint on the tasks."""
+    """Score any checkpoint on the tasks of a configuration, or of a run."""
     with exit_codes():
         from hm3rl import api
         from hm3rl.reporting.terminal import evaluation_as_dict, print_evaluation
 
-        settings = api.settings(*(overrides or []), config_dir=config_dir)
         if split not in ("search", "test"):
             raise InputError(f"unknown split {split!r}", "use search or test")
-        result = api.evaluate(model, settings, "test" if split == "test" else "search")
+        if run is not None and (overrides or config_dir):
+            raise InputError(
+                f"--run with {overrides[0] if overrides else '--config-dir'}",
+                "take either the tasks of a run, or a configuration",
+            )
+        settings = (
+            api.settings(*(overrides or []), config_dir=config_dir)
+            if run is None
+            else api.settings_of(run)
+        )
+        result, minimised = api.measure(model, settings, "test" if split == "test" else "search")
+        names = list(settings.tasks)
         if as_json:
-            typer.echo(json.dumps(evaluation_as_dict(result, list(settings.tasks)), indent=2))
+            typer.echo(json.dumps(evaluation_as_dict(result, names, minimised), indent=2))
         else:
-            print_evaluation(out, result, list(settings.tasks))
+            print_evaluation(out, result, names, minimised)
         if result.status != "ok":
             raise typer.Exit(1)
 

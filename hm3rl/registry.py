@@ -1,4 +1,4 @@
-"""Parts that people exchange, by name: searchers, agents, surrogates, operators, tasks.
+"""Parts that people exchange by name: searchers, agents, surrogates, operators, tasks, metrics.
 
 What ships is a table of names to module strings, so that nothing is imported before it is chosen; a
 plugin adds a part of its own with the decorator, and both are found through the same door:
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from hm3rl.errors import InputError
 
-KINDS = ("searcher", "agent", "surrogate", "operator", "task")
+KINDS = ("searcher", "agent", "surrogate", "operator", "task", "metric")
 
 T = TypeVar("T")
 
@@ -96,6 +96,10 @@ def _task(module: str, name: str, options: str) -> dict[str, Any]:
     return {"target": f"hm3rl.tasks.{module}:{name}", "options": f"hm3rl.config.tasks:{options}"}
 
 
+def _metric(name: str, kind: str = "text") -> dict[str, Any]:
+    return {"target": f"hm3rl.tasks.metrics:{name}", "traits": kind}
+
+
 SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
     "searcher": {
         "hm3": _searcher("hm3", "HM3", "HM3Settings"),
@@ -149,10 +153,25 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
         },
         "jsonl": _task("build", "jsonl", "JsonlSettings"),
         "lm_eval": _task("build", "lm_eval", "HarnessSettings"),
+        "reasoning_gym": {
+            **_task("reasoning_gym", "reasoning_gym", "ReasoningGymSettings"),
+            "needs": ("reasoning_gym",),
+            "extra": "reasoning-gym",
+        },
         "path_length": {
             "target": "hm3rl.evaluation.costs:PathLength",
             "options": "hm3rl.config.tasks:PathLengthSettings",
         },
+    },
+    "metric": {
+        "exact_match": _metric("exact_match"),
+        "contains": _metric("contains"),
+        "number": _metric("same_number"),
+        "regex": _metric("regex"),
+        "chrf": _metric("chrf"),
+        "pass_at_1": _metric("extract_program", "program"),
+        "choice": _metric("likeliest", "choices"),
+        "choice_norm": _metric("likeliest_by_length", "choices"),
     },
 }
 
@@ -174,7 +193,7 @@ def register(
     Args:
         kind: One of `KINDS`.
         name: What selects it: `search=NAME`, `agent=NAME`, `surrogate=NAME`,
-            `tasks.X.kind=NAME`, or the operator of a recipe.
+            `tasks.X.kind=NAME`, `tasks.X.metric=NAME`, or the operator of a recipe.
         options: Dataclass of its options, a subclass of its kind's settings.
         needs: Packages it imports, so that their absence is told before any work.
         traits: See `Part`.

@@ -146,6 +146,27 @@ def test_search_front_pick_export_evaluate(tmp_path: Path):
     scored = json.loads(call("evaluate", model, *FEW_ITEMS, "--json").stdout)
     stored = json.loads(picked.stdout)["evaluation"]
     assert scored["scores"] == pytest.approx(stored["scores"])
+    same = json.loads(call("evaluate", model, "--run", run, "--json").stdout)
+    assert same["scores"] == scored["scores"]
+    assert_refused(call("evaluate", model, "budget=3", "--run", run), "--run with budget=3")
+    assert_refused(call("evaluate", model, "--run", tmp_path), str(tmp_path))
+    # What decided nothing is told beside: in the table of a choice, the leaderboard, the card.
+    assert re.search(r"^translation: chrf +[01]\.\d+ +[01]\.\d+$", shown, re.MULTILINE)
+    board = (run / "leaderboard.md").read_text()
+    assert "Further metrics, test split" in board and "| model | translation chrf |" in board
+    assert re.search(r"^\| M00 \| [01]\.\d{3} \|$", board, re.MULTILINE)
+    card = (model / "README.md").read_text()
+    assert re.search(r"^\| translation: chrf \| – \| [01]\.\d{3} \|$", card, re.MULTILINE)
+
+
+def test_evaluate_shows_what_is_minimised_as_it_is():
+    words = ["+tasks.length.kind=path_length", "paths=any", *FEW_ITEMS]
+    shown = call("evaluate", "zoo:math", *words).stdout
+    assert re.search(r"^length ↓ +8\.000 ± 0\.000 \(search split\)$", shown, re.MULTILINE)
+    assert re.search(r"^math +[01]\.\d+ ± .*nll", shown, re.MULTILINE)
+    plain = json.loads(call("evaluate", "zoo:math", *words, "--json").stdout)
+    assert plain["minimised"] == {"length": {"worst": 16.0, "unit": "layers"}}
+    assert plain["scores"]["length"] == 0.5
 
 
 def test_evaluate_puts_an_adapter_into_the_base(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hm3rl.config.values import choice, number
 from hm3rl.errors import InputError
@@ -14,7 +15,8 @@ class TaskSettings:
 
     Attributes:
         kind: `translation`, `math`, `code`, `sorting` or `reversal` (the tiny zoo's own), `jsonl`,
-            `lm_eval`, `path_length` (no task, but an objective to be minimised), or a plugin's.
+            `lm_eval`, `reasoning_gym`, `path_length` (no task, but an objective to be minimised),
+            or a plugin's.
         role: `objective`, or `watch`: the search never sees it; the front, the experts and the base
             are scored on its test split, which tells what was forgotten.
     """
@@ -98,7 +100,9 @@ class JsonlSettings(OwnTaskSettings):
         fields: What the file calls them, for example `{prompt: question, reference: answer}`; other
             fields of its lines are then passed over.
         metric: `exact_match` (if empty), `contains`, `number` (the last one of the answer), `regex`
-            (the reference is one), `chrf` or `pass_at_1`.
+            (the reference is one), `chrf`, `pass_at_1`, `choice` (if empty, of items with choices:
+            the likeliest one), `choice_norm` (by their length), or a plugin's.
+        also: Metrics that are shown beside it, of the test split, and decide nothing.
         tolerance: Largest difference of two numbers that are the same to the metric `number`.
         chat_template: Whether prompts go through the tokenizer's chat template.
     """
@@ -106,6 +110,7 @@ class JsonlSettings(OwnTaskSettings):
     path: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     metric: str = ""
+    also: list[str] = field(default_factory=list)
     tolerance: float = number(0.0, least=0)
     chat_template: bool = False
 
@@ -117,10 +122,31 @@ class HarnessSettings(OwnTaskSettings):
     Attributes:
         lm_eval: Its name, or the path of a YAML task.
         metric: A metric of the task, or `metric,filter`; if empty, its first.
+        also: Metrics that are shown beside it, of the test split, and decide nothing.
     """
 
     lm_eval: str = ""
     metric: str = ""
+    also: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ReasoningGymSettings(OwnTaskSettings):
+    """Puzzles of reasoning-gym: `reasoning_gym`.
+
+    Attributes:
+        dataset: Name of the data set, such as `leg_counting`.
+        options: Its own options, for example `{max_animals: 5}`.
+        seed: Of its items.
+        size: How many are made.
+        chat_template: Whether questions go through the tokenizer's chat template.
+    """
+
+    dataset: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    size: int = number(500, least=4)
+    chat_template: bool = False
 
 
 @dataclass

@@ -40,9 +40,9 @@ class Answers:
     """What a model answers to the items of a request.
 
     Attributes:
-        tokens: Answer ids of each item without the end token; None where decoding was spared
-            because the answer is known to differ from the reference.
-        nll: Mean negative log-likelihood per reference token, shape (items,).
+        tokens: Answer ids of each row without the end token; None where decoding was spared
+            because the answer is known to differ from the reference. A row is an item, or a choice.
+        nll: Mean negative log-likelihood per reference token, shape (rows,).
         decoded: Number of items that were decoded.
     """
 
@@ -146,8 +146,9 @@ class _Answering:
         self.decode = decode
         self.spelling = spelling_of(tokenizer)
         self.spared = request.task.exact_only and not all_texts
-        self.tokens: list[list[list[int] | None]] = [[None] * len(request.items) for _ in stacks]
-        self.nll = np.zeros((len(stacks), len(request.items)))
+        rows = len(request.encoded)
+        self.tokens: list[list[list[int] | None]] = [[None] * rows for _ in stacks]
+        self.nll = np.zeros((len(stacks), rows))
         self.decoded = [0] * len(stacks)
         self.failures: dict[int, str] = {}
         self._waiting: list[Waiting] = []

@@ -24,9 +24,9 @@ def harness_scores(
     task: HarnessTask,
     items: Sequence[Item],
     batch_size: int,
-) -> np.ndarray:
-    """The scores of `harness_answers` alone."""
-    return harness_answers(model, tokenizer, task, items, batch_size)[0]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What `harness_answers` scores, without what the model said."""
+    return harness_answers(model, tokenizer, task, items, batch_size)[:2]
 
 
 def harness_answers(
@@ -35,7 +35,7 @@ def harness_answers(
     task: HarnessTask,
     items: Sequence[Item],
     batch_size: int,
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, dict[str, np.ndarray], list[str]]:
     """Run the harness's requests and let it score the responses.
 
     Args:
@@ -46,8 +46,8 @@ def harness_answers(
         batch_size: Most requests in one forward pass; halved when memory runs out.
 
     Returns:
-        The task's metric per item, shape (items,), as the harness reports it, and what the model
-        said to each.
+        The task's metric per item, shape (items,), as the harness reports it; likewise the metrics
+        that are reported beside it, by name; and what the model said to each.
 
     Raises:
         HM3Error: Memory does not suffice for a single request.
@@ -64,7 +64,9 @@ def harness_answers(
                 raise too_little_memory() from error
             batch_size //= 2
         else:
-            return np.array(task.judge(requests)), [_said(of_item) for of_item in requests]
+            scores = np.array(task.judge(requests))
+            further = {name: np.array(v) for name, v in task.judge_further(requests).items()}
+            return scores, further, [_said(of_item) for of_item in requests]
 
 
 def _said(requests: Sequence[Any]) -> str:

@@ -6,7 +6,8 @@ predicted in the same columns:
     pad pad the  cat  = | le  chat eos
     pad one big  dog  = | un  gros chien eos
 
-The last answer token is only ever a target, never an input.
+The last answer token is only ever a target, never an input. An item with choices has a row for each
+of them, without an end token: a likelihood is all that is asked of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -36,11 +38,11 @@ def batch_tokens(device: torch.device | str) -> int:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One item as token ids.
+    """One item, or one choice of an item, as token ids.
 
     Attributes:
         prompt: Ids of the prompt.
-        answer: Ids of the reference and the end token.
+        answer: Ids of the reference and the end token, or of the choice.
     """
 
     prompt: tuple[int, ...]
@@ -57,7 +59,7 @@ class Batch:
     """Items that go through a model together; B rows, P prompt and R answer columns.
 
     Attributes:
-        rows: Numbers of the items in their request, B of them.
+        rows: Numbers of the rows in their request, B of them.
         input_ids: Shape (B, P + R - 1).
         attention_mask: Shape (B, P + R - 1), 0 left of the prompt.
         position_ids: Shape (B, P + R - 1), counted from the prompt's first token.
@@ -119,8 +121,8 @@ class Request:
         task: The task.
         split: The split.
         items: The items, in the task's order.
-        encoded: The same as token ids.
-        batches: They cover every item once, or those of a part of the request.
+        encoded: The same as token ids: a row for each item, or for each choice of each item.
+        batches: They cover every row once, or those of a part of the request.
     """
 
     task: Task
@@ -128,6 +130,15 @@ class Request:
     items: tuple[Item, ...]
     encoded: tuple[Encoded, ...]
     batches: tuple[Batch, ...]
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """First row of each item, and the number of all."""
+        return tuple(accumulate((max(1, len(item.choices)) for item in self.items), initial=0))
+
+    def rows(self, number: int) -> range:
+        """The rows of an item: one, or one for each of its choices."""
+        return range(self._starts[number], self._starts[number + 1])
 
     @classmethod
     def build(
@@ -156,9 +167,12 @@ class Request:
             InputError: An item has no tokens, or is longer than allowed.
         """
         items = task.items(split)
-        encoded = tuple(encode(item, tokenizer) for item in items)
-        for item, ids in zip(items, encoded, strict=True):
-            _check_lengths(task, item, ids, max_positions)
+        encoded: tuple[Encoded, ...] = ()
+        for item in items:
+            rows = encode_choices(item, tokenizer) if item.choices else (encode(item, tokenizer),)
+            for row in rows:
+                _check_lengths(task, item, row, max_positions)
+            encoded += rows
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         groups = group([ids.shape for ids in encoded], batch_size, batch_tokens(device))
         batches = tuple(make_batch(encoded, rows, int(pad), device) for rows in groups)
@@ -173,7 +187,7 @@ class Request:
         Returns:
             A request of the same items whose batches hold the chosen ones only.
         """
-        wanted = set(numbers)
+        wanted = {row for number in numbers for row in self.rows(number)}
         parts = []
         for batch in self.batches:
             places = [place for place, number in enumerate(batch.rows) if number in wanted]
@@ -187,18 +201,22 @@ def _check_lengths(task: Task, item: Item, ids: Encoded, max_positions: int | No
         raise InputError(
             f"task {task.name!r}: the prompt {item.prompt!r} has no tokens", "write a prompt"
         )
-    if len(ids.answer) > task.max_new_tokens:
+    if not ids.answer:
+        raise InputError(
+            f"task {task.name!r}: a choice of {item.prompt!r} has no tokens", "write choices"
+        )
+    if not item.choices and len(ids.answer) > task.max_new_tokens:
         raise InputError(
             f"task {task.name!r}: the reference {item.reference!r} has {len(ids.answer)} tokens "
             f"with its end, but max_new_tokens is {task.max_new_tokens}",
             f"set tasks.{task.name}.max_new_tokens={len(ids.answer)} or more",
         )
-    longest = len(ids.prompt) + task.max_new_tokens
-    if max_positions is not None and longest > max_positions:
+    answer = len(ids.answer) if item.choices else task.max_new_tokens
+    if max_positions is not None and len(ids.prompt) + answer > max_positions:
         raise InputError(
             f"task {task.name!r}: a prompt of {len(ids.prompt)} tokens and an answer of up to "
-            f"{task.max_new_tokens} exceed the {max_positions} positions of the models",
-            "shorten the prompt or max_new_tokens",
+            f"{answer} exceed the {max_positions} positions of the models",
+            "shorten the prompt" + ("" if item.choices else " or max_new_tokens"),
         )
 
 
@@ -222,6 +240,16 @@ def encode(item: Item, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         prompt.pop(0)
     answer = list(tokenizer(item.reference, add_special_tokens=False)["input_ids"])
     return Encoded(tuple(prompt), (*answer, end))
+
+
+def encode_choices(item: Item, tokenizer: PreTrainedTokenizerBase) -> tuple[Encoded, ...]:
+    """Turn the choices of an item into token ids, each after the prompt and without an end.
+
+    Raises:
+        InputError: The tokenizer has no end token.
+    """
+    rows = [encode(replace(item, reference=choice), tokenizer) for choice in item.choices]
+    return tuple(Encoded(row.prompt, row.answer[:-1]) for row in rows)
 
 
 def group(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hm3rl.evaluation.answers import answer_together
+from hm3rl.evaluation.choices import choose
 from hm3rl.evaluation.harness import harness_answers
 from hm3rl.evaluation.requests import Request
 from hm3rl.evaluation.stack import Stack
@@ -82,11 +83,17 @@ class Answerer:
         task, tokenizer = request.task, self.members.pool.tokenizer
         items = list(self.items(task.name))
         if isinstance(task, HarnessTask):
-            judged, said = harness_answers(stack.model, tokenizer, task, items, self.batch_size)
+            judged, _, said = harness_answers(stack.model, tokenizer, task, items, self.batch_size)
             return [Answered(*row) for row in zip(items, said, judged.tolist(), strict=True)]
-        (found,) = answer_together([stack], request, tokenizer, all_texts=True)
+        (found,) = answer_together(
+            [stack], request, tokenizer, all_texts=True, decode=not task.chooses
+        )
         if isinstance(found, str):
             raise RuntimeError(f"the model does not answer {task.name}:\n{found}")
+        if task.chooses:
+            chosen = choose(request, found.nll, range(len(items)))
+            rows = zip(items, chosen.texts, chosen.scores.tolist(), strict=True)
+            return [Answered(*row) for row in rows]
         texts = [
             str(
                 tokenizer.decode(

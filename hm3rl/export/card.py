@@ -235,6 +235,12 @@ def _scores(provenance: Provenance) -> list[str]:
                 score, error = cost.cost(score), cost.worst * error
             cells.append(f"{score:.3f} ± {error:.3f}")
         rows.append(cells)
+    further = [one.secondary or {} for one in known]
+    named = [(t, m) for found in further for t, metrics in found.items() for m in metrics]
+    for task, metric in dict.fromkeys(named):
+        values = [found.get(task, {}).get(metric) for found in further]
+        shown = ["–" if value is None else f"{value:.3f}" for value in values]
+        rows.append([f"{task}: {metric}", *shown])
     notes = ["", "± is one standard error."]
     if provenance.minimised:
         notes[1] += " ↓: less is better."

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import yaml
+from transformers import AutoTokenizer
 
 from hm3rl.errors import InputError
 from hm3rl.evaluation.result import Evaluation
@@ -26,7 +29,9 @@ from hm3rl.export.sources import find_source, stored_dtype, widest
 from hm3rl.export.streamed import WholeMerge
 from hm3rl.export.weights import DEFAULT_SHARD_BYTES
 from hm3rl.interop.mergekit_build import BuiltMerge, build_mergekit
-from hm3rl.interop.mergekit_file import MergekitFile, is_mergekit, read_mergekit
+from hm3rl.interop.mergekit_documents import in_order, with_folders
+from hm3rl.interop.mergekit_file import AUTO, MergekitFile, is_mergekit, read_mergekit
+from hm3rl.interop.mergekit_recipe import SliceMerge
 from hm3rl.merging.merge import merged_model
 from hm3rl.models.hashing import short_hash
 from hm3rl.models.loading import is_adapter
@@ -54,6 +59,8 @@ class RecipeFile:
         candidate: What it describes, if it is one of ours.
         mergekit: What it describes, if it is mergekit's.
         hashes: Content hashes the sources must have, by name.
+        documents: All documents of the file, if this is the last of several merges.
+        results: Name of the document by the folder of its result, of the others.
     """
 
     plain: Mapping[str, Any]
@@ -61,6 +68,8 @@ class RecipeFile:
     candidate: Candidate | None
     mergekit: MergekitFile | None
     hashes: Mapping[str, str]
+    documents: tuple[Mapping[str, Any], ...] = ()
+    results: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def experts(self) -> dict[str, str]:
@@ -112,12 +121,13 @@ def read_recipe(file: Path) -> RecipeFile:
     Raises:
         InputError: The file is no recipe, or a source does not exist.
     """
-    try:
-        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}", RECIPE_HINT) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is no YAML: {str(error).splitlines()[0]}", RECIPE_HINT) from None
+    documents, _ = _documents(file)
+    if len(documents) > 1:
+        raise InputError(
+            f"{file} has several documents, merges that take each other's results",
+            "hm3rl merge FILE DIR makes them; check each in a file of its own",
+        )
+    plain: Any = documents[0] if documents else None
     hashes: dict[str, str] = {}
     if isinstance(plain, Mapping) and isinstance(plain.get("merge"), Mapping):
         # The recipe.yaml of a model that was made from a mergekit file.
@@ -149,6 +159,26 @@ def read_recipe(file: Path) -> RecipeFile:
         if plain.get(key) is not None and plain[key] not in _DTYPES:
             raise InputError(f"{file}: {key} {plain[key]!r}", f"one of {', '.join(_DTYPES)}")
     return RecipeFile(plain, sources, candidate, None, hashes)
+
+
+def _documents(file: Path) -> tuple[list[Any], dict[str, str]]:
+    """Documents of a file, and the content hashes that it gives of the last one's sources.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        found = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}", RECIPE_HINT) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is no YAML: {str(error).splitlines()[0]}", RECIPE_HINT) from None
+    found = [document for document in found if document is not None]
+    plain = found[0] if len(found) == 1 else None
+    if isinstance(plain, Mapping) and isinstance(plain.get("merge"), list):
+        # The recipe.yaml of a model that was made from several.
+        return list(plain["merge"]), _listed(file, plain.get("sources"))[1]
+    return found, {}
 
 
 def _mergekit_source(reference: str, file: MergekitFile) -> str:
@@ -213,7 +243,7 @@ def check_sources(recipe: RecipeFile, vocabulary: str = "refuse") -> Sources:
     """
     check_names(recipe.experts)
     experts = {name: resolve_source(source) for name, source in recipe.experts.items()}
-    return read_sources(
+    read = read_sources(
         {BASE: recipe.folders[BASE], **experts},
         source_labels(experts),
         base=BASE,
@@ -223,6 +253,12 @@ def check_sources(recipe: RecipeFile, vocabulary: str = "refuse") -> Sources:
         tokenizer=recipe.donor,
         writable=True,
     )
+    if recipe.mergekit and recipe.mergekit.tokenizer == "union" and read.plan.row_maps:
+        raise InputError(
+            "the models' vocabularies differ, and a union of unequal ones is not supported",
+            "use tokenizer_source: base, or name the model whose tokenizer to take",
+        )
+    return read
 
 
 def load_sources(recipe: RecipeFile, vocabulary: str = "refuse") -> ModelPool:
@@ -278,7 +314,58 @@ def merge_file(
     """
     if to.expanduser().exists():
         raise InputError(f"{to} exists already", "merge to another folder, or remove this one")
-    recipe = read_recipe(file)
+    documents, hashes = _documents(file)
+    if len(documents) > 1:
+        for number, document in enumerate(documents):
+            if not is_mergekit(document):
+                raise InputError(f"{file}: document {number} is no mergekit file", RECIPE_HINT)
+        return _merge_documents(documents, hashes, to, dtype, vocabulary, shard_bytes, command)
+    return _merge(read_recipe(file), to, dtype, vocabulary, shard_bytes, command)
+
+
+def _merge_documents(
+    documents: Sequence[Mapping[str, Any]],
+    hashes: Mapping[str, str],
+    to: Path,
+    dtype: torch.dtype | None,
+    vocabulary: str,
+    shard_bytes: int,
+    command: str | None,
+) -> tuple[ExportReport, tuple[str, ...]]:
+    """Make several merges, the last of which takes the others' results; those are then removed."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    notes: list[str] = []
+    *before, last = in_order(documents)
+    with TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as room:
+        folders: dict[str, str] = {}
+        for number, document in enumerate(before):
+            file = Path(room) / f"{number}.yml"
+            file.write_text(yaml.safe_dump(with_folders(document, folders)), encoding="utf-8")
+            name = str(document["name"])
+            _, said = merge_file(file, Path(room) / name, vocabulary=vocabulary)
+            notes += [f"{name}: {note}" for note in said]
+            folders[name] = str(Path(room) / name)
+        file = Path(room) / "last.yml"
+        file.write_text(yaml.safe_dump(with_folders(last, folders)), encoding="utf-8")
+        recipe = replace(
+            read_recipe(file),
+            hashes=hashes,
+            documents=tuple(documents),
+            results={folder: name for name, folder in folders.items()},
+        )
+        report, said = _merge(recipe, to, dtype, vocabulary, shard_bytes, command)
+    return report, (*notes, *said)
+
+
+def _merge(
+    recipe: RecipeFile,
+    to: Path,
+    dtype: torch.dtype | None,
+    vocabulary: str,
+    shard_bytes: int,
+    command: str | None,
+) -> tuple[ExportReport, tuple[str, ...]]:
+    """Make the model of one recipe; see `merge_file`."""
     pool = load_sources(recipe, vocabulary)
     written = dtype or recipe.precisions()[1]
     if recipe.candidate is not None:
@@ -310,6 +397,37 @@ def _whole_merge(candidate: Candidate, members: MemberSet) -> WholeMerge | None:
     return merge if merge.possible else None
 
 
+def usual_template(recipe: RecipeFile) -> str | None:
+    """The chat template that most of the sources have, the first of equals; None if none has one.
+
+    An adapter counts with its model's.
+    """
+    found: list[str] = []
+    for folder in recipe.folders.values():
+        whole = recipe.folders[BASE] if is_adapter(folder) else folder
+        try:
+            given = AutoTokenizer.from_pretrained(whole, local_files_only=True).chat_template
+        except (OSError, ValueError):  # no tokenizer in there
+            continue
+        given = given.get("default") if isinstance(given, dict) else given
+        if given:
+            found.append(given.strip())
+    return Counter(found).most_common(1)[0][0] if found else None
+
+
+def _filtered(part: SliceMerge) -> dict[str, Any]:
+    """What filters of a slice single out, for the record."""
+    found: dict[str, Any] = {}
+    if part.others:
+        found["others"] = [
+            {"tensors": sorted(patterns), "recipe": recipe.to_dict()}
+            for recipe, patterns in part.others
+        ]
+    if part.scales:
+        found["scales"] = {pattern: list(anchors) for pattern, anchors in part.scales.items()}
+    return found
+
+
 def _write_mergekit(
     recipe: RecipeFile,
     built: BuiltMerge,
@@ -332,33 +450,46 @@ def _write_mergekit(
     notes = (*read.notes, *built.notes, *pool.notes)
     names = tuple(read.sources)
     hashes = {name: pool.hashes[name] for name in names}
-    key = short_hash({"merge": recipe.plain, "sources": hashes})
+    made_from: Any = [dict(one) for one in recipe.documents] or dict(recipe.plain)
+    key = short_hash({"merge": made_from, "sources": hashes})
     mergekit = f"{MERGEKIT_FILE} is the file this model was made from"
     described = {
         "key": key,
-        "merge": dict(recipe.plain),
+        "merge": made_from,
         "slices": [
             {
                 "layers": {name: list(span) for name, span in part.spans.items()},
                 "recipe": None if part.recipe is None else part.recipe.to_dict(),
+                **_filtered(part),
             }
             for part in built.slices
         ],
         "sources": {
-            name: {"origin": read.sources[name], "hash": pool.hashes[name]} for name in names
+            name: {
+                "origin": recipe.results.get(read.sources[name], read.sources[name]),
+                "hash": pool.hashes[name],
+            }
+            for name in names
         },
         "donor": pool.tokenizer_donor,
         "dtype": dtype_name(written),
         "command": command,
         "versions": versions(),
     }
-    config = yaml.safe_dump(dict(recipe.plain), sort_keys=False)
+    config = yaml.safe_dump_all(
+        recipe.documents or [dict(recipe.plain)], sort_keys=False, explicit_start=False
+    )
     documents = {
         MERGEKIT_FILE: config,
         "recipe.yaml": yaml.safe_dump(described, sort_keys=False),
     }
-    if read.chat_template is not None:
-        documents["chat_template.jinja"] = read.chat_template
+    template = read.chat_template
+    if template == AUTO:
+        template = usual_template(recipe)
+        if template is None:
+            notes = (*notes, "chat_template: auto finds none, since no model has one")
+    if template is not None:
+        documents["chat_template.jinja"] = template
     contents = [
         f"A `{read.method}` merge of {len(names)} models, written by hm3rl from a mergekit "
         "configuration.",

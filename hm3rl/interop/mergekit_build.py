@@ -12,17 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hm3rl.errors import InputError
 from hm3rl.interop.mergekit_file import MergekitFile
-from hm3rl.interop.mergekit_recipe import SliceMerge, slice_merges
-from hm3rl.merging.merge import merged_model
+from hm3rl.interop.mergekit_recipe import SliceMerge, pattern_of, slice_merges
+from hm3rl.merging.merge import merge_tensors, merged_model
+from hm3rl.merging.profile import Profile, place_of
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.task_vectors import TaskVectors
 from hm3rl.models.compatibility import describe, differences
 from hm3rl.models.pool import ModelPool
-from hm3rl.models.shallow import named_tensors
+from hm3rl.models.shallow import deep_shallow_copy, named_tensors
 from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import STEM_HEAD, Candidate
 from hm3rl.paths.expressible import check_expressible
@@ -72,8 +74,13 @@ def build_mergekit(file: MergekitFile, pool: ModelPool, merge_single: bool = Tru
     check_expressible(Candidate(LayerPath(tuple(layers), slices[0].base)), members)
     notes = dict.fromkeys(note for part in slices for note in part.notes)
     check_slices(slices, {name: members.config(name) for name in file.sources})
-    if len(slices) == 1 and slices[0].recipe is not None and not merge_single:
-        base, vectors = _to_merge(slices[0], slices[0].recipe, members, notes)
+    rows, words = int(pool.config.vocab_size), len(pool.tokenizer)
+    if file.tokenizer is not None and rows > words:
+        notes[f"the embedding keeps its {rows} rows; mergekit cuts it to the {words} tokens"] = None
+    single = slices[0]
+    whole = len(slices) == 1 and single.recipe is not None and not single.others
+    if whole and single.recipe is not None and not merge_single:
+        base, vectors = _to_merge(single, single.recipe, members, notes)
         return BuiltMerge(base, tuple(slices), tuple(notes), vectors)
     parts = [_merge(part, members, notes) for part in slices]
     model = parts[0] if len(parts) == 1 else _stack(parts, pool)
@@ -111,8 +118,34 @@ def check_slices(slices: Sequence[SliceMerge], configs: Mapping[str, PretrainedC
 def _merge(part: SliceMerge, members: MemberSet, notes: dict[str, None]) -> PreTrainedModel:
     """Merge the sources of one slice into a model as deep as the slice; adds to the notes."""
     if part.recipe is None:
-        return _cut(members, part.base, part.layers)
-    return merged_model(_to_merge(part, part.recipe, members, notes)[1], part.recipe)
+        return _scaled(_cut(members, part.base, part.layers), part)
+    base, vectors = _to_merge(part, part.recipe, members, notes)
+    if not part.others:
+        return merged_model(vectors, part.recipe)
+    recipes = {pattern: recipe for recipe, patterns in part.others for pattern in patterns}
+    by_recipe: dict[MergeRecipe, list[str]] = {}
+    for name in vectors.names:
+        by_recipe.setdefault(recipes.get(pattern_of(name), part.recipe), []).append(name)
+    state: dict[int, torch.Tensor] = {}
+    for recipe, names in by_recipe.items():
+        for name in names:
+            recipe.check_sum(recipe.weights_at(vectors.place(name)), f"at {name} the")
+        for name, tensor in merge_tensors(vectors, recipe, names).items():
+            state[id(vectors.base(name))] = tensor
+    return deep_shallow_copy(base, state)
+
+
+@torch.no_grad()
+def _scaled(model: PreTrainedModel, part: SliceMerge) -> PreTrainedModel:
+    """The layers of a slice with the factors of its tensors; nothing of the source is changed."""
+    depth = part.layers[1] - part.layers[0]
+    state = {}
+    for name, tensor in named_tensors(model).items():
+        anchors = part.scales.get(pattern_of(name))
+        if anchors is not None:
+            factor = Profile(anchors, anchors, anchors).at(place_of(name, depth))
+            state[id(tensor)] = tensor * factor
+    return deep_shallow_copy(model, state) if state else model
 
 
 def _to_merge(
@@ -121,9 +154,10 @@ def _to_merge(
     """The base of a slice and the task vectors to merge into it; adds to the notes."""
     cut = {name: _cut(members, name, span) for name, span in part.spans.items()}
     base = cut[part.base]
-    models = [cut[name] for name in recipe.experts]
+    experts = {name: None for one in (recipe, *(o for o, _ in part.others)) for name in one.experts}
+    models = [cut[name] for name in experts]
     notes.update(dict.fromkeys(_zero_notes(recipe.operator, models)))
-    pool = _with_models(members.pool, {members.pool.base_name: base, **cut}, recipe.experts)
+    pool = _with_models(members.pool, {members.pool.base_name: base, **cut}, tuple(experts))
     # Every tensor is merged once: nothing is worth keeping.
     return base, TaskVectors(pool, limit_bytes=0)
 

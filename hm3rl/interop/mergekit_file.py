@@ -9,12 +9,14 @@ name, or noted where only the randomness differs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hm3rl.errors import InputError
+from hm3rl.interop.mergekit_names import Names, reference_text
 
 PASSTHROUGH = "passthrough"
 
@@ -40,7 +42,7 @@ class Method(NamedTuple):
 _TASK = ("normalize", "lambda", "int8_mask", "rescale")
 
 METHODS: dict[str, Method] = {
-    "passthrough": Method(PASSTHROUGH, None, False, (), ()),
+    "passthrough": Method(PASSTHROUGH, None, False, ("scale",), ()),
     "linear": Method("linear", True, False, ("weight",), ("normalize",)),
     "slerp": Method("slerp", None, True, (), ("t",)),
     "multislerp": Method("multi_slerp", None, True, ("weight",), ("normalize_weights",)),
@@ -59,6 +61,8 @@ METHODS: dict[str, Method] = {
 }
 """Methods of mergekit that this package has, by mergekit's name."""
 
+_PARAMETERS = {key for method in METHODS.values() for key in (*method.by_model, *method.shared)}
+
 _KEYS = (
     "merge_method",
     "models",
@@ -70,7 +74,13 @@ _KEYS = (
     "tokenizer_source",
     "tokenizer",
     "chat_template",
+    "modules",
+    "name",
 )
+_MODULE = "default"
+"""mergekit's name of the one module that a language model has."""
+AUTO = "auto"
+"""The chat template that most of the models have."""
 _HALF_OPEN = "a range is half-open: [0, 4] means layers 0, 1, 2 and 3, as in mergekit"
 
 
@@ -113,10 +123,13 @@ class MergekitFile:
         sources: Reference (a folder, a hub id) as written, by source name; the first is "base".
         slices: Output slices in order.
         parameters: Parameters of the file.
+        module: Parameters of its one module, which go before these.
         dtype: Precision to write, None for the sources'.
         donor: Name of the source that lends tokenizer and special tokens; None: the first that
             has a tokenizer.
-        chat_template: Template that replaces the donor's.
+        tokenizer: What it says of the tokenizer's source: "base", "union" (of equal ones), a model;
+            None: nothing.
+        chat_template: Template that replaces the donor's, or `AUTO`.
         notes: What is ignored or differs from mergekit, one sentence each.
     """
 
@@ -124,15 +137,17 @@ class MergekitFile:
     sources: Mapping[str, str]
     slices: tuple[Slice, ...]
     parameters: Mapping[str, Any]
+    module: Mapping[str, Any]
     dtype: str | None
     donor: str | None
+    tokenizer: str | None
     chat_template: str | None
     notes: tuple[str, ...]
 
     def settings(self, part: Slice, source: SliceSource | None = None) -> list[Mapping[str, Any]]:
         """List the mappings in which a parameter is looked up, the strongest first."""
         own = [] if source is None else [source.parameters]
-        return [*own, part.parameters, self.parameters]
+        return [*own, part.parameters, self.module, self.parameters]
 
 
 def is_mergekit(plain: Any) -> bool:
@@ -153,17 +168,20 @@ def read_mergekit(plain: Mapping[str, Any]) -> MergekitFile:
         InputError: A key, method, parameter, range or reference cannot be used; it is named, with
             those that can.
     """
-    _known("key", plain, _KEYS)
+    unread = [note for key in plain if key not in _KEYS for note in [_unread("key", key, _KEYS)]]
     method = str(plain.get("merge_method"))
     if method not in METHODS:
         raise InputError(
             f"merge_method {method!r} is not supported", f"methods: {', '.join(METHODS)}"
         )
+    plain, module = _without_modules(plain)
     if ("models" in plain) == ("slices" in plain):
         raise InputError("give either models: or slices:", "a file has exactly one of the two")
-    names = _Names()
+    names = Names()
     base_reference = plain.get("base_model")
     base = None if base_reference is None else names.of(base_reference)
+    if base is None and (model := _model_of_first_adapter(plain)) is not None:
+        names.of(model)  # it is the model that the adapters are merged over, and so the base
     if METHODS[method].base and base is None and not _every_slice_has_a_base(plain):
         raise InputError(f"{method} needs base_model:", "name the model the others started from")
     if "models" in plain:
@@ -179,48 +197,67 @@ def read_mergekit(plain: Mapping[str, Any]) -> MergekitFile:
                 "give one base_model for the whole file",
             )
     parameters = _mapping("parameters", plain.get("parameters"))
+    source, _ = _tokenizer_source(plain)
     found = MergekitFile(
         method=method,
         sources=names.references,
         slices=slices,
         parameters=parameters,
+        module=module,
         dtype=_dtype(plain),
         donor=_donor(plain, names, base),
+        tokenizer=None if source is None else reference_text(source),
         chat_template=_chat_template(plain.get("chat_template")),
         notes=(),
     )
-    notes = tuple(dict.fromkeys(_check_parameters(found)))
+    notes = tuple(dict.fromkeys([*unread, *_check_parameters(found)]))
     return MergekitFile(**{**found.__dict__, "notes": notes})
 
 
-class _Names:
-    """Gives every reference one name: the first is "base", the others are named like folders."""
-
-    def __init__(self) -> None:
-        self.references: dict[str, str] = {}
-
-    def of(self, reference: Any) -> str:
-        if isinstance(reference, Mapping) and set(reference) == {"model"}:
-            reference = reference["model"]
-        if not isinstance(reference, str | Mapping) or not reference:
-            raise InputError(f"{reference!r} names no model", "give a folder or a hub id")
-        if isinstance(reference, Mapping):
-            raise InputError(
-                f"the model {dict(reference)} is written as a mapping", "give a folder or a hub id"
-            )
-        for name, known in self.references.items():
-            if known == reference:
-                return name
-        plain = re.sub(r"[^A-Za-z0-9_.\-]", "_", reference.rstrip("/").rsplit("/", 1)[-1])
-        plain = plain if re.match(r"[A-Za-z0-9_]", plain) else f"m{plain}"
-        name, number = plain if self.references else "base", 2
-        while name in self.references or (name in _RESERVED and self.references):
-            name, number = f"{plain}-{number}", number + 1
-        self.references[name] = reference
-        return name
+def _without_modules(plain: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A file whose slices or models stand at the top, and the parameters of its module."""
+    if "modules" not in plain:
+        return plain, {}
+    modules = _mapping("modules", plain["modules"])
+    if set(modules) != {_MODULE} or {"models", "slices"} & set(plain):
+        raise InputError(
+            f"modules: {', '.join(map(str, modules)) or 'none'}"
+            + (", beside models: or slices:" if {"models", "slices"} & set(plain) else ""),
+            f"a language model has one, {_MODULE}, with slices: or models: in it",
+        )
+    inner = _mapping(f"modules: {_MODULE}", modules[_MODULE])
+    _known(f"key of modules: {_MODULE}", inner, ("slices", "models", "parameters"))
+    found = {key: inner[key] for key in ("slices", "models") if inner.get(key) is not None}
+    rest = {key: value for key, value in plain.items() if key != "modules"}
+    return {**rest, **found}, _mapping("parameters", inner.get("parameters"))
 
 
-_RESERVED = ("base", "stem", "merged", "none")
+def _model_of_first_adapter(plain: Mapping[str, Any]) -> str | None:
+    """The model below the first source, if that is an adapter: MODEL+ADAPTER."""
+    entries = plain.get("models") or [
+        source
+        for part in plain.get("slices") or ()
+        if isinstance(part, Mapping)
+        for source in part.get("sources") or ()
+    ]
+    first = entries[0] if isinstance(entries, list) and entries else None
+    if not isinstance(first, Mapping) or first.get("model") is None:
+        return None
+    written = reference_text(first["model"])
+    model, plus, _ = written.partition("+")
+    return model if plus and not Path(written).is_dir() else None
+
+
+def _unread(what: str, key: object, known: Sequence[str]) -> str:
+    """A note on a name that mergekit reads neither.
+
+    Raises:
+        InputError: It is so near to one that is read that it is likely a slip.
+    """
+    near = get_close_matches(str(key), known, n=1, cutoff=0.8)
+    if near:
+        raise InputError(f"{what} {key!r} is read by nobody", f"did you mean {near[0]}?")
+    return f"the {what} {key} is ignored, as in mergekit"
 
 
 def _known(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -252,7 +289,7 @@ def _every_slice_has_a_base(plain: Mapping[str, Any]) -> bool:
     )
 
 
-def _slice(entry: Mapping[str, Any], names: _Names, base: str | None) -> Slice:
+def _slice(entry: Mapping[str, Any], names: Names, base: str | None) -> Slice:
     _known("key of a slice", entry, ("sources", "base_model", "parameters"))
     own = entry.get("base_model")
     base = base if own is None else names.of(own)
@@ -266,7 +303,7 @@ def _slice(entry: Mapping[str, Any], names: _Names, base: str | None) -> Slice:
     return Slice(sources, base, _mapping("parameters", entry.get("parameters")))
 
 
-def _source(entry: Mapping[str, Any], names: _Names, ranged: bool) -> SliceSource:
+def _source(entry: Mapping[str, Any], names: Names, ranged: bool) -> SliceSource:
     known = ("model", "layer_range", "parameters") if ranged else ("model", "parameters")
     _known("key of a model", entry, known)
     name = names.of(entry.get("model"))
@@ -296,33 +333,34 @@ def _dtype(plain: Mapping[str, Any]) -> str | None:
     return name
 
 
-def _donor(plain: Mapping[str, Any], names: _Names, base: str | None) -> str | None:
-    source, key = plain.get("tokenizer_source"), "tokenizer_source"
-    if "tokenizer" in plain:
-        tokenizer = _mapping("tokenizer", plain["tokenizer"])
-        _known("key of tokenizer:", tokenizer, ("source",))
-        source, key = tokenizer.get("source"), "tokenizer: source"
-    if source is None or source == "base":
+def _tokenizer_source(plain: Mapping[str, Any]) -> tuple[Any, str]:
+    """Where the tokenizer comes from, and under which key that stands."""
+    if "tokenizer" not in plain:
+        return plain.get("tokenizer_source"), "tokenizer_source"
+    tokenizer = _mapping("tokenizer", plain["tokenizer"])
+    _known("key of tokenizer:", tokenizer, ("source",))
+    return tokenizer.get("source"), "tokenizer: source"
+
+
+def _donor(plain: Mapping[str, Any], names: Names, base: str | None) -> str | None:
+    source, key = _tokenizer_source(plain)
+    if source in (None, "base", "union"):  # equal ones, which is checked: the base's is the union
         return base
-    if source == "union":
+    if (written := reference_text(source)) not in names.references.values():
         raise InputError(
-            f"{key}: union is not supported", "use base, or name the model whose tokenizer to take"
-        )
-    if source not in names.references.values():
-        raise InputError(
-            f"{key}: {source!r} is none of the merged models",
+            f"{key}: {written!r} is none of the merged models",
             f"use base, or one of {', '.join(names.references.values())}",
         )
-    return names.of(source)
+    return names.of(written)
 
 
 def _chat_template(value: Any) -> str | None:
-    if value is None:
-        return None
+    if value is None or value == AUTO:
+        return value
     if not isinstance(value, str) or "{" not in value:
         raise InputError(
             f"chat_template: {value!r} is not a template",
-            "write the Jinja text itself; without the key the tokenizer donor's is kept",
+            f"write the Jinja text itself or {AUTO}; without the key the tokenizer donor's is kept",
         )
     return value
 
@@ -335,7 +373,7 @@ def _check_parameters(file: MergekitFile) -> Iterator[str]:
     """
     method = METHODS[file.method]
     known = (*method.by_model, *method.shared)
-    mappings = [file.parameters]
+    mappings = [file.parameters, file.module]
     for part in file.slices:
         if method.operator == PASSTHROUGH and len(part.sources) != 1:
             raise InputError(
@@ -344,16 +382,14 @@ def _check_parameters(file: MergekitFile) -> Iterator[str]:
             )
         mappings += [part.parameters, *(source.parameters for source in part.sources)]
     for given in mappings:
-        _known(f"parameter of {file.method}", given, known)
-        if given.get("int8_mask"):
+        read = {key: value for key, value in given.items() if key in known}
+        for key in given:
+            if key not in known:
+                near = () if key in _PARAMETERS else known
+                yield _unread(f"parameter of {file.method}", key, near)
+        if read.get("int8_mask"):
             yield "int8_mask is ignored: it saves memory in mergekit and changes no result"
-        if given.get("filter_wise"):
+        if read.get("filter_wise"):
             raise InputError("filter_wise: true is not supported", "leave it out: one per tensor")
-        if given.get("normalize_weights") is False:
+        if read.get("normalize_weights") is False:
             raise InputError("normalize_weights: false is not supported", "leave it out")
-        rescaled = file.method.startswith(("dare", "della"))
-        if "rescale" in given and bool(given["rescale"]) != rescaled:
-            raise InputError(
-                f"rescale: {str(given['rescale']).lower()} is not supported by {file.method}",
-                f"leave it out: {'kept entries are rescaled' if rescaled else 'nothing is'}",
-            )

@@ -2,14 +2,15 @@
 
 A parameter's gradient runs over the slice's own layers; tensors outside the layers take its first
 anchor. Filters are substrings of tensor names: they are sorted into the recipe's blocks (attention,
-MLP, rest) by looking at which names they meet, and refused where they cut through a block.
+MLP, rest) by looking at which names they meet. Where they cut through a block, tensors that are
+treated alike have a recipe of their own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hm3rl.errors import InputError
@@ -20,6 +21,9 @@ from hm3rl.merging.traits import traits_of
 
 BASELESS = ("linear", "karcher", "slerp")
 """Methods that treat the base as one model among the others."""
+
+_SPARSE = [name for name, method in METHODS.items() if "density" in method.by_model]
+"""Methods that remove entries of task vectors."""
 
 Anchors = tuple[Any, ...]
 
@@ -32,18 +36,29 @@ class SliceMerge:
         spans: First layer and the layer after the last, by source name.
         base: Source that the task vectors start from.
         recipe: How the sources are merged; None: the one source is taken as it is.
+        others: Recipes of tensors that filters single out, each with their patterns (`pattern_of`).
+        scales: Factors of a passed-through source's tensors by pattern: anchors over the layers.
         notes: Where the result differs from mergekit's though both read the same file.
     """
 
     spans: Mapping[str, tuple[int, int]]
     base: str
     recipe: MergeRecipe | None
+    others: tuple[tuple[MergeRecipe, frozenset[str]], ...] = ()
+    scales: Mapping[str, Anchors] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[int, int]:
         """First layer of the base and the layer after the last."""
         return self.spans[self.base]
+
+
+def pattern_of(name: str) -> str:
+    """A tensor's name without the number of its layer: `model.layers.*.mlp.up_proj.weight`."""
+    parts = name.split(".")
+    at = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
+    return name if at is None else ".".join((*parts[:at], "*", *parts[at + 1 :]))
 
 
 def slice_merges(
@@ -87,7 +102,8 @@ def _resolve(
                 f"{depths[name] - 1}",
             )
     if method.operator == PASSTHROUGH:
-        return SliceMerge(given, next(iter(given)), None)
+        scales = _scales(file.settings(part, part.sources[0]), names)
+        return SliceMerge(given, next(iter(given)), None, scales=scales)
     base = part.base or next(iter(given))
     if base not in given and file.method in BASELESS:
         raise InputError(
@@ -104,9 +120,85 @@ def _resolve(
             + ", ".join(f"{file.sources[n]} {list(span)}" for n, span in spans.items()),
             "write slices: with layer_range of equal length",
         )
-    recipe = _recipe(file, number, part, base, names)
-    notes = _notes(file.method, recipe)
-    return SliceMerge(spans, base, recipe, notes)
+    (first, *rest) = _alike(file, part, names)
+    recipe = _recipe(file, number, part, base, first)
+    others = tuple(
+        (_recipe(file, number, part, base, some), frozenset(map(pattern_of, some))) for some in rest
+    )
+    for one in (recipe, *(other for other, _ in others)):
+        if file.method in BASELESS and not one.weights:
+            raise InputError(f"{file.method}: all weights are zero", "give a model some weight")
+        _check_rescale(file, part, one)
+    notes = dict.fromkeys(
+        note for one in (recipe, *(o for o, _ in others)) for note in _notes(file.method, one)
+    )
+    return SliceMerge(spans, base, recipe, others, notes=tuple(notes))
+
+
+def _scales(where: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Anchors]:
+    """Factors by pattern, of the tensors that have one."""
+    found: dict[str, Anchors] = {}
+    for name in names:
+        anchors = _anchors(where, "scale", name)
+        if found.setdefault(pattern_of(name), anchors or (1.0,)) != (anchors or (1.0,)):
+            raise _by_layer("scale", name)
+    return {pattern: anchors for pattern, anchors in found.items() if set(anchors) != {1.0}}
+
+
+def _by_layer(key: str, name: str) -> InputError:
+    return InputError(
+        f"a filter of {key} tells layers apart: {name} has another value than its like",
+        "write a list of values over the layers",
+    )
+
+
+def _alike(file: MergekitFile, part: Slice, names: Sequence[str]) -> list[list[str]]:
+    """Names of tensors that one recipe can treat: all if filters go by blocks, else by pattern.
+
+    Returns:
+        Groups of names, the largest first, so that the fewest tensors are exceptions.
+    """
+    method = METHODS[file.method]
+    keys = (*method.by_model, *(("t",) if "t" in method.shared else ()))
+    places = [file.settings(part, source) for source in (*part.sources, None)]
+    if not any(_filtered(place.get(key)) for where in places for place in where for key in keys):
+        return [list(names)]
+    treated: dict[str, tuple[Anchors | None, ...]] = {}
+    blocks: dict[str, set[tuple[Anchors | None, ...]]] = {block: set() for block in BLOCKS}
+    for name in names:
+        values = tuple(_anchors(where, key, name) for where in places for key in keys)
+        if treated.setdefault(pattern_of(name), values) != values:
+            raise _by_layer(" or ".join(keys), name)
+        blocks[place_of(name, 1).block].add(values)
+    if all(len(found) <= 1 for found in blocks.values()):
+        return [list(names)]
+    groups: dict[tuple[Anchors | None, ...], list[str]] = {}
+    for name in names:
+        groups.setdefault(treated[pattern_of(name)], []).append(name)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def _filtered(value: Any) -> bool:
+    """Whether a parameter has filters."""
+    entries = value if isinstance(value, list) else [value]
+    return any(isinstance(entry, Mapping) for entry in entries)
+
+
+def _check_rescale(file: MergekitFile, part: Slice, recipe: MergeRecipe) -> None:
+    """Refuse a `rescale` that would change what is merged.
+
+    Raises:
+        InputError: Entries are removed, and what remains would be treated otherwise than here.
+    """
+    if file.method not in _SPARSE:
+        return
+    rescaled = file.method.startswith(("dare", "della"))
+    thin = bool(recipe.density_profiles) or any(recipe.density_of(e) < 1.0 for e in recipe.experts)
+    if thin and bool(_constant(file.settings(part), "rescale", rescaled, ())) != rescaled:
+        raise InputError(
+            f"rescale: {str(not rescaled).lower()} is not supported by {file.method}",
+            f"leave it out: {'kept entries are rescaled' if rescaled else 'nothing is'}",
+        )
 
 
 def _base_span(
@@ -238,10 +330,11 @@ def _value(
             raise InputError(
                 f"the filters of {key} give {one} and {other}, both of the block {block!r}, "
                 f"different values ({_shown(first)} and {_shown(second)})",
-                f"filter whole blocks: {', '.join(BLOCKS)} (attention and MLP projections; the "
-                "rest is norms, embeddings and head)",
+                "write a list of values over the layers",
             )
-    return _plain({b: next(iter(found), (0.0,)) for b, found in met.items()})
+    # Of a block without a tensor any value is right: another recipe has its tensors, if there are.
+    usual = next(iter(next((found for found in met.values() if found), {(0.0,): ""})))
+    return _plain({b: next(iter(found), usual) for b, found in met.items()})
 
 
 def _shown(anchors: Anchors) -> str:

@@ -63,6 +63,8 @@ def from_mergekit(plain: Mapping[str, Any], pool: ModelPool) -> Candidate:
     file = _over_pool(read_mergekit(plain), pool)
     depths = {name: int(pool.model(name).config.num_hidden_layers) for name in file.sources}
     slices = slice_merges(file, depths, list(named_tensors(pool.model(pool.base_name))))
+    if any(part.scales for part in slices):
+        raise _no_candidate("it scales tensors")
     if all(part.recipe is None for part in slices):
         refs = [LayerRef(part.base, layer) for part in slices for layer in range(*part.layers)]
         if slices[0].base != slices[-1].base:
@@ -71,6 +73,8 @@ def from_mergekit(plain: Mapping[str, Any], pool: ModelPool) -> Candidate:
     part = slices[0]
     if len(slices) > 1 or part.recipe is None or part.layers != (0, pool.num_layers):
         raise _no_candidate("it stacks merges of parts of the models")
+    if part.others:
+        raise _no_candidate("its filters single out tensors of a block")
     if pool.base_name in part.recipe.experts:
         raise _no_candidate("it weighs the pool's base like an expert")
     return Candidate.whole(part.recipe, pool.num_layers)

@@ -199,8 +199,28 @@ def write_leaderboard(
             for task, value in zip(tasks, _known(found, s, tasks), strict=True)
         ]
         lines.append(f"| *{name}* | " + " | ".join(cells) + f" | {kinds[name]} |")
+    lines += _further(summary.get("further") or {})  # older runs do not say
     lines += _watched(summary.get("watched") or {})
     write_text(folder.leaderboard, "\n".join(lines) + "\n")
+
+
+def _further(further: Mapping[str, Any]) -> list[str]:
+    """What models score by metrics that decided nothing."""
+    if not further:
+        return []
+    columns = [(task, metric) for task, names in further["metrics"].items() for metric in names]
+    lines = [
+        "",
+        "Further metrics, test split; they decided nothing:",
+        "",
+        "| model | " + " | ".join(f"{task} {metric}" for task, metric in columns) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    for name, found in further["scores"].items():
+        values = [found.get(task, {}).get(metric) for task, metric in columns]
+        cells = ["" if value is None else f"{value:.3f}" for value in values]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _watched(watched: Mapping[str, Any]) -> list[str]:

@@ -118,6 +118,7 @@ def run_data(folder: RunFolder) -> dict[str, Any]:
         "sources": summary["sources"],
         "references": summary.get("references", {}),  # older runs have none
         "mergeability": _mergeability(folder),
+        "further": summary.get("further") or None,
         "watched": summary.get("watched") or None,
         "answers": folder.read_answers()
         if folder.answers.is_file()

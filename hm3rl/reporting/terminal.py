@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hm3rl.errors import HM3Error
+from hm3rl.evaluation.costs import Minimised as Costs
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.store_files import Section
 from hm3rl.files import POSTERIOR, RunFolder
@@ -263,6 +264,18 @@ def _scores_of(choice: Choice, run: FinishedRun) -> Table:
                 best = summary["z_star"]["test" if column == "test" else "search"][place]
                 cells.append(f"{cost_or_score(name, best, minimised):.3f}")
         table.add_row(*cells)
+    found = {} if choice.test is None else choice.test.secondary or {}
+    best = summary.get("further") or {"scores": {}}  # older runs do not say
+    for task, metric in [(task, metric) for task, metrics in found.items() for metric in metrics]:
+        own = [best["scores"].get(name, {}).get(task, {}) for name in summary["sources"]]
+        known = [scores[metric] for scores in own if metric in scores]
+        cells = [f"{task}: {metric}"]
+        for column in columns:
+            tested = column == "test"
+            cells.append(f"{found[task][metric]:.3f}" if tested else "")
+            if column != "means":
+                cells.append(f"{max(known):.3f}" if tested and known else "")
+        table.add_row(*cells, style="dim")
     return table
 
 
@@ -283,8 +296,16 @@ def print_answers(
             console.print()
 
 
-def evaluation_as_dict(evaluation: Evaluation, objectives: Sequence[str]) -> dict[str, Any]:
-    """An evaluation as a JSON-ready mapping, without the scores of single items."""
+def evaluation_as_dict(
+    evaluation: Evaluation,
+    objectives: Sequence[str],
+    minimised: Mapping[str, Costs] | None = None,
+) -> dict[str, Any]:
+    """An evaluation as a JSON-ready mapping, without the scores of single items.
+
+    Scores are utilities, whatever is minimised: `minimised` says how they read as costs, if given.
+    """
+    turned = {} if minimised is None else {"minimised": _turned(minimised)}
     return {
         "split": evaluation.split,
         "status": evaluation.status,
@@ -295,18 +316,32 @@ def evaluation_as_dict(evaluation: Evaluation, objectives: Sequence[str]) -> dic
         "nll": dict(zip(objectives, evaluation.nll, strict=False)),
         "secondary": {task: dict(values) for task, values in (evaluation.secondary or {}).items()},
         "seconds": dict(evaluation.seconds),
+        **turned,
     }
 
 
-def print_evaluation(console: Console, evaluation: Evaluation, objectives: Sequence[str]) -> None:
-    """Scores ± standard error of one evaluation."""
+def _turned(minimised: Mapping[str, Costs]) -> dict[str, dict[str, Any]]:
+    return {name: {"worst": one.worst, "unit": one.unit} for name, one in minimised.items()}
+
+
+def print_evaluation(
+    console: Console,
+    evaluation: Evaluation,
+    objectives: Sequence[str],
+    minimised: Mapping[str, Costs],
+) -> None:
+    """Scores ± standard error of one evaluation, of what is minimised costs, marked `↓`."""
     if evaluation.status != "ok":
         console.print(f"failed       {evaluation.error}", markup=False, soft_wrap=True)
         return
+    turned = _turned(minimised)
     for i, name in enumerate(objectives):
+        score = cost_or_score(name, evaluation.scores[i], turned)
+        error = cost_or_error(name, evaluation.standard_errors[i], turned)
+        nll = "" if turned.get(name, {}).get("unit") else f"; nll {evaluation.nll[i]:.3f}"
         console.print(
-            f"{name:<12} {evaluation.scores[i]:.3f} ± {evaluation.standard_errors[i]:.3f} "
-            f"({evaluation.split} split; nll {evaluation.nll[i]:.3f})",
+            f"{heading(name, turned):<12} {score:.3f} ± {error:.3f} "
+            f"({evaluation.split} split{nll})",
             markup=False,
         )
     for task, values in (evaluation.secondary or {}).items():

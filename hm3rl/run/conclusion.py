@@ -137,6 +137,30 @@ def rescore_front(
     return rows, Tested(tests, {name: tested[key] for name, key in zip(names, asked, strict=False)})
 
 
+def further_scores(
+    tested: Mapping[str, Evaluation], references: Mapping[str, Reference]
+) -> dict[str, Any]:
+    """What summary.json says of metrics that were reported beside those that decide, test split.
+
+    Args:
+        tested: Test evaluations of the front and the experts, by name.
+        references: The uniform blends.
+
+    Returns:
+        `metrics`, names by task, and `scores` by model, task and metric; empty if there are none.
+    """
+    named = {**tested, **{name: one.test for name, one in references.items()}}
+    scores = {
+        name: {task: dict(found) for task, found in (one.secondary or {}).items() if found}
+        for name, one in named.items()
+    }
+    metrics: dict[str, list[str]] = {}
+    for found in scores.values():
+        for task, values in found.items():
+            metrics.setdefault(task, list(values))
+    return {"metrics": metrics, "scores": scores} if metrics else {}
+
+
 def watched_scores(
     watching: Evaluator | None,
     problem: MergeProblem,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from hm3rl import registry
 from hm3rl.config.values import LONGEST_NAME, shown
 from hm3rl.errors import InputError
 from hm3rl.export.sources import stored_dtype, widest
@@ -17,7 +18,6 @@ from hm3rl.files import write_text
 from hm3rl.models.loading import is_adapter
 from hm3rl.models.zoo import resolve_source
 from hm3rl.run.build import DTYPES
-from hm3rl.tasks.metrics import METRICS
 
 LONGEST_ANSWER = 64
 """Tokens of an answer where the models have room for that."""
@@ -111,10 +111,11 @@ def _task(name: str, value: str, answer: int, fields: Mapping[str, str]) -> dict
             raise InputError(f"--task {name}: no such file: {rest}", "give a YAML task's path")
         return {"kind": "lm_eval", "lm_eval": str(Path(rest).resolve())}
     path, colon, metric = value.rpartition(":")
-    if not colon or metric not in METRICS:
+    if not colon or metric not in registry.names("metric"):
         if colon and not Path(value).is_file():
-            raise InputError(f"unknown metric {metric!r}", f"one of {', '.join(METRICS)}")
-        path, metric = value, "exact_match"
+            known = ", ".join(registry.names("metric"))
+            raise InputError(f"unknown metric {metric!r}", f"one of {known}")
+        path, metric = value, ""
     if not Path(path).is_file():
         raise InputError(
             f"--task {name}: no such file: {path}",
@@ -124,10 +125,18 @@ def _task(name: str, value: str, answer: int, fields: Mapping[str, str]) -> dict
         "kind": "jsonl",
         "path": str(Path(path).resolve()),
         **({"fields": dict(fields)} if fields else {}),
-        "metric": metric,
+        "metric": metric or _metric_of(Path(path)),
         "max_new_tokens": answer,
         "chat_template": False,
     }
+
+
+def _metric_of(file: Path) -> str:
+    """The metric of a file that none is named for: whether its first line has choices."""
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        first = stream.readline()
+    names = first.strip().split(",") if file.suffix == ".csv" else re.findall(r'"(\w+)"\s*:', first)
+    return "choice" if "choices" in names else "exact_match"
 
 
 def write_config(

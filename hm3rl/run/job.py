@@ -38,6 +38,7 @@ from hm3rl.run.conclusion import (
     FrontRow,
     experts_on_test,
     front_table,
+    further_scores,
     posterior_table,
     rescore_front,
     seconds,
@@ -250,6 +251,8 @@ class OpenRun:
         summary = summarise(settings, problem, chosen_by, front, tested, expected)
         references = score_references(problem)
         summary["references"] = {name: one.to_dict() for name, one in references.items()}
+        tests = {**{row.name: row.test for row in front}, **tested.sources}
+        summary["further"] = further_scores(tests, references)
         front, summary["watched"] = watched_scores(self._watching, problem, front, references)
         models = {row.name: row.candidate for row in front}
         folder.write_json(folder.answers, collect(problem, sources_of(problem), models))

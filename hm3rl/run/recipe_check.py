@@ -110,7 +110,8 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
     members = count
     if not recipe.mergekit:
         members = sum(_part_elements(headers[base], configs[base], layer) for _, layer in parts)
-    merging = members * precision.itemsize if widths else 0
+    copied = bool(widths) or any(part.scales for part in slices)
+    merging = members * precision.itemsize if copied else 0
     if _is_whole_merge(recipe, slices, depths[base]) and written == precision:
         merging = min(merging, DEFAULT_SHARD_BYTES)  # written shard by shard
     largest = max(tensor.elements for tensor in headers[base].values())
@@ -141,7 +142,7 @@ def recipe_report(file: Path, to: Path | None = None, vocabulary: str = "refuse"
 def _is_whole_merge(recipe: RecipeFile, slices: Sequence[SliceMerge], depth: int) -> bool:
     """Whether all there is to do is one merge, whose result is written as it is made."""
     if recipe.candidate is None:
-        return len(slices) == 1 and slices[0].recipe is not None
+        return len(slices) == 1 and slices[0].recipe is not None and not slices[0].others
     recipes = recipe.candidate.recipes
     return len(recipes) == 1 and recipe.candidate == Candidate.whole(recipes[0], depth)
 

@@ -49,17 +49,23 @@ class Item:
         prompt: Full text given to the model, already in the model's prompt format.
         reference: Answer text; the model must produce it and then the end-of-sequence token.
         payload: Metric data; for code, pairs (expression, expected repr) used as unit tests.
+        choices: Continuations of the prompt, the reference among them, of which a model takes the
+            one it finds likeliest; empty: it answers in its own words.
     """
 
     task: str
     prompt: str
     reference: str
     payload: tuple[tuple[str, str], ...] = ()
+    choices: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """First 16 hex digits of the SHA-256 of everything the item holds."""
-        text = "\0".join((self.task, self.prompt, self.reference, repr(self.payload)))
+        parts = [self.task, self.prompt, self.reference, repr(self.payload)]
+        if self.choices:  # keys of other items are older than choices
+            parts.append(repr(self.choices))
+        text = "\0".join(parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -72,6 +78,7 @@ class Task(ABC):
         direction: Whether higher or lower scores are better.
         max_new_tokens: Decoding limit that every reference, with its end token, stays within.
         exact_only: Anything but the reference scores 0, so one teacher-forced pass decides.
+        chooses: All items have choices: likelihoods decide, and nothing is generated.
         judged_elsewhere: Scoring mostly waits for other processes. It is then done in a thread of
             its own while the model goes on, one candidate after the other.
         version: Changes whenever items or scoring change; part of every cache key.
@@ -84,6 +91,7 @@ class Task(ABC):
     direction: Literal["maximise", "minimise"] = "maximise"
     max_new_tokens: int
     exact_only: bool
+    chooses: bool = False
     judged_elsewhere: bool = False
     version: str
     runner: ProgramRunner | None = None
@@ -107,6 +115,18 @@ class Task(ABC):
     def secondary(self, items: Sequence[Item], outputs: Sequence[str]) -> dict[str, list[float]]:
         """Return further metrics reported beside the score, per item and in [0, 1]."""
         return {}
+
+    def choose(self, item: Item, likelihoods: Sequence[float]) -> dict[str, int]:
+        """Which choice of an item a model takes; it scores 1 if that is the reference, else 0.
+
+        Args:
+            item: An item with choices.
+            likelihoods: Log-likelihood of each choice as a continuation of the prompt, in nats.
+
+        Returns:
+            The place of the choice by metric: that of the task, and any that are reported beside.
+        """
+        return {self.metric: likelihoods.index(max(likelihoods))}
 
     def notes(self) -> dict[str, str]:
         """What a reader should know about how this machine scores the task, by subject."""

@@ -104,7 +104,8 @@ def jsonl(name: str, settings: JsonlSettings, tools: TaskTools) -> Task:
     return JsonlTask(
         name,
         settings.path,
-        metric=settings.metric or "exact_match",
+        metric=settings.metric,
+        also=settings.also,
         fields=settings.fields,
         tolerance=settings.tolerance,
         max_new_tokens=settings.max_new_tokens or JSONL_MAX_NEW_TOKENS,
@@ -122,6 +123,7 @@ def lm_eval(name: str, settings: HarnessSettings, tools: TaskTools) -> Task:
         settings.lm_eval,
         tools.tokenizer,
         metric=settings.metric,
+        also=settings.also,
         max_new_tokens=settings.max_new_tokens,
         limits={"search": settings.search_items, "test": settings.test_items},
         shares=settings.split,

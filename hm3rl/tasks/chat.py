@@ -32,6 +32,19 @@ class TooManySteps(Exception):
     """A template executes more than `STEPS` lines for one prompt."""
 
 
+def require_template(task: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without a chat template.
+
+    Raises:
+        InputError: It has none.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"task {task!r} asks for a chat template, but the model's tokenizer has none",
+            f"set tasks.{task}.chat_template=false and write prompts in the model's own format",
+        )
+
+
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]], where: str, instead: str
 ) -> str:

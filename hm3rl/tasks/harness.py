@@ -59,6 +59,7 @@ class HarnessTask(Task):
         max_new_tokens: Longest generation in tokens; 0: what the task says.
         limits: Most items by split; a split not named, or with 0, keeps all it has.
         shares: Percentages of the splits; None: those of items that nothing here was trained on.
+        also: Metrics that are reported beside it, written alike.
 
     Raises:
         InputError: The harness is missing, the task cannot be loaded, or its score is no number in
@@ -76,6 +77,7 @@ class HarnessTask(Task):
         max_new_tokens: int = 0,
         limits: dict[Split, int] | None = None,
         shares: SplitSettings | None = None,
+        also: Sequence[str] = (),
     ) -> None:
         self.name = name
         with quiet_harness():
@@ -85,6 +87,7 @@ class HarnessTask(Task):
             self._task.set_fewshot_seed(FEW_SHOT_SEED)
             found = [self._item(doc, place) for place, doc in enumerate(self._task.eval_docs)]
         self.metric, self._filter = self._choose(metric)
+        self._also = {wanted: self._choose(wanted) for wanted in also}
         self._check_metric(found[0])
         higher = self._task.higher_is_better().get(self.metric, True)
         self.direction = "maximise" if higher else "minimise"
@@ -92,6 +95,8 @@ class HarnessTask(Task):
         self.version = f"lm-eval-2 {metadata.version('lm_eval')} {self._judging()}"
         shares = shares or SplitSettings()
         self.version += version_of(shares)
+        if self._also:
+            self.version += f"+also {', '.join(self._also)}"
         self._items: dict[Split, tuple[Item, ...]] = {}
         for split in SPLITS:
             members = [item for item in found if split_of(name, item.prompt, shares) == split]
@@ -130,14 +135,19 @@ class HarnessTask(Task):
         """
         self._task._instances = [instance for requests in answered for instance in requests]
         self._task.apply_filters()
-        return [
-            float(
-                self._task.process_results(
-                    requests[0].doc, [r.filtered_resps[self._filter] for r in requests]
-                )[self.metric]
-            )
-            for requests in answered
-        ]
+        return [self._judged(requests, self.metric, self._filter) for requests in answered]
+
+    def judge_further(self, answered: Sequence[Sequence[Any]]) -> dict[str, list[float]]:
+        """Score what `judge` has scored by the metrics that are reported beside it."""
+        return {
+            wanted: [self._judged(requests, metric, chosen) for requests in answered]
+            for wanted, (metric, chosen) in self._also.items()
+        }
+
+    def _judged(self, requests: Sequence[Any], metric: str, chosen: str) -> float:
+        """One document's score by a metric of a filter, as the harness reports it."""
+        responses = [request.filtered_resps[chosen] for request in requests]
+        return float(self._task.process_results(requests[0].doc, responses)[metric])
 
     def _refuse_unknown_kinds(self, spec: str) -> None:
         task = self._task
@@ -206,6 +216,7 @@ class HarnessTask(Task):
             request.resps = [answer] * (request.repeats or 1)
         try:
             score = self.judge(answered)[0]
+            self.judge_further(answered)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"task {self.name!r}: metric {self.metric!r} gives no number per document "

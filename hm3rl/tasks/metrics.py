@@ -1,15 +1,27 @@
-"""Per-item metrics in [0, 1], higher is better."""
+"""Per-item metrics in [0, 1], higher is better; what ships is listed in `hm3rl.registry`.
+
+There are three kinds, told apart by the traits of a part: of a *text* (output and reference give a
+score; one without traits, as a plugin's), of a *program* (it is run against the item's tests), and
+of *choices* (choices and their log-likelihoods give the place of the one that is taken).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import Literal
 
 from sacrebleu.metrics.chrf import CHRF
 
-METRICS = ("exact_match", "contains", "number", "regex", "chrf", "pass_at_1")
-"""Names of the metrics that a user's own task may ask for."""
+from hm3rl import registry
+from hm3rl.errors import InputError
+
+Kind = Literal["text", "program", "choices"]
 
 _NUMBER = re.compile(r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -72,11 +84,47 @@ def extract_program(output: str) -> str:
     return found.group(1) if found else output
 
 
-TEXT_METRICS: dict[str, Callable[[str, str], float]] = {
-    "exact_match": exact_match,
-    "contains": contains,
-    "number": same_number,
-    "regex": regex,
-    "chrf": chrf,
-}
-"""Metrics that compare an output with its reference."""
+def likeliest(choices: Sequence[str], likelihoods: Sequence[float]) -> int:
+    """Place of the choice of the largest log-likelihood, the first of equals: lm-eval's `acc`."""
+    return likelihoods.index(max(likelihoods))
+
+
+def likeliest_by_length(choices: Sequence[str], likelihoods: Sequence[float]) -> int:
+    """The same of log-likelihoods divided by the choices' lengths: lm-eval's `acc_norm`.
+
+    Lengths are in characters, without white space around, which lm-eval adds on its own.
+    """
+    pairs = zip(choices, likelihoods, strict=True)
+    return likeliest(choices, [likelihood / len(text.strip()) for text, likelihood in pairs])
+
+
+def kind_of(metric: str) -> Kind:
+    """What a metric judges.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    kind: Kind = registry.find("metric", metric).traits or "text"
+    return kind
+
+
+def version_of_metric(metric: str) -> str:
+    """What a metric adds to a task's version: nothing if it ships, else a hash of its source.
+
+    That of its whole file, since it may call other functions there; in a notebook of its own cell.
+
+    Raises:
+        InputError: There is no source.
+    """
+    if registry.is_shipped("metric", metric):
+        return ""
+    measure = registry.find("metric", metric).load()
+    try:
+        file = getattr(sys.modules[measure.__module__], "__file__", None)
+        source = inspect.getsource(measure) if file is None else Path(file).read_text("utf-8")
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the metric {metric!r} has no source that says whether it has changed ({error})",
+            "write it into a file, and name that: plugins=[FILE.py]",
+        ) from None
+    return f"+{metric} {hashlib.sha256(source.encode()).hexdigest()[:16]}"

@@ -135,6 +135,20 @@ def test_multiple_choice_is_scored_by_likelihood(
     assert 2 <= len(half.per_item["own"]) < len(full.per_item["own"])
 
 
+def test_other_metrics_of_the_harness_are_reported_beside(
+    zoo_pool: ModelPool, zoo_members: MemberSet, store: EvaluationStore, write: Write
+) -> None:
+    both = build(zoo_pool, write(CHOOSE, "{{gold}}"), metric="acc", also=["acc_norm"])
+    other = build(zoo_pool, write(CHOOSE, "{{gold}}"), metric="acc_norm")
+    assert both.version != build(zoo_pool, write(CHOOSE, "{{gold}}"), metric="acc").version
+    asked = [Candidate.whole("code", zoo_pool.num_layers)]
+    (found,) = Evaluator(zoo_members, [both], store).evaluate(asked, "test", secondary=True)
+    (normalised,) = Evaluator(zoo_members, [other], store).evaluate(asked, "test")
+    assert found.secondary == {"own": {"acc_norm": pytest.approx(normalised.scores[0])}}
+    with pytest.raises(InputError, match="has no metric 'f1'"):
+        build(zoo_pool, write(CHOOSE, "{{gold}}"), also=["f1"])
+
+
 def test_another_document_makes_another_version(zoo_pool: ModelPool, write: Write) -> None:
     keys = [item.key for item in build(zoo_pool, write(CHOOSE, "{{gold}}")).items("test")]
     again = [item.key for item in build(zoo_pool, write(CHOOSE, "{{gold}}")).items("test")]

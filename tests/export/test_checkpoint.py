@@ -42,6 +42,7 @@ class Scores:
     scores: np.ndarray
     standard_errors: np.ndarray
     ok: bool = True
+    secondary: dict[str, dict[str, float]] | None = None
 
 
 @pytest.fixture
@@ -113,7 +114,8 @@ def test_recipe_file_rebuilds_the_candidate(members, tmp_path):
 
 def test_card_names_sources_path_scores_and_check(members, tmp_path):
     searched = Scores("search", np.array([0.625, 0.5]), np.array([0.05, 0.06]))
-    tested = Scores("test", np.array([0.5, 0.25]), np.array([0.03, 0.04]))
+    beside = {"translation": {"chrf": 0.75}}
+    tested = Scores("test", np.array([0.5, 0.25]), np.array([0.03, 0.04]), secondary=beside)
     export_candidate(
         STITCHED,
         members,
@@ -135,6 +137,7 @@ def test_card_names_sources_path_scores_and_check(members, tmp_path):
     assert "| task | search split | test split |" in card
     assert "| translation | 0.625 ± 0.050 | 0.500 ± 0.030 |" in card
     assert "| math ↓ | 4.000 ± 0.480 | 6.000 ± 0.320 |" in card  # what is minimised, as a cost
+    assert "| translation: chrf | – | 0.750 |" in card  # it decided nothing, so on test only
     assert "search seed: 7" in card
     assert "hm3rl search seed=7" in card
     assert "Reload check" in card

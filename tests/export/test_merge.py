@@ -178,8 +178,84 @@ def test_the_declared_donor_and_chat_template(
     merge_file(write(plain), tmp_path / "donor")
     assert AutoTokenizer.from_pretrained(tmp_path / "donor").chat_template == "{{ 'from b' }}"
     assert yaml.safe_load((tmp_path / "donor" / "recipe.yaml").read_text())["donor"] == "b"
+    # The one that most have: here one has a template, and the tokenizer's donor has none.
+    (folders["a"] / "chat_template.jinja").unlink(missing_ok=True)
+    usual = plain | {"chat_template": "auto", "tokenizer_source": str(folders["a"])}
+    merge_file(write(usual), tmp_path / "auto")
+    assert AutoTokenizer.from_pretrained(tmp_path / "auto").chat_template == "{{ 'from b' }}"
     merge_file(write(plain | {"chat_template": "{{ 'own' }}"}), tmp_path / "own")
     assert AutoTokenizer.from_pretrained(tmp_path / "own").chat_template == "{{ 'own' }}"
+
+
+def test_documents_take_each_others_results(tiny_pool_dir, write, tmp_path):
+    first = {
+        "name": "ab",
+        "merge_method": "linear",
+        "models": [{"model": str(tiny_pool_dir[n])} for n in "ab"],
+        "parameters": {"weight": 1.0},
+    }
+    last = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(tiny_pool_dir["base"]),
+        "models": [{"model": "ab"}, {"model": str(tiny_pool_dir["c"])}],
+        "parameters": {"weight": 0.5},
+    }
+    # Whatever their order, and as two documents of one file.
+    file = write(yaml.safe_dump_all([last, first]))
+    _, notes = merge_file(file, tmp_path / "model")
+    assert not notes
+    a, b, c = (load_file(tiny_pool_dir[name] / "model.safetensors") for name in "abc")
+    written = load_file(tmp_path / "model" / "model.safetensors")
+    for name, tensor in written.items():
+        expected = 0.5 * ((a[name] + b[name]) / 2 + c[name])
+        assert torch.allclose(tensor, expected, atol=1e-6), name
+    assert {path.name for path in tmp_path.iterdir()} == {"file.yml", "model"}  # no result is left
+    recipe = yaml.safe_load((tmp_path / "model" / "recipe.yaml").read_text())
+    assert recipe["merge"] == [last, first] and recipe["sources"]["ab"]["origin"] == "ab"
+    text = (tmp_path / "model" / "mergekit_config.yml").read_text()
+    assert list(yaml.safe_load_all(text)) == [last, first]
+    merge_file(tmp_path / "model" / "recipe.yaml", tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in written.items())
+    with pytest.raises(InputError, match="several documents"):
+        recipe_report(file)
+
+
+@pytest.mark.parametrize(
+    ("names", "models", "named"),
+    [
+        (("x", "x"), ("a", "x"), "several documents are called 'x'"),
+        ((None, None), ("a", "b"), "several documents have no name"),
+        (("x", "y"), ("y", "x"), "in a circle"),
+        (("x", "y"), ("a", "b"), "no document takes the results of x, y"),
+        (("x/y", None), ("a", "x"), "name: 'x/y'"),
+        (("x", None), (None, "x"), "document 0 is no mergekit file"),
+    ],
+)
+def test_documents_that_make_no_one_model_are_refused(write, tmp_path, names, models, named):
+    documents = [
+        {"name": name, "merge_method": "passthrough", "models": [{"model": model}]}
+        if model is not None
+        else {"name": name}
+        for name, model in zip(names, models, strict=True)
+    ]
+    documents = [{k: v for k, v in one.items() if v is not None} for one in documents]
+    with pytest.raises(InputError, match=named):
+        merge_file(write(yaml.safe_dump_all(documents)), tmp_path / "model")
+
+
+def test_unequal_vocabularies_are_not_united(save_pool, tiny_config, write, tmp_path):
+    folders = save_pool(tmp_path / "pool", tiny_config(), ("a", "b"))
+    swap_and_replace(folders["b"])
+    plain = {
+        "merge_method": "linear",
+        "models": [{"model": str(folders[n])} for n in "ab"],
+        "parameters": {"weight": 1.0},
+        "tokenizer_source": "union",
+    }
+    for refuse in (merge_file, recipe_report):
+        with pytest.raises(InputError, match="union of unequal ones is not supported"):
+            refuse(write(plain), tmp_path / "model", vocabulary="map")
 
 
 def test_layers_of_other_kinds_cannot_be_merged(save_pool, family_configs, write, tmp_path):
@@ -280,6 +356,13 @@ def test_adapters_are_written_as_in_mergekit(save_pool, tiny_config, write, tmp_
     expected = base + 0.5 * (2.0 * high @ low_rank + a - base)
     assert torch.allclose(written, expected, atol=1e-5)
     assert recipe_report(tmp_path / "file.yml")["layers"] == 3
+    # Alone, as mergekit puts an adapter into its model; written as a mapping, which means the same.
+    alone = {"model": {"path": str(folders["base"])}, "lora": {"path": str(adapter)}}
+    merge_file(
+        write({"merge_method": "passthrough", "models": [{"model": alone}]}), tmp_path / "alone"
+    )
+    written = load_file(tmp_path / "alone" / "model.safetensors")[f"{name}.weight"]
+    assert torch.allclose(written, base + 2.0 * high @ low_rank, atol=1e-5)
     plain["models"][0]["model"] = f"{folders['a']}+{adapter}"
     with pytest.raises(InputError, match=r"adapter over .*a, the base is"):
         merge_file(write(plain), tmp_path / "other")

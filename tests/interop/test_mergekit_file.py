@@ -128,18 +128,25 @@ SLERP = "{merge_method: slerp, base_model: a, models: [{model: a}, {model: b}], 
         (LINEAR.replace("weight: 1", "weight: []"), "empty"),
         (LINEAR.replace("weight: 1", "weight: [{filter: mlp, value: 1}]"), "no weight for"),
         (
-            LINEAR.replace("weight: 1", "weight: [{filter: layernorm, value: 2}, {value: 1}]"),
-            "rest",
+            LINEAR.replace("weight: 1", "weight: [{filter: layers.2, value: 2}, {value: 1}]"),
+            "tells layers apart: model.layers.2",
+        ),
+        (
+            LINEAR.replace("weight: 1", "weight: [{filter: embed, value: 0}, {value: 1}]"),
+            "all weights are zero",
         ),
         (LINEAR.replace("weight: 1", "weight: 1, normalize: [0, 1]"), "normalize"),
         (LINEAR.replace("linear", "ties"), "base_model"),
         (LINEAR.replace("linear", "passthrough").replace("weight: 1", ""), "one model in each"),
         (LINEAR.replace("{model: b}", "{model: b, lora: c}"), "lora"),
-        (LINEAR.replace("{model: b}", "{model: {model: {path: b}}}"), "mapping"),
+        (LINEAR.replace("{model: b}", "{model: {model: {path: b, revision: c}}}"), "revision"),
+        (LINEAR.replace("{model: b}", "{model: {path: b, size: 3}}"), "size"),
+        (LINEAR.replace("{model: b}", "{model: {lora: c}}"), "names no model"),
+        (LINEAR.replace("{model: b}", "{model: {model: b, override_architecture: c}}"), "override"),
         (LINEAR.replace("{merge", "{dtype: int8, merge"), "int8"),
-        (LINEAR.replace("{merge", "{tokenizer_source: union, merge"), "union"),
         (LINEAR.replace("{merge", "{tokenizer_source: c, merge"), "none of the merged"),
-        (LINEAR.replace("{merge", "{chat_template: auto, merge"), "chat_template"),
+        (LINEAR.replace("{merge", "{chat_template: chatml, merge"), "chat_template"),
+        (LINEAR.replace("{merge", "{paramters: {}, merge"), "did you mean parameters"),
         (LINEAR.replace("{merge", "{tokenizer: {pad_to_multiple_of: 8}, merge"), "pad_to_multiple"),
         (SLICES.replace("[1, 3]", "[1, 4]"), "different lengths"),
         (SLICES.replace("[1, 3]", "[3, 5]"), "leaves its 4 layers"),
@@ -149,6 +156,9 @@ SLERP = "{merge_method: slerp, base_model: a, models: [{model: a}, {model: b}], 
         (SLERP, "outside"),
         (SLERP.replace("{model: b}", "{model: b}, {model: c}"), "two models"),
         (TIES.replace("density: 0.8", "rescale: true"), "rescale"),
+        (TIES.replace("ties", "dare_ties").replace("density: 0.8", "rescale: false"), "rescale"),
+        (LINEAR.replace("models:", "modules: {default: {models: []}}, models:"), "beside models"),
+        (LINEAR.replace("models:", "modules:").replace("[{model: a}, {model: b}]", "{x: {}}"), "x"),
         (TIES.replace("density: 0.8", "density: 0"), "density 0"),
     ],
 )
@@ -162,3 +172,64 @@ def test_every_file_gives_the_first_source_the_name_base():
     plain: dict[str, Any] = yaml.safe_load(SLICES)
     assert read_mergekit(plain).sources == {"base": "a", "b": "b"}
     assert read_mergekit({**plain, "base_model": "b"}).sources == {"base": "b", "a": "a"}
+
+
+def test_what_nobody_reads_is_ignored_and_said():
+    plain = yaml.safe_load("""
+        _weights: &same {weight: 0.5}
+        name: mine
+        merge_method: linear
+        models:
+          - {model: a, parameters: {<<: *same, density: 0.3}}
+          - {model: b, parameters: *same}
+        parameters: {int8_mask: true, t: 0.5}
+    """)
+    file = read_mergekit(plain)
+    said = ["key _weights", "linear int8_mask", "linear t", "linear density"]
+    assert len(file.notes) == len(said) and all(map(str.__contains__, file.notes, said))
+    (part,) = slice_merges(file, {"base": 4, "b": 4}, NAMES)
+    assert part.recipe is not None and dict(part.recipe.weights) == {"base": 0.5, "b": 0.5}
+
+
+def test_models_may_be_mappings_and_adapters():
+    for written in (
+        "b+c",
+        "{model: b, lora: c}",
+        "{model: {path: b}, lora: {path: c}}",
+        "{model: {path: b, revision: null}, lora: {path: c}, override_architecture: null}",
+        "{path: b, lora: {path: c}}",
+    ):
+        file = read_mergekit(yaml.safe_load(LINEAR.replace("{model: b}", f"{{model: {written}}}")))
+        assert list(file.sources.values()) == ["a", "b+c"], written
+    file = read_mergekit(yaml.safe_load(LINEAR.replace("{model: b}", "{model: {path: b}}")))
+    assert file.sources == {"base": "a", "b": "b"}
+
+
+def test_a_module_stands_for_the_file_and_its_parameters_go_before_the_files():
+    (part,) = read("""
+        merge_method: linear
+        modules:
+          default:
+            models: [{model: a}, {model: b, parameters: {weight: 0.7}}]
+            parameters: {weight: 0.2}
+        parameters: {weight: 1, normalize: false}
+    """)
+    assert part.recipe is not None and not part.recipe.normalise
+    assert dict(part.recipe.weights) == {"base": 0.2, "b": 0.7}
+
+
+def test_filters_that_cut_through_a_block_give_its_tensors_a_recipe():
+    text = LINEAR.replace("weight: 1", "weight: [{filter: layernorm, value: [2, 1]}, {value: 1}]")
+    (part,) = read(text.replace("{model: b}", "{model: b, parameters: {weight: 3}}"))
+    assert part.recipe is not None and dict(part.recipe.weights) == {"base": 1.0, "b": 3.0}
+    ((other, patterns),) = part.others
+    assert patterns == {"model.layers.*.input_layernorm.weight"}
+    assert dict(other.weight_profiles)["base"].rest == (2.0, 1.0)
+
+
+def test_a_rescaling_that_changes_nothing_is_read():
+    whole = TIES.replace("density: 0.8", "rescale: false").replace("density: 0.5", "density: 1.0")
+    (part,) = read(whole.replace("ties", "dare_ties"))
+    assert part.recipe is not None and part.recipe.density == 1.0
+    (part,) = read(TIES.replace("ties", "task_arithmetic").replace("density: 0.8", "rescale: true"))
+    assert part.recipe is not None and part.recipe.operator == "task_arithmetic"

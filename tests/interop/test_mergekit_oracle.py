@@ -8,9 +8,7 @@ from __future__ import annotations
 from string import Template
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
 from hm3rl.interop.mergekit_build import build_mergekit
 from hm3rl.interop.mergekit_file import read_mergekit
@@ -21,6 +19,7 @@ from hm3rl.paths.assembly import assemble
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.layer_path import LayerPath
 from hm3rl.paths.members import MemberSet
+from tests.interop.oracle import assert_equal, run_mergekit
 
 pytest.importorskip("mergekit")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -60,27 +59,6 @@ def pool(request, tmp_path_factory, save_pool, family_configs) -> ModelPool:
         tmp_path_factory.mktemp(request.param), family_configs[request.param], ("a", "b")
     )
     return ModelPool.load(folders["base"], {"a": folders["a"], "b": folders["b"]})
-
-
-def run_mergekit(plain: dict, folder) -> dict[str, torch.Tensor]:
-    """The tensors that mergekit writes for a configuration."""
-    from mergekit import config, merge, options
-
-    merge.run_merge(
-        config.MergeConfiguration.model_validate(plain),
-        str(folder),
-        options.MergeOptions(copy_tokenizer=False, quiet=True),
-    )
-    return load_file(folder / "model.safetensors")
-
-
-def assert_equal(
-    ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], limit: float = 1e-6
-) -> None:
-    assert set(ours) - set(theirs) <= {"lm_head.weight"}
-    for name, tensor in theirs.items():
-        scale = tensor.abs().max().item()
-        assert (ours[name] - tensor).abs().max().item() <= limit * max(scale, 1.0), name
 
 
 def compare(candidate: Candidate, pool: ModelPool, folder) -> None:

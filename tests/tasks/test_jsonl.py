@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from hm3rl import registry
 from hm3rl.config.tasks import ZOO_SPLIT, SplitSettings
 from hm3rl.errors import InputError
 from hm3rl.models.pool import ModelPool
+from hm3rl.plugins import load_plugins
 from hm3rl.tasks.base import SPLITS, split_of
 from hm3rl.tasks.jsonl import JsonlTask
 from hm3rl.tasks.sandbox import SandboxPool
@@ -300,3 +302,164 @@ def test_comparisons_with_literals_are_another_version_and_others_are_counted(
         fake = "class E:\n    __eq__ = lambda *_: True\n    __repr__ = lambda _: '2'"
         fake += "\nf = lambda x: E()"
         assert compared.score(items * 2, [fake, "f = lambda x: x + 1"]) == [0.0, 1.0]
+
+
+# --- choices, messages, several metrics, a metric of ones own -----------------------
+
+
+def chosen(count: int = 60, **extra: Any) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"w{i} =", "choices": [f" w{i}", " no", " 1"], "reference": f" w{i}", **extra}
+        for i in range(count)
+    ]
+
+
+def test_items_with_choices_are_scored_by_likelihood_unless_another_metric_is_named(
+    write: Writer,
+) -> None:
+    task = JsonlTask("own", write(chosen()))
+    item = task.items("search")[0]
+    assert (task.metric, task.chooses, item.choices[1:]) == ("choice", True, (" no", " 1"))
+    assert task.choose(item, [-3.0, -2.0, -2.0]) == {"choice": 1}  # the first of equals
+    # Per character, spaces around left out: -3/2, -2/2 and -2/1.
+    by_length = JsonlTask("own", write(chosen()), metric="choice_norm", also=["choice"])
+    assert by_length.choose(item, [-4.0, -3.0, -1.4]) == {"choice_norm": 2, "choice": 2}
+    assert by_length.choose(item, [-9.0, -3.0, -2.0]) == {"choice_norm": 1, "choice": 2}
+    plain = JsonlTask("own", write(chosen()), metric="contains")
+    assert not plain.chooses and not plain.items("search")[0].choices
+
+
+def test_a_right_choice_may_be_named_by_its_place(write: Writer, tmp_path: Path) -> None:
+    named = JsonlTask("own", write(chosen()))
+    placed = JsonlTask("own", write([{**row, "reference": 0} for row in chosen()]))
+    assert placed.items("test") == named.items("test")
+    table = tmp_path / "own.csv"
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("prompt", "choices", "reference"))
+        writer.writerows((r["prompt"], json.dumps(r["choices"]), "0") for r in chosen())
+    assert JsonlTask("own", table).items("test") == named.items("test")
+    numbers = [{**row, "choices": ["3", "1", "2"]} for row in chosen()]
+    read = JsonlTask("own", write([{**row, "reference": "1"} for row in numbers]))
+    assert read.items("test")[0].reference == "1"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"choices": [" w1"]}, "line 1: choice needs choices, a list of different texts"),
+        ({"choices": ["a", "a"]}, "line 1: choice needs choices"),
+        ({"choices": ["a", " "]}, "line 1: choice needs choices"),
+        ({"reference": "w0"}, "line 1: the reference 'w0' is none of the choices"),
+        ({"reference": 3}, "line 1: the reference 3 is none of the choices"),
+        ({"choices": ["2", "0", "1"], "reference": 0}, "line 1: the reference 0 is the place of"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused(write: Writer, line: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        JsonlTask("own", write([{**chosen(1)[0], **line}, *chosen()[1:]]))
+    assert caught.value.remedy
+
+
+def test_one_question_may_be_asked_of_other_choices(write: Writer) -> None:
+    lines = [{"prompt": "true?", "choices": [f"w{i}", "no"], "reference": 0} for i in range(60)]
+    lines += chosen()
+    task = JsonlTask("own", write(lines))
+    assert sum(len(task.items(split)) for split in SPLITS) == 120
+    with pytest.raises(InputError, match="line 121 repeats the prompt of line 1"):
+        JsonlTask("own", write([*lines, lines[0]]))
+
+
+def test_messages_that_end_with_an_answer_are_prompt_and_reference(
+    write: Writer, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    def talk(row: dict[str, Any], *more: dict[str, str]) -> list[dict[str, str]]:
+        return [{"role": "user", "content": row["prompt"]}, *more]
+
+    apart = [{"prompt": talk(row), "reference": row["reference"]} for row in rows()]
+    ended = [
+        {"messages": talk(row, {"role": "assistant", "content": row["reference"]})}
+        for row in rows()
+    ]
+    given = [{"messages": talk(row), "reference": row["reference"]} for row in rows()]
+    wanted = JsonlTask("own", write(apart), tokenizer=tokenizer).items("search")
+    for lines in (ended, given):
+        assert JsonlTask("own", write(lines), tokenizer=tokenizer).items("search") == wanted
+    renamed = [{"talk": line["messages"], "prompt": "other"} for line in ended]
+    task = JsonlTask("own", write(renamed), tokenizer=tokenizer, fields={"messages": "talk"})
+    assert task.items("search") == wanted
+    for line, message in (
+        ({**ended[0], "prompt": "p"}, "line 1 has both prompt and messages"),
+        ({**ended[0], "reference": "r"}, "line 1 has a reference, and messages that end with"),
+        ({"messages": talk(rows()[0])}, "line 1: reference must be a text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            JsonlTask("own", write([line, *ended[1:]]), tokenizer=tokenizer)
+
+
+def test_one_metric_decides_and_others_are_reported(write: Writer) -> None:
+    task = JsonlTask("own", write(rows()), also=["contains", "chrf"])
+    items = task.items("search")[:2]
+    said = [f"it is {items[0].reference}", items[1].reference]
+    assert task.metric == "exact_match" and task.score(items, said) == [0.0, 1.0]
+    beside = task.secondary(items, said)
+    assert list(beside) == ["contains", "chrf"] and beside["contains"] == [1.0, 1.0]
+    assert task.version != JsonlTask("own", write(rows())).version
+    for also, message in (
+        (["exact_match"], "also names exact_match, which is there"),
+        (["bleu"], "unknown metric 'bleu'"),
+        (["number", "number"], "also names number"),
+        (["choice"], "line 1: choice needs choices"),
+    ):
+        lines = [{"prompt": f"w{i}", "reference": f"{i}"} for i in range(60)]
+        with pytest.raises(InputError, match=message):
+            JsonlTask("own", write(lines), also=also)
+    with pytest.raises(InputError, match="exact_match and choice together"):
+        JsonlTask("own", write(chosen()), metric="exact_match", also=["choice"])
+
+
+def test_programs_may_be_counted_beside_another_metric(write: Writer) -> None:
+    with SandboxPool() as runner:
+        lines = rows(tests=[["f(2)", "3"]])
+        task = JsonlTask("own", write(lines), runner=runner, also=["pass_at_1"])
+        items = task.items("search")[:2]
+        programs = ["def f(x): return x + 1", "def f(x): return x"]
+        assert task.judged_elsewhere and task.runner is runner
+        assert task.secondary(items, programs) == {"pass_at_1": [1.0, 0.0]}
+
+
+METRIC = """
+from hm3rl.registry import register
+
+def longest(text):
+    return max(text.split(), key=len, default="")
+
+@register("metric", "longest_word")
+def longest_word(output, reference):
+    return longest(output) == longest(reference)
+"""
+
+
+def test_a_metric_of_ones_own_is_found_by_its_name(write: Writer, tmp_path: Path) -> None:
+    known = registry.snapshot()
+    try:
+        versions = []
+        for name, text in (("one.py", METRIC), ("two.py", METRIC.replace("split()", "split(' ')"))):
+            (tmp_path / name).write_text(text)
+            registry.restore(known)
+            load_plugins([str(tmp_path / name)])
+            task = JsonlTask("own", write(rows()), metric="longest_word", also=["chrf"])
+            versions.append(task.version)
+        items = task.items("search")[:2]
+        assert not task.exact_only
+        assert task.score(items, [f"a {items[0].reference} b", "w"]) == [1.0, 0.0]
+        # Stored scores belong to the whole file: another `longest` may score otherwise.
+        assert versions[0] != versions[1]
+        exec(METRIC.replace("longest_word", "typed"), {"__name__": "nowhere"})
+        with pytest.raises(InputError, match="'typed' has no source"):
+            JsonlTask("own", write(rows()), metric="typed")
+    finally:
+        registry.restore(known)
+    with pytest.raises(InputError, match="unknown metric 'longest_word'") as caught:
+        JsonlTask("own", write(rows()), metric="longest_word")
+    assert "plugins=" in caught.value.remedy

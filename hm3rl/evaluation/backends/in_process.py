@@ -26,6 +26,7 @@ from hm3rl.evaluation.backends.base import Job, JobResult
 from hm3rl.evaluation.backends.time_book import TimeBook
 from hm3rl.evaluation.background import Background
 from hm3rl.evaluation.causes import DeviceError, blamed
+from hm3rl.evaluation.choices import choose
 from hm3rl.evaluation.conditions import attention_suffix
 from hm3rl.evaluation.harness import harness_scores
 from hm3rl.evaluation.requests import Request
@@ -343,13 +344,14 @@ class InProcessBackend:
         if len(numbers) < len(request.items):
             request = request.part(numbers)
         by_harness = job.decode and isinstance(request.task, HarnessTask)
+        decode = job.decode and not by_harness and not request.task.chooses
         with group.ledger.part("model", [run.number for run in runs]):
             found = answer_together(
                 [run.stack for run in runs if run.stack is not None],
                 request,
                 self.pool.tokenizer,
-                all_texts=job.secondary and not by_harness,
-                decode=job.decode and not by_harness,
+                all_texts=job.secondary and decode,
+                decode=decode,
                 sharing=self.sharing,
             )
         for run, answers in zip(runs, found, strict=True):
@@ -357,26 +359,35 @@ class InProcessBackend:
                 run.error = answers
                 continue
             run.decoded += answers.decoded
-            run.nll[name] = answers.nll[list(numbers)]
+            if not request.task.chooses:
+                run.nll[name] = answers.nll[list(numbers)]
             with run.alone():
-                if by_harness:
-                    run.scores[name] = self._by_harness(request, run, group.ledger)
-                    run.further[name] = {}
+                if request.task.chooses:
+                    chosen = choose(request, answers.nll, numbers)
+                    run.nll[name] = chosen.nll
+                    run.scores[name] = _directed(request.task, chosen.scores)
+                    run.further[name] = {k: float(v.mean()) for k, v in chosen.further.items()}
+                elif by_harness:
+                    run.scores[name], run.further[name] = self._by_harness(
+                        request, run, group.ledger
+                    )
                 elif job.decode:
                     self._judge(request, answers, run, group)
                 else:
                     exact = np.array([ids is not None for ids in answers.tokens], np.float64)
                     run.scores[name] = exact[list(numbers)]
 
-    def _by_harness(self, request: Request, run: _Run, ledger: TimeBook) -> np.ndarray:
-        """Scores of the job's items of a task of the lm-evaluation-harness."""
+    def _by_harness(
+        self, request: Request, run: _Run, ledger: TimeBook
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """Scores of the job's items of a task of the lm-evaluation-harness, and further means."""
         task, stack = request.task, run.stack
         assert isinstance(task, HarnessTask) and stack is not None
         items = [request.items[number] for number in run.job.items[task.name]]
         with ledger.part("model", [run.number]):
             tokenizer = self.pool.tokenizer
-            scores = harness_scores(stack.model, tokenizer, task, items, self.batch_size)
-        return _directed(task, scores)
+            scores, further = harness_scores(stack.model, tokenizer, task, items, self.batch_size)
+        return _directed(task, scores), {name: float(v.mean()) for name, v in further.items()}
 
     def _text(self, ids: tuple[int, ...]) -> str:
         """The text of an answer; most candidates give many of the same answers."""

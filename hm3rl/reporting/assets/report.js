@@ -96,6 +96,19 @@ function drawSliders() {
   }));
 }
 
+// Metrics that decided nothing: the model's test scores, and the best expert's by that metric.
+function furtherRows(model, means) {
+  const further = run().further;
+  if (!further) return [];
+  const number = (value) => (value === undefined ? "–" : value.toFixed(3));
+  return Object.entries(further.metrics).flatMap(([task, metrics]) => metrics.map((metric) => {
+    const of = (name) => ((further.scores[name] || {})[task] || {})[metric];
+    const experts = Object.keys(run().sources).map(of).filter((value) => value !== undefined);
+    const cells = [`${task}: ${metric}`, ...(means ? ["–"] : []), "–", number(of(model.name)), experts.length ? number(Math.max(...experts)) : "–"];
+    return make("tr", { className: "watched" }, ...cells.map((text) => make("td", { textContent: text })));
+  }));
+}
+
 // Tasks that the search did not see: the model's test scores, and the base's in place of the best expert's.
 function watchedRows(model, means) {
   const watched = run().watched;
@@ -116,7 +129,7 @@ function drawChosen(model) {
     heading(task), ...(means ? [shown(task, model.posterior[k], model.posterior_se[k])] : []), shown(task, model.search[k], model.search_se[k]), shown(task, model.test[k], model.test_se[k]),
     shown(task, run().z_star.search[k]),
   ].map((text) => make("td", { textContent: text }))));
-  rows.push(...watchedRows(model, means));
+  rows.push(...furtherRows(model, means), ...watchedRows(model, means));
   const head = make("thead", {}, make("tr", {}, ...["task", ...(means ? ["posterior"] : []), "search", "test", "best expert"].map((t) => make("th", { textContent: t }))));
   const strip = make("div", { className: "strip" }, ...cells(model.path));
   const folder = shellWord(run().folder);
