@@ -158,6 +158,7 @@ def environment(
     *,
     budget: int | None = None,
     form: str = "discrete",
+    vector_rewards: bool = False,
     **parts: Any,
 ) -> PathEnv:
     """Entry point of `hm3rl/MergePath-v0`: a whole problem, or an environment of given parts.
@@ -171,14 +172,19 @@ def environment(
         budget: Evaluations; None: the configuration's.
         form: `discrete` (a member's layer at each step), `hybrid` (an index and a blend) or `box`
             (the same as one vector).
+        vector_rewards: Whether rewards are the vectors f / z*, as of `hm3rl/mo-merge-path-v0`.
         **parts: With a configuration `preference_sampler` alone.
 
     Raises:
         InputError: Bad input.
     """
+    env: PathEnv
     if config is None:
-        return merge_path(form, **parts)
-    return open_environment(config, _listeners, _write_pages, budget=budget, form=form, **parts)
+        env = merge_path(form, **parts)
+    else:
+        env = open_environment(config, _listeners, _write_pages, budget=budget, form=form, **parts)
+    env.vector_rewards = vector_rewards
+    return env
 
 
 def vector_environment(num_envs: int, **options: Any) -> PathVectorEnv:

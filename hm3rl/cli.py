@@ -109,7 +109,12 @@ def plain_words(words: Sequence[str]) -> list[str]:
                 f"no such option: {shown(word)}",
                 "see hm3rl search --help; keys are written KEY=VALUE or --KEY=VALUE",
             )
-    return [word.removeprefix("--") for word in words]
+    return [_without_hyphens(word) if word.startswith("--") else word for word in words]
+
+
+def _without_hyphens(word: str) -> str:
+    key, _, value = word.removeprefix("--").partition("=")
+    return f"{key}={'null' if value == 'None' else value}"  # wandb's agent writes it as Python does
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from hm3rl import api
 from hm3rl.evaluation.causes import DeviceError
+from hm3rl.reporting.wandb_logger import figures
 from tests.commands import assert_refused, call
 from tests.small_search import FEW_ITEMS
 
@@ -96,6 +97,8 @@ def test_a_sweep_of_wandb_writes_keys_as_it_likes(style: str):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
     chosen = {"agent.learning_rate": 0.001, "seed": 2, "agent.hindsight": False}
+    if style == "args":
+        chosen["search.parameter_share"] = None
     told = {"args": {key: {"value": value} for key, value in chosen.items()}}
     result = call(
         "search", "--cfg", "job", "experiment=tiny", *create_sweep_command_args(told)[style]
@@ -104,6 +107,33 @@ def test_a_sweep_of_wandb_writes_keys_as_it_likes(style: str):
     settings = yaml.safe_load(result.stdout)
     assert (settings["seed"], settings["agent"]["learning_rate"]) == (2, 0.001)
     assert settings["agent"]["hindsight"] is False and settings["name"] == "tiny"
+    assert settings["search"]["parameter_share"] is None
+
+
+def test_the_sweep_on_the_page_runs_what_it_means():
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    page = (Path(__file__).parents[1] / "docs" / "dashboards.md").read_text()
+    (text,) = re.findall(r'^```yaml title="sweep.yaml"\n(.*?)^```', page, re.M | re.S)
+    sweep = yaml.safe_load(text)
+    chosen = {"agent.learning_rate": 0.002, "seed": 1}
+    assert set(chosen) == set(sweep["parameters"])
+    told = {"args": {key: {"value": value} for key, value in chosen.items()}}
+    # As wandb's agent puts a command together, from what a server tells it.
+    styles = create_sweep_command_args(told)
+    words = [
+        word
+        for chunk in create_sweep_command(sweep["command"])
+        for word in (styles[chunk[2:-1]] if chunk.startswith("${") else [chunk])
+    ]
+    assert words[:2] == [sweep["program"], "search"] and "--agent.learning_rate=0.002" in words
+    result = call(*words[1:], "--cfg", "job")
+    assert result.exit_code == 0, result.output
+    settings = yaml.safe_load(result.stdout)
+    assert (settings["agent"]["learning_rate"], settings["seed"]) == (0.002, 1)
+    assert settings["name"] == "tiny" and settings["logging"]["wandb"] != "disabled"
+    volumes = {"hypervolume": {"search": 0.8, "test": 0.7}, "front": {"search": 5}, "failed": 0}
+    assert sweep["metric"]["name"] in figures(volumes)
 
 
 def test_the_configuration_is_shown_on_request_and_nothing_is_run(tmp_path: Path, monkeypatch):

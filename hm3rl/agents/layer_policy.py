@@ -3,7 +3,7 @@
 It goes through the places of a model, the stem first, and at each chooses by how much the logits of
 the blend change from the place before, knowing the preference and the blends so far. Its mean is
 trained by pathwise gradients through the surrogate, like the perceptron of `blend_policy.py`; as a
-Gaussian policy it walks the environment `hm3rl/BlendPath-v0`, and learns from rollouts by PPO.
+Gaussian policy it walks the environment `BlendPathEnv`, and learns from rollouts by PPO.
 """
 
 from __future__ import annotations

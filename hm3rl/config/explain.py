@@ -158,6 +158,8 @@ def _missing_choice(error: MissingConfigException) -> InputError:
     near = get_close_matches(name, there, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     hint += f"there are: {', '.join(there)}" if there else f"there is no group {group}"
+    if group in GROUPS:
+        hint += "; one of your own is found with plugins=[FILE.py]"
     if not group.startswith("hydra"):
         hint += "; files of your own are found with --config-dir"
     return InputError(f"there is no {group}={shown(name)}", hint)

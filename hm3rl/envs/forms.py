@@ -34,8 +34,14 @@ def merge_path(form: str = DISCRETE, **parts: Any) -> PathEnv:
     return MergePathEnv(**parts)
 
 
-def synthetic_merge(form: str = DISCRETE, **options: Any) -> PathEnv:
+def synthetic_merge(
+    form: str = DISCRETE, *, vector_rewards: bool = False, **options: Any
+) -> PathEnv:
     """`SyntheticMergeEnv`, or `SyntheticBlendsEnv` in its hybrid or box form."""
+    env: PathEnv
     if is_blended(form):
-        return SyntheticBlendsEnv(flat=form == BOX, **options)
-    return SyntheticMergeEnv(**options)
+        env = SyntheticBlendsEnv(flat=form == BOX, **options)
+    else:
+        env = SyntheticMergeEnv(**options)
+    env.vector_rewards = vector_rewards
+    return env

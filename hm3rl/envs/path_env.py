@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -76,6 +77,9 @@ class PathEnv(gym.Env[Observation, Any], ABC):
     path is new and the budget of evaluations is spent; paths scored before stay free.
 
     Attributes:
+        vector_rewards: Whether `step` returns the vector f / z* in the reward's place, shape (K,),
+            as MO-Gymnasium has it (`reward_space`, `reward_dim`); the reward, length cost included,
+            is then in `info["scalar_reward"]`.
         episodes: Episodes that have ended so far.
         illegal_episodes: Those that an illegal action ended.
 
@@ -115,9 +119,10 @@ class PathEnv(gym.Env[Observation, Any], ABC):
             }
         )
         self.action_space = actions
-        self.preference_sampler: PreferenceSampler = preference_sampler or (
-            lambda rng: sample_dirichlet(1, objectives, rng)[0]
+        self.preference_sampler: PreferenceSampler = preference_sampler or partial(
+            _uniform, objectives
         )
+        self.vector_rewards = False
         self.episodes = self.illegal_episodes = 0
         self._episode = Episode(np.full(objectives, 1.0 / objectives))
 
@@ -135,14 +140,18 @@ class PathEnv(gym.Env[Observation, Any], ABC):
         counts = {"episodes": self.episodes, "illegal_episodes": self.illegal_episodes}
         return self.observe(self._episode), counts
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
         """Take one action; scores the path when it is STOP."""
         self.take(self._episode, action)
         ended = self.ended(self._episode)
-        reward, info = 0.0, {"vector_reward": np.zeros(self.reward_dim)}
+        reward: float | np.ndarray = 0.0
+        info: dict[str, Any] = {"vector_reward": np.zeros(self.reward_dim)}
         if ended:
             ((reward, info),) = self.pay([self._episode])
         truncated = "budget_spent" in info
+        if self.vector_rewards:
+            info = {**info, "scalar_reward": reward}
+            reward = info["vector_reward"].copy()  # MO-Gymnasium's wrappers write into it
         return self.observe(self._episode), reward, ended and not truncated, truncated, info
 
     def action_masks(self) -> np.ndarray:
@@ -233,3 +242,8 @@ class PathEnv(gym.Env[Observation, Any], ABC):
                 "among action_masks(), or wrap it in hm3rl.envs.wrappers.LegalActions",
                 *(self.illegal_episodes, self.episodes),
             )
+
+
+def _uniform(objectives: int, rng: np.random.Generator) -> np.ndarray:
+    """A preference, uniform on the simplex; a function by name, so that environments pickle."""
+    return sample_dirichlet(1, objectives, rng)[0]

@@ -21,6 +21,9 @@ class PathVectorEnv(gym.vector.VectorEnv[Observation, Any, np.ndarray]):
     (`AutoresetMode.SAME_STEP`); what their last step saw and said is in `final_obs` and
     `final_info`.
 
+    Attributes:
+        reward_space: Vector rewards of one episode, which `step` returns if the environment does.
+
     Args:
         env: Defines space, scores, scalarisation and preferences.
         num_envs: Episodes side by side.
@@ -36,6 +39,7 @@ class PathVectorEnv(gym.vector.VectorEnv[Observation, Any, np.ndarray]):
         self.single_action_space = env.action_space
         self.observation_space = batch_space(env.observation_space, num_envs)
         self.action_space = batch_space(env.action_space, num_envs)
+        self.reward_space = env.reward_space
 
     @property
     def unwrapped(self) -> PathEnv:  # type: ignore[override]
@@ -60,8 +64,12 @@ class PathVectorEnv(gym.vector.VectorEnv[Observation, Any, np.ndarray]):
     def step(
         self, actions: Any
     ) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Take one action in each episode; rewards of shape (num_envs,)."""
+        """Take one action in each episode; rewards of shape (num_envs,), or (num_envs, K)."""
         observations, rewards, dones, told = self.episodes.step(actions)
+        if self.env.vector_rewards:
+            scalars = zip(told, rewards, strict=True)
+            told = [{**info, "scalar_reward": float(scalar)} for info, scalar in scalars]
+            rewards = np.stack([info["vector_reward"] for info in told])
         truncated = np.array(["budget_spent" in info for info in told])
         infos: dict[str, Any] = {}
         for number, info in enumerate(told):

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -49,7 +50,7 @@ def _numbered(env: Any) -> spaces.Discrete:
     return spaces.Discrete(most_legal(space))
 
 
-class LegalActions(gym.Wrapper[Observation, Any, Observation, Any]):
+class LegalActions(gym.Wrapper[Observation, Any, Observation, Any], RecordConstructorArgs):
     """Actions are numbers of legal actions, so that none is illegal.
 
     ## Action Space
@@ -65,7 +66,8 @@ class LegalActions(gym.Wrapper[Observation, Any, Observation, Any]):
     """
 
     def __init__(self, env: gym.Env[Observation, Any]) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)  # so that gym.make(env.spec) makes it again
+        gym.Wrapper.__init__(self, env)
         self.action_space = _numbered(env)
 
     def step(self, action: int) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
@@ -107,7 +109,7 @@ class LegalActionsVec(VecEnvWrapper):
         return self.venv.step_wait()
 
 
-class OneHotPath(gym.ObservationWrapper[Observation, Any, Observation]):
+class OneHotPath(gym.ObservationWrapper[Observation, Any, Observation], RecordConstructorArgs):
     """The path's tokens one-hot instead of as numbers.
 
     ## Observation Space
@@ -120,7 +122,8 @@ class OneHotPath(gym.ObservationWrapper[Observation, Any, Observation]):
     """
 
     def __init__(self, env: gym.Env[Observation, Any]) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
         assert isinstance(env.observation_space, spaces.Dict)
         assert isinstance(env.unwrapped, PathEnv)
         space = env.unwrapped.space

@@ -87,7 +87,12 @@ def test_it_begins_at_the_blend_it_is_given() -> None:
 
 def test_a_rollout_walks_the_environment() -> None:
     env = gymnasium.make(
-        "hm3rl/SyntheticBlends-v0", layers=LAYERS, experts=EXPERTS, objectives=OBJECTIVES, seed=3
+        "hm3rl/SyntheticMerge-v0",
+        form="hybrid",
+        layers=LAYERS,
+        experts=EXPERTS,
+        objectives=OBJECTIVES,
+        seed=3,
     )
     (blend,) = made().rollout(goals(1)).blends.numpy()
     env.reset(seed=0)

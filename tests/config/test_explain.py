@@ -23,6 +23,7 @@ from hm3rl.files import write_text
         ("zzz=1", "unknown key zzz", "keys of a run: name, root"),
         ("search=hm4", "there is no search=hm4", "did you mean hm3? there are: architecture_only"),
         ("experiment=mine", "there is no experiment=mine", "--config-dir"),
+        ("agent=mine", "there is no agent=mine", "plugins=[FILE.py]"),
         ("budget=many", "Value 'many'", "a value of that type"),
         ("x=[", "cannot read 'x=['", "KEY=VALUE"),
         ("tasks.arc.kind=lm_eval", "unknown key tasks.arc", "+tasks.arc.kind=KIND"),

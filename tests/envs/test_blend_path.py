@@ -2,13 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env as gymnasium_check
-from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from hm3rl.envs import BLEND_PATH_ID
 from hm3rl.envs.blend_path import BlendPathEnv
 from hm3rl.errors import InputError
 from hm3rl.merging.blend import blend_of, is_blend
@@ -49,17 +45,6 @@ def act(layer: int, *blend: float) -> dict[str, Any]:
 def asked(env: BlendPathEnv) -> list[list[str]]:
     assert isinstance(env.score_paths, Scores)
     return env.score_paths.asked
-
-
-@pytest.mark.parametrize("limits", [SAME, ANY], ids=["same_depth", "any"])
-@pytest.mark.parametrize("flat", [False, True], ids=["dict", "flat"])
-def test_the_checkers_are_content(limits: PathLimits, flat: bool) -> None:
-    options = {"blends": BlendSpace(("a", "b"), L), "score_paths": Scores(), "objectives": 2}
-    made = gym.make(BLEND_PATH_ID, limits=limits, flat=flat, **options)
-    # Without a spec Gymnasium warns that it cannot make a second environment to render.
-    gymnasium_check(made.unwrapped, skip_render_check=True)
-    if flat:
-        sb3_check(make_env(limits, flat=True))
 
 
 def test_an_episode_pays_at_its_end_under_its_preference() -> None:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env as gymnasium_check
-from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from hm3rl.envs import MERGE_PATH_ID, SYNTHETIC_ID
 from hm3rl.envs.merge_path import MergePathEnv
@@ -29,15 +27,6 @@ def make_env(**options: object) -> tuple[MergePathEnv, Scores]:
     scores = Scores()
     space = make_space(PathLimits(2, 4))
     return MergePathEnv(space, scores, 2, **options), scores  # type: ignore[arg-type]
-
-
-def test_both_checkers_are_content() -> None:
-    env, _ = make_env()
-    sb3_check(env)
-    space = make_space(PathLimits(2, 4))
-    made = gym.make(MERGE_PATH_ID, space=space, score_paths=Scores(), objectives=2)
-    # Without a spec Gymnasium warns that it cannot make a second environment to render.
-    gymnasium_check(made.unwrapped, skip_render_check=True)
 
 
 def test_it_is_registered() -> None:

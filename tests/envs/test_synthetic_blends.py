@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO
 
-from hm3rl.envs import SYNTHETIC_BLENDS_ID
+from hm3rl.envs import SYNTHETIC_ID
 from hm3rl.envs.synthetic_blends import SyntheticBlendsEnv
 from hm3rl.envs.vector import MergePathVecEnv
 from hm3rl.objectives.preferences import simplex_lattice
@@ -13,7 +13,7 @@ from hm3rl.objectives.utility import Utility
 
 
 def test_the_environment_pays_the_problems_values() -> None:
-    env = gym.make(SYNTHETIC_BLENDS_ID, layers=3, experts=2, objectives=2, seed=4)
+    env = gym.make(SYNTHETIC_ID, form="hybrid", layers=3, experts=2, objectives=2, seed=4)
     problem = env.unwrapped.problem
     preference = np.array([0.25, 0.75])
     env.reset(options={"preference": preference})

@@ -4,12 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.utils.env_checker import check_env as gymnasium_check
-from gymnasium.wrappers import FlattenObservation
 from stable_baselines3 import DQN
-from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from hm3rl.envs.forms import FORMS
 from hm3rl.envs.merge_path import MergePathEnv
 from hm3rl.envs.vector import MergePathVecEnv
 from hm3rl.envs.wrappers import LegalActions, LegalActionsVec, OneHotPath, nth_legal, number_of
@@ -19,30 +15,6 @@ from tests.envs.test_blend_path import SAME
 from tests.envs.test_blend_path import make_env as make_blends
 from tests.envs.test_merge_path import Scores, make_env
 from tests.paths.test_space import make_space
-
-WRAPPERS = {
-    "legal": LegalActions,
-    "one_hot": OneHotPath,
-    "flat": FlattenObservation,
-    "one_vector": lambda env: FlattenObservation(OneHotPath(env)),
-    "all": lambda env: FlattenObservation(OneHotPath(LegalActions(env))),
-}
-
-
-# Gymnasium's checker says of every wrapper that it is one.
-@pytest.mark.filterwarnings("ignore:.*most likely has a wrapper applied:UserWarning")
-@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_the_checkers_are_content_with_every_wrapper(wrap):
-    sb3_check(wrap(make_env()[0]))
-    gymnasium_check(wrap(make_env()[0]), skip_render_check=True)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_the_checkers_are_content_with_every_form_of_the_synthetic_problem(form: str):
-    env = gym.make("hm3rl/SyntheticMerge-v0", form=form, layers=4, objectives=2)
-    gymnasium_check(env.unwrapped, skip_render_check=True)
-    if form != "hybrid":  # Stable-Baselines3 has no algorithm for a dictionary of actions
-        sb3_check(env.unwrapped)
 
 
 def test_a_form_that_is_none_is_refused():

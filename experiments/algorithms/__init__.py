@@ -1,0 +1,1 @@
+"""Algorithms by name on one small problem."""
