@@ -115,6 +115,7 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
         ),
         "map": _searcher("competitors.map", "Map", "MapSettings", "pymoo"),
         "mm_mo": _searcher("competitors.mm_mo", "MmMo", "MmMoSettings", "botorch"),
+        "moholl": _searcher("competitors.moholl", "Moholl", "MohollSettings"),
     },
     "agent": {
         "hm3": {
