@@ -123,7 +123,7 @@ class Endpoint:
         try:
             reply: Any = self._client.chat.completions.create(
                 model=self._settings.model,
-                messages=[dict(message) for message in messages],  # type: ignore[misc]
+                messages=[dict(message) for message in messages],
                 max_tokens=self._settings.tokens,
             )
         except (OpenAIError, ValueError) as error:
