@@ -150,6 +150,7 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
         },
         "jsonl": _task("build", "jsonl", "JsonlSettings"),
         "lm_eval": _task("build", "lm_eval", "HarnessSettings"),
+        "answer_length": _task("build", "answer_length", "AnswerLengthSettings"),
         "path_length": {
             "target": "hm3rl.evaluation.costs:PathLength",
             "options": "hm3rl.config.tasks:PathLengthSettings",

@@ -14,7 +14,8 @@ class TaskSettings:
 
     Attributes:
         kind: `translation`, `math`, `code`, `sorting` or `reversal` (the tiny zoo's own), `jsonl`,
-            `lm_eval`, `path_length` (no task, but an objective to be minimised), or a plugin's.
+            `lm_eval`, or a plugin's; `answer_length` and `path_length` are objectives to be
+            minimised.
         role: `objective`, or `watch`: the search never sees it; the front, the experts and the base
             are scored on its test split, which tells what was forgotten.
     """
@@ -121,6 +122,17 @@ class HarnessSettings(OwnTaskSettings):
 
     lm_eval: str = ""
     metric: str = ""
+
+
+@dataclass
+class AnswerLengthSettings(TaskSettings):
+    """Tokens of another task's answers, to be minimised: `answer_length`.
+
+    Attributes:
+        of: Name of that task.
+    """
+
+    of: str = ""
 
 
 @dataclass
