@@ -146,7 +146,7 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
     "task": {
         **{
             kind: _task("build", kind, "SizedTaskSettings")
-            for kind in ("translation", "math", "code", "sorting", "reversal")
+            for kind in ("translation", "math", "code", "sorting", "reversal", "sums")
         },
         "jsonl": _task("build", "jsonl", "JsonlSettings"),
         "lm_eval": _task("build", "lm_eval", "HarnessSettings"),

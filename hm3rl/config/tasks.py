@@ -13,9 +13,9 @@ class TaskSettings:
     """What every task, that is every objective, has; a kind of one's own adds its options.
 
     Attributes:
-        kind: `translation`, `math`, `code`, `sorting` or `reversal` (the tiny zoo's own), `jsonl`,
-            `lm_eval`, or a plugin's; `answer_length` and `path_length` are objectives to be
-            minimised.
+        kind: `translation`, `math`, `code`, `sorting`, `reversal` or `sums` (the tiny zoo's own),
+            `jsonl`, `lm_eval`, or a plugin's; `answer_length` and `path_length` are objectives to
+            be minimised.
         role: `objective`, or `watch`: the search never sees it; the front, the experts and the base
             are scored on its test split, which tells what was forgotten.
     """

@@ -29,6 +29,7 @@ from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.sandbox import SandboxPool
 from hm3rl.tasks.sequences import ReversalTask, SortingTask
 from hm3rl.tasks.suite import check_tasks
+from hm3rl.tasks.sums import SumsTask
 from hm3rl.tasks.translation import TranslationTask
 
 JSONL_MAX_NEW_TOKENS = 64
@@ -100,6 +101,11 @@ def sorting(name: str, settings: SizedTaskSettings, tools: TaskTools) -> Task:
 def reversal(name: str, settings: SizedTaskSettings, tools: TaskTools) -> Task:
     """The zoo's reversal."""
     return _zoo(ReversalTask, name, settings)
+
+
+def sums(name: str, settings: SizedTaskSettings, tools: TaskTools) -> Task:
+    """The zoo's sums, which may be worked out."""
+    return _zoo(SumsTask, name, settings)
 
 
 def jsonl(name: str, settings: JsonlSettings, tools: TaskTools) -> Task:
