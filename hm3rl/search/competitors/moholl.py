@@ -9,8 +9,9 @@ Schwanke et al., "Multi-Objective Hierarchical Optimization with Large Language 
 4. The objectives of all of them are predicted, and the four with the largest hypervolume gain, each
    by itself, are evaluated.
 
-What is not said there and is our reading: a round is a step of the scores' cosine; "single-point
-hypervolume contributions" are the volumes that points dominate by themselves. What deviates:
+What is not said there and is our reading: a round is a step of the scores' cosine; T of the bound
+is the number of points; "single-point hypervolume contributions" are the volumes that points
+dominate by themselves. What deviates:
 
 - Vectors are coefficients of blends, of the stem and of groups of layers (`GroupedBlends`).
 - The sources, whose scores cost nothing, are among the points.
