@@ -69,7 +69,9 @@ def write(study: Study, context: Context) -> None:
         name = [record.variant, str(record.budget), str(record.seed)]
         values = ["" if one is None else f"{one[column]:.4f}" for column in columns]
         cells.append([*name, *values])
-        saved = "" if one is None else f"{1 - one[LENGTH] / one[f'{THINKING}_{LENGTH}']:.0%}"
+        saved = ""
+        if one is not None:  # front.csv is rounded, and 0 has no sign
+            saved = f"{round(1 - one[LENGTH] / one[f'{THINKING}_{LENGTH}'], 2) + 0.0:.0%}"
         lines.append("| " + " | ".join([*name, *values, saved]) + " |")
     write_csv(context.results / "shorter.csv", ("method", "budget", "seed", *columns), cells)
     write_text(context.results / "shorter.md", "\n".join(lines) + "\n")
