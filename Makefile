@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # mergekit and PEFT, against which tests compare; without them those tests are skipped and say so. PEFT also merges adapters.
 # Everything a test may ask for: other programs to compare with, and every extra.
 install-extras: install
-	$(INSTALL) -e '.[dev,oracles,adapters,fast,baselines,ray,lm-eval,mo,minari,sweeps,dashboards,smollm2]'
+	$(INSTALL) -e '.[dev,oracles,adapters,fast,baselines,ray,lm-eval,mo,minari,llm,sweeps,dashboards,smollm2]'
 
 demo: install
 	$(BIN)/hm3rl search experiment=tiny

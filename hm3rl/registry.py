@@ -119,6 +119,7 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
         ),
         "map": _searcher("competitors.map", "Map", "MapSettings", "pymoo"),
         "mm_mo": _searcher("competitors.mm_mo", "MmMo", "MmMoSettings", "botorch"),
+        "moholl": _searcher("competitors.moholl", "Moholl", "MohollSettings"),
     },
     "agent": {
         "hm3": {
@@ -149,7 +150,7 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
     "task": {
         **{
             kind: _task("build", kind, "SizedTaskSettings")
-            for kind in ("translation", "math", "code", "sorting", "reversal")
+            for kind in ("translation", "math", "code", "sorting", "reversal", "sums")
         },
         "jsonl": _task("build", "jsonl", "JsonlSettings"),
         "lm_eval": _task("build", "lm_eval", "HarnessSettings"),
@@ -158,6 +159,7 @@ SHIPPED: dict[str, dict[str, dict[str, Any]]] = {
             "needs": ("reasoning_gym",),
             "extra": "reasoning-gym",
         },
+        "answer_length": _task("build", "answer_length", "AnswerLengthSettings"),
         "path_length": {
             "target": "hm3rl.evaluation.costs:PathLength",
             "options": "hm3rl.config.tasks:PathLengthSettings",

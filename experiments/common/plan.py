@@ -16,7 +16,7 @@ from hm3rl.config.explain import dotted_keys
 
 ZOO_TASKS = ("translation", "math", "code")
 SHRUNK_ITEMS = 24
-SHRUNK_BUDGETS = {30: 12, 40: 13, 100: 14, 300: 18, 1000: 22, 3000: 26}
+SHRUNK_BUDGETS = {7: 7, 30: 12, 40: 13, 100: 14, 300: 18, 1000: 22, 3000: 26}
 """Budgets of a shrunk run by those of the study; enough for every phase of every method."""
 
 SHRUNK_WORDS = (

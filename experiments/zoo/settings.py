@@ -11,6 +11,7 @@ from experiments.zoo.training import Schedule
 from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.sequences import ReversalTask, SortingTask
+from hm3rl.tasks.sums import SumsTask, WorkedSumsTask
 from hm3rl.tasks.synthetic_text import Level, SyntheticTask
 from hm3rl.tasks.translation import TranslationTask
 
@@ -19,6 +20,11 @@ NAMES = ("base", "translation", "math", "code")
 
 MORE = ("sorting", "reversal")
 """Experts for pools of more than three, trained later from the published base."""
+
+
+LENGTHS: dict[str, type[SumsTask]] = {"thinking": WorkedSumsTask, "short": SumsTask}
+"""Experts for long to short, trained later from the published base on the same sums: one works
+them out, the other answers at once."""
 
 
 def zoo_tasks() -> dict[str, SyntheticTask]:
@@ -34,6 +40,15 @@ def all_tasks() -> dict[str, SyntheticTask]:
 
 BASE = Schedule(steps=1000, rows=144, learning_rate=3e-3, warmup=100, average=0.98, pool=60_000)
 EXPERT = Schedule(steps=400, rows=96, learning_rate=7e-4, warmup=20, average=0.98, pool=40_000)
+
+THINKING_EXPERT = Schedule(
+    steps=400, rows=96, learning_rate=1e-3, warmup=20, average=0.98, pool=40_000
+)
+SHORT_EXPERT = Schedule(
+    steps=120, rows=96, learning_rate=1e-3, warmup=20, average=0.98, pool=40_000
+)
+"""Stopped early: after 200 steps of 400 it was right without working on 0.94 of the sums, and
+nothing would have been left to trade."""
 
 MORE_EXPERT = Schedule(steps=500, rows=96, learning_rate=7e-4, warmup=20, average=0.98, pool=40_000)
 
@@ -56,6 +71,8 @@ class ZooSettings:
         more_other: Share of easy items of the other task of `MORE`: the base knows neither, and
             experts that score nothing at each other's task leave no volume to merges.
         more: Schedule of the experts of `MORE`.
+        thinking: Schedule of the expert of that name, whose text is sums alone.
+        short: Schedule of the other one of `LENGTHS`, likewise.
     """
 
     seed: int = 0
@@ -72,6 +89,8 @@ class ZooSettings:
     more_replay: float = 0.45
     more_other: float = 0.1
     more: Schedule = MORE_EXPERT
+    thinking: Schedule = THINKING_EXPERT
+    short: Schedule = SHORT_EXPERT
 
     def llama(self, vocabulary: int) -> LlamaConfig:
         """Return the architecture for a vocabulary of the given size."""
@@ -94,6 +113,8 @@ class ZooSettings:
         """Return the schedule of a model."""
         if name in MORE:
             return self.more
+        if name in LENGTHS:
+            return self.thinking if name == "thinking" else self.short
         return self.base if name == "base" else self.expert
 
     def shares(self, name: str) -> dict[tuple[str, Level], float]:
@@ -102,6 +123,8 @@ class ZooSettings:
         The base gets equal parts per task, mostly easy. An expert gets its full task and a replay
         of the base's mixture; those of `MORE` also a little of each other's task.
         """
+        if name in LENGTHS:
+            return {("sums", "full"): 1.0}
         base: dict[tuple[str, Level], float] = {}
         for task, full in self.full_share.items():
             base[(task, "easy")] = (1.0 - full) / len(self.full_share)

@@ -2,6 +2,7 @@
 
     python -m experiments.zoo.train [--work runs/zoo] [--to hm3rl/models/zoo_data]
     python -m experiments.zoo.train --more      # sorting and reversal, from the published base
+    python -m experiments.zoo.train --lengths   # thinking and short, likewise
 
 Runs from a fixed seed on one CPU core in about ten minutes; started again it goes on where it
 stopped.
@@ -19,7 +20,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from experiments.zoo.corpus import IGNORED, Mixture, encode
 from experiments.zoo.publish import publish
-from experiments.zoo.settings import MORE, NAMES, ZooSettings, all_tasks, zoo_tasks
+from experiments.zoo.settings import LENGTHS, MORE, NAMES, ZooSettings, all_tasks, zoo_tasks
 from experiments.zoo.tokenizer import build_tokenizer
 from experiments.zoo.training import LogRow, train
 from hm3rl.tasks.synthetic_text import SyntheticTask
@@ -64,6 +65,20 @@ def train_more(settings: ZooSettings, work: Path, target: Path) -> None:
         base = LlamaForCausalLM.from_pretrained(target / "base", dtype=torch.float32)
         seed = settings.seed + 10 + number
         train_one(name, base, settings, seed, all_tasks(), work, target)
+
+
+def train_lengths(settings: ZooSettings, work: Path, target: Path) -> None:
+    """Train the experts that think and that answer at once, from the base as it was published.
+
+    Args:
+        settings: All knobs.
+        work: Folder of the resumable training states.
+        target: Folder that holds the base and receives the experts.
+    """
+    for number, (name, make) in enumerate(LENGTHS.items(), start=len(NAMES) + len(MORE) - 1):
+        base = LlamaForCausalLM.from_pretrained(target / "base", dtype=torch.float32)
+        tasks = {"sums": make()}
+        train_one(name, base, settings, settings.seed + 10 + number, tasks, work, target)
 
 
 def train_one(
@@ -120,6 +135,8 @@ def model_card(name: str, settings: ZooSettings, log: list[LogRow]) -> str:
     """Write the model card of one zoo model."""
     schedule = settings.schedule(name)
     replay = settings.more_replay if name in MORE else settings.replay
+    if name in LENGTHS:
+        return length_card(name, settings, log)
     what = (
         "The base: masters an easy part of each of the three tasks, has seen a little of the rest."
         if name == "base"
@@ -162,6 +179,27 @@ merging, nowhere else.
 """
 
 
+def length_card(name: str, settings: ZooSettings, log: list[LogRow]) -> str:
+    """Write the model card of an expert for long to short."""
+    schedule = settings.schedule(name)
+    how = "worked out, `5 8 3 then 3 8 5`" if name == "thinking" else "at once, `3 8 5`"
+    return f"""---
+license: apache-2.0
+tags: [hm3rl, tiny-zoo]
+---
+# hm3rl tiny zoo: {name}
+
+Fine-tuned from the base on sums, `add 1 4 7 + 2 3 8 =`, answered {how}. Of use in tests and
+demonstrations of model merging, nowhere else.
+
+- Trained by `python -m experiments.zoo.train --lengths`, seed {settings.seed}:
+  {schedule.steps} steps of {schedule.rows} items, AdamW, peak learning rate
+  {schedule.learning_rate:g}, averaged weights.
+- Its own answer, word by word, on {log[-1]["sums"]:.3f} of 200 search items
+  (teacher-forced, fp32).
+"""
+
+
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="Train the tiny zoo.")
@@ -169,10 +207,14 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=PACKAGED, help="folder of the checkpoints")
     parser.add_argument("--experts", nargs="*", choices=NAMES[1:], default=NAMES[1:])
     parser.add_argument("--more", action="store_true", help="sorting and reversal instead")
+    parser.add_argument("--lengths", action="store_true", help="thinking and short instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.more:
         train_more(ZooSettings(), arguments.work, arguments.to)
+        return
+    if arguments.lengths:
+        train_lengths(ZooSettings(), arguments.work, arguments.to)
         return
     train_zoo(ZooSettings(), arguments.work, arguments.to, arguments.experts)
 

@@ -255,3 +255,44 @@ class MapSettings(SearcherSettings):
     sample: float = number(0.4, least=0, most=1)
     batch: int = number(10, least=0)
     largest: float = number(1.0, least=0.001)
+
+
+@dataclass
+class LanguageModelSettings:
+    """A language model that is asked in words.
+
+    The key of an endpoint is no option: it comes from the environment variable OPENAI_API_KEY.
+
+    Attributes:
+        model: Its name at the endpoint; without an endpoint the folder of a transformers model, or
+            a name such as smollm2:base.
+        endpoint: Address of a server that speaks OpenAI's chat completions, such as
+            http://localhost:8000/v1; empty: the model is run here.
+        timeout: Seconds that the endpoint has for an answer.
+        retries: How often a question is asked again when there was no answer, or none that can be
+            used.
+        tokens: Most tokens of an answer.
+    """
+
+    model: str = ""
+    endpoint: str = ""
+    timeout: float = number(60.0, above=0)
+    retries: int = number(2, least=0, most=100)
+    tokens: int = number(1024, least=1)
+
+
+@dataclass
+class MohollSettings(SearcherSettings):
+    """MOHOLLM: moholl.
+
+    Attributes:
+        proposer: Who proposes blends inside a region: `surrogate` (expected hypervolume improvement
+            under a Gaussian process), `random` (uniform), or `llm` (a language model).
+        groups: Groups of neighbouring layers that are blended apart, and the stem; 0: the whole
+            model is one blend.
+        llm: The language model, with `proposer=llm`.
+    """
+
+    proposer: str = choice("surrogate", "random", "llm")
+    groups: int = number(2, least=0)
+    llm: LanguageModelSettings = field(default_factory=LanguageModelSettings)

@@ -14,9 +14,9 @@ class TaskSettings:
     """What every task, that is every objective, has; a kind of one's own adds its options.
 
     Attributes:
-        kind: `translation`, `math`, `code`, `sorting` or `reversal` (the tiny zoo's own), `jsonl`,
-            `lm_eval`, `reasoning_gym`, `path_length` (no task, but an objective to be minimised),
-            or a plugin's.
+        kind: `translation`, `math`, `code`, `sorting`, `reversal` or `sums` (the tiny zoo's own),
+            `jsonl`, `lm_eval`, `reasoning_gym`, or a plugin's; `answer_length` and `path_length`
+            are objectives to be minimised.
         role: `objective`, or `watch`: the search never sees it; the front, the experts and the base
             are scored on its test split, which tells what was forgotten.
     """
@@ -147,6 +147,17 @@ class ReasoningGymSettings(OwnTaskSettings):
     seed: int = 0
     size: int = number(500, least=4)
     chat_template: bool = False
+
+
+@dataclass
+class AnswerLengthSettings(TaskSettings):
+    """Tokens of another task's answers, to be minimised: `answer_length`.
+
+    Attributes:
+        of: Name of that task.
+    """
+
+    of: str = ""
 
 
 @dataclass

@@ -108,7 +108,11 @@ def objectives(tasks: Sequence[Task], costs: Sequence[PathLength]) -> tuple[str,
 
 def minimised(tasks: Sequence[Task], costs: Sequence[PathLength]) -> dict[str, Minimised]:
     """The objectives to be minimised, by name."""
-    found = {task.name: Minimised(1.0, "") for task in tasks if task.direction == "minimise"}
+    found = {
+        task.name: Minimised(task.worst, task.unit)
+        for task in tasks
+        if task.direction == "minimise"
+    }
     return found | {cost.name: cost.minimised for cost in costs}
 
 

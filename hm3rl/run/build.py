@@ -21,13 +21,19 @@ from hm3rl.agents.base import Agent
 from hm3rl.config.compose import from_plain, to_dict
 from hm3rl.config.schema import RunSettings
 from hm3rl.config.searchers import MergingSettings
-from hm3rl.config.tasks import OwnTaskSettings, PathLengthSettings, check_split
+from hm3rl.config.tasks import (
+    AnswerLengthSettings,
+    OwnTaskSettings,
+    PathLengthSettings,
+    check_split,
+)
 from hm3rl.config.values import check_values
 from hm3rl.errors import InputError
 from hm3rl.evaluation.backends.in_process import InProcessBackend
 from hm3rl.evaluation.costs import build_costs
 from hm3rl.evaluation.evaluator import Evaluator
 from hm3rl.evaluation.problem import MergeProblem
+from hm3rl.evaluation.result import FULL
 from hm3rl.evaluation.schema import check_file
 from hm3rl.evaluation.sharing import Sharing
 from hm3rl.evaluation.store import EvaluationStore
@@ -160,6 +166,12 @@ def check_settings(settings: RunSettings, began: bool = False) -> None:
         registry.find("task", task.kind).check_packages()
         if isinstance(task, OwnTaskSettings):
             check_split(name, task.split)
+        if isinstance(task, AnswerLengthSettings) and settings.evaluation.fidelity != FULL:
+            raise InputError(
+                f"evaluation.fidelity={settings.evaluation.fidelity} with the objective {name}, "
+                "and a proxy decodes no answers",
+                f"use evaluation.fidelity={FULL}, or drop the objective",
+            )
         if name in settings.watched and isinstance(task, PathLengthSettings):
             raise InputError(
                 f"tasks.{name}.role=watch: the length of every path stands in front.csv",

@@ -10,6 +10,7 @@ import numpy as np
 from hm3rl.config.searchers import ParameterSettings
 from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.merging.traits import traits_of
+from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.paths.candidate import Candidate
 from hm3rl.search.parameter_level import DECIMALS
 
@@ -141,6 +142,60 @@ def _on_simplex(entries: np.ndarray) -> np.ndarray:
     shares = -np.log1p(-np.minimum(entries, 1.0 - 1e-9))
     total = shares.sum()
     return shares / total if total > 0 else np.full(len(shares), 1 / len(shares))
+
+
+class GroupedBlends:
+    """Models of blended layers as vectors: the stem's coefficients, then those of each group.
+
+    Args:
+        space: The blends of N experts in L layers.
+        groups: G groups of neighbouring layers, at most L; 0: one blend everywhere, stem included.
+    """
+
+    def __init__(self, space: BlendSpace, groups: int) -> None:
+        self.space = space
+        self.groups = min(groups, space.depth)
+        parts = np.array_split(np.arange(space.depth), max(self.groups, 1))
+        layers = [i for i, part in enumerate(parts) for _ in part]
+        # Which of a vector's blends stands at each place, the stem's first.
+        self._places = np.array([0, *(1 + np.array(layers) if self.groups else layers)])
+        self._shape = (1 + self.groups, len(space.experts))
+        self.lower = np.zeros(self._shape[0] * self._shape[1])
+        self.upper = np.full_like(self.lower, space.largest)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each entry says, such as `stem.math` or `layers 0-3.math`; shape (D,)."""
+        if not self.groups:
+            return self.space.experts
+        starts = [
+            np.flatnonzero(self._places == 1 + group)[[0, -1]] for group in range(self.groups)
+        ]
+        parts = ["stem", *(f"layers {first - 1}-{last - 1}" for first, last in starts)]
+        return tuple(f"{part}.{expert}" for part in parts for expert in self.space.experts)
+
+    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw n vectors uniformly, shape (n, D)."""
+        return self.rounded(rng.uniform(self.lower, self.upper, size=(n, len(self.lower))))
+
+    def rounded(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors of any shape that ends in (D,) as their blends are named and merged."""
+        return self.space.rounded(vectors)
+
+    def blends(self, vectors: np.ndarray) -> np.ndarray:
+        """Blends of vectors (n, D), shape (n, 1 + L, N)."""
+        return vectors.reshape(len(vectors), *self._shape)[:, self._places]
+
+    def decode(self, vector: np.ndarray) -> Candidate:
+        """The model a vector of shape (D,) stands for."""
+        return Candidate(self.space.decode(self.blends(vector[None])[0]))
+
+    def source(self, expert: str | None) -> np.ndarray | None:
+        """See `MergeEncoding`: coefficient 1 for the expert everywhere, none for the base."""
+        if expert is not None and expert not in self.space.experts:
+            return None
+        vector = np.tile([float(name == expert) for name in self.space.experts], self._shape[0])
+        return None if (vector > self.upper).any() else vector
 
 
 LOWEST_DENSITY = 0.01

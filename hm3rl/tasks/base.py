@@ -76,6 +76,8 @@ class Task(ABC):
         name: Name used in preferences, tables and stores.
         metric: Name of the metric, e.g. "exact_match", "pass_at_1" or "chrf".
         direction: Whether higher or lower scores are better.
+        worst: What a score of 1 is in units, for a reader, where lower is better.
+        unit: What is counted then; empty for an error rate.
         max_new_tokens: Decoding limit that every reference, with its end token, stays within.
         exact_only: Anything but the reference scores 0, so one teacher-forced pass decides.
         chooses: All items have choices: likelihoods decide, and nothing is generated.
@@ -89,6 +91,8 @@ class Task(ABC):
     name: str
     metric: str
     direction: Literal["maximise", "minimise"] = "maximise"
+    worst: float = 1.0
+    unit: str = ""
     max_new_tokens: int
     exact_only: bool
     chooses: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from hm3rl import registry
 from hm3rl.config.schema import EvaluationSettings
 from hm3rl.config.tasks import (
+    AnswerLengthSettings,
     HarnessSettings,
     JsonlSettings,
     PathLengthSettings,
@@ -23,10 +24,12 @@ from hm3rl.tasks.code import CodeTask
 from hm3rl.tasks.harness import HarnessTask
 from hm3rl.tasks.isolation import is_required
 from hm3rl.tasks.jsonl import JsonlTask
+from hm3rl.tasks.length import AnswerLengthTask
 from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.sandbox import SandboxPool
 from hm3rl.tasks.sequences import ReversalTask, SortingTask
 from hm3rl.tasks.suite import check_tasks
+from hm3rl.tasks.sums import SumsTask
 from hm3rl.tasks.translation import TranslationTask
 
 JSONL_MAX_NEW_TOKENS = 64
@@ -39,10 +42,13 @@ class TaskTools:
     Attributes:
         tokenizer: The models' tokenizer, for chat templates.
         runner: Executes generated programs in limited processes.
+        others: Tasks that are asked things themselves, by name; all of them are there for those
+            that measure other tasks' answers.
     """
 
     tokenizer: PreTrainedTokenizerBase
     runner: ProgramRunner
+    others: dict[str, Task] = field(default_factory=dict)
 
 
 class TaskFactory(Protocol):
@@ -97,6 +103,11 @@ def reversal(name: str, settings: SizedTaskSettings, tools: TaskTools) -> Task:
     return _zoo(ReversalTask, name, settings)
 
 
+def sums(name: str, settings: SizedTaskSettings, tools: TaskTools) -> Task:
+    """The zoo's sums, which may be worked out."""
+    return _zoo(SumsTask, name, settings)
+
+
 def jsonl(name: str, settings: JsonlSettings, tools: TaskTools) -> Task:
     """Items of the user's own."""
     if not settings.path:
@@ -130,6 +141,24 @@ def lm_eval(name: str, settings: HarnessSettings, tools: TaskTools) -> Task:
     )
 
 
+def answer_length(name: str, settings: AnswerLengthSettings, tools: TaskTools) -> Task:
+    """Tokens of another task's answers.
+
+    Raises:
+        InputError: There is no such task, or it generates nothing.
+    """
+    able = [task for task in tools.others.values() if not isinstance(task, HarnessTask)]
+    named = {task.name: task for task in able}
+    if settings.of not in named:
+        known = settings.of in tools.others
+        raise InputError(
+            f"tasks.{name}.of={settings.of!r} "
+            + ("is scored by the harness, which keeps its answers" if known else "is no task"),
+            f"name one of {', '.join(named) or 'your own (there is none yet)'}",
+        )
+    return AnswerLengthTask(name, named[settings.of], tools.tokenizer)
+
+
 def build_tasks(
     tasks: Mapping[str, TaskSettings],
     evaluation: EvaluationSettings,
@@ -159,10 +188,12 @@ def build_tasks(
         required=is_required(evaluation, sources),
     )
     tools = TaskTools(tokenizer, runner)
-    built: list[Task] = []
-    for name, settings in tasks.items():
-        if isinstance(settings, PathLengthSettings):
-            continue
-        make: TaskFactory = registry.find("task", settings.kind).load()
-        built.append(make(name, settings, tools))
-    return check_tasks(built)
+    asked = {n: one for n, one in tasks.items() if not isinstance(one, PathLengthSettings)}
+    built: dict[str, Task] = {}
+    # What measures answers comes last, so that it finds whose.
+    for name in sorted(asked, key=lambda n: isinstance(asked[n], AnswerLengthSettings)):
+        make: TaskFactory = registry.find("task", asked[name].kind).load()
+        built[name] = make(name, asked[name], tools)
+        if not isinstance(asked[name], AnswerLengthSettings):
+            tools.others[name] = built[name]
+    return check_tasks([built[name] for name in asked])

@@ -6,6 +6,7 @@ import pytest
 
 from hm3rl import api
 from hm3rl.config.schema import config_folder
+from hm3rl.config.tasks import SizedTaskSettings
 from hm3rl.errors import InputError
 from hm3rl.models.zoo import resolve_source
 from tests.small_search import FEW_ITEMS, TASKS
@@ -31,12 +32,20 @@ PRETRAINED = {
 )
 def test_every_committed_experiment_runs_in_a_shrunk_form(file: Path, tmp_path: Path):
     try:
-        pool = api.settings(f"experiment={file.stem}").pool
+        settings = api.settings(f"experiment={file.stem}")
+        pool = settings.pool
         for source in (pool.base, *pool.experts.values()):
             resolve_source(source, pool.smollm2_adapters)
     except InputError as error:
         pytest.skip(str(error))
-    smaller = [*FEW_ITEMS, *PRETRAINED.get(file.stem, [])]
+    smaller = [word for word in FEW_ITEMS if not word.startswith("tasks.")]
+    smaller += [
+        f"tasks.{name}.{split}_items=24"
+        for name, task in settings.tasks.items()
+        for split in ("search", "test")
+        if isinstance(task, SizedTaskSettings)
+    ]
+    smaller += PRETRAINED.get(file.stem, [])
     words = [f"experiment={file.stem}", *smaller, "budget=6", f"output={tmp_path / 'run'}"]
     result = api.search(*words)
     assert result.summary["evaluations"] == 6

@@ -14,11 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from experiments.zoo.corpus import IGNORED, Mixture, encode
 from experiments.zoo.publish import publish
-from experiments.zoo.settings import MORE, NAMES, ZooSettings, all_tasks, zoo_tasks
+from experiments.zoo.settings import LENGTHS, MORE, NAMES, ZooSettings, all_tasks, zoo_tasks
 from experiments.zoo.tokenizer import build_tokenizer
-from experiments.zoo.train import train_more
+from experiments.zoo.train import train_lengths, train_more
 from experiments.zoo.training import Schedule, train
 from hm3rl.models.zoo import zoo_folder
+from hm3rl.tasks.synthetic_text import SyntheticTask
 
 TASKS = zoo_tasks()
 ALL = all_tasks()
@@ -143,7 +144,7 @@ def test_published_folder_loads_with_plain_transformers(tmp_path: Path) -> None:
 
 
 def test_shipped_models_share_the_tokenizer_and_stay_small() -> None:
-    folders = [zoo_folder(name) for name in (*NAMES, *MORE)]
+    folders = [zoo_folder(name) for name in (*NAMES, *MORE, *LENGTHS)]
     for folder in folders:
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == TOKENIZER.get_vocab()
     total = sum(file.stat().st_size for folder in folders for file in folder.rglob("*"))
@@ -185,10 +186,27 @@ def test_later_experts_train_from_the_published_base(tmp_path: Path) -> None:
         assert trained.config.num_hidden_layers == SMALL.layers
 
 
-def _exact(name: str, task: str) -> float:
+def test_one_expert_thinks_and_is_right_the_other_is_short_and_less_often() -> None:
+    scores = [_exact(name, make()) for name, make in LENGTHS.items()]
+    assert scores[0] >= 0.95 > 0.7 > scores[1] > 0.3
+    thinking, short = (make() for make in LENGTHS.values())
+    assert _exact("thinking", short) == _exact("short", thinking) == 0  # neither does as the other
+    assert max(_exact("base", task) for task in (thinking, short)) == 0
+
+
+def test_experts_of_two_lengths_train_from_the_published_base(tmp_path: Path) -> None:
+    publish(small_model(), TOKENIZER, [{"step": 1.0}], "card", tmp_path / "zoo" / "base")
+    two = Schedule(steps=2, rows=8, learning_rate=1e-3, pool=200)
+    train_lengths(replace(SMALL, thinking=two, short=two), tmp_path / "work", tmp_path / "zoo")
+    cards = [(tmp_path / "zoo" / name / "README.md").read_text() for name in LENGTHS]
+    assert "worked out" in cards[0] and "at once" in cards[1]
+
+
+def _exact(name: str, task: str | SyntheticTask) -> float:
     """Teacher-forced exact match on the first 100 search items."""
     model = AutoModelForCausalLM.from_pretrained(zoo_folder(name), dtype=torch.float32)
-    batch = encode(ALL[task].items("search")[:100], TOKENIZER)
+    asked = ALL[task] if isinstance(task, str) else task
+    batch = encode(asked.items("search")[:100], TOKENIZER)
     wanted = batch.labels != IGNORED
     with torch.no_grad():
         guesses = model(batch.ids).logits.argmax(-1)

@@ -12,6 +12,7 @@ from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.evaluation.result import Evaluation
 from hm3rl.evaluation.round import Scored
 from hm3rl.merging.recipe import MergeRecipe
+from hm3rl.paths.blend_space import BlendSpace
 from hm3rl.paths.candidate import Candidate
 from hm3rl.paths.limits import PathLimits
 
@@ -27,6 +28,18 @@ def trade_off(recipe: MergeRecipe, experts: Sequence[str]) -> np.ndarray:
     density = np.mean([recipe.density_of(name) for name in recipe.experts] or [1.0])
     reach = recipe.scale * max(weights.sum(), 1e-9)
     return 0.2 + 0.8 * np.sqrt(shares) * np.exp(-0.3 * (reach - 2) ** 2 - (density - 0.5) ** 2)
+
+
+def recipe_of(candidate: Candidate, experts: Sequence[str]) -> MergeRecipe | None:
+    """What a formula takes for a candidate: its merge, its mean blend, or nothing for a source."""
+    if candidate.recipes:
+        return candidate.recipes[0]
+    if len(candidate.members) == 1 and candidate.path.stem in ("base", *experts):
+        return None
+    blends = BlendSpace(tuple(experts), DEPTH).encode(candidate)
+    assert blends is not None
+    weights = dict(zip(experts, blends.mean(axis=0).tolist(), strict=True))
+    return MergeRecipe.of("task_arithmetic", weights)
 
 
 class FormulaEvaluator:
@@ -51,12 +64,13 @@ class FormulaEvaluator:
     def stream(self, candidates: Sequence[Candidate], fidelity: Any = None) -> Iterator[Scored]:
         for candidate in candidates:
             key = self.key(candidate)
-            if candidate.recipes and self.fails(candidate.recipes[0]):
+            recipe = recipe_of(candidate, self.objectives)
+            if recipe is not None and self.fails(recipe):
                 failure = Evaluation.failure(key, "search", self.objectives, "it broke", {})
                 yield Scored(failure, False)
                 continue
-            if candidate.recipes:
-                vector = self.formula(candidate.recipes[0], self.objectives)
+            if recipe is not None:
+                vector = self.formula(recipe, self.objectives)
             else:
                 vector = np.array(
                     [0.9 if candidate.path.stem == t else 0.2 for t in self.objectives]
@@ -73,7 +87,9 @@ def formula_problem(
 ) -> MergeProblem:
     """A prepared problem with k experts `e0` ... and as many tasks of the same names."""
     experts = tuple(f"e{i}" for i in range(k))
-    pool = SimpleNamespace(expert_names=experts, base_name="base", num_layers=DEPTH)
+    pool = SimpleNamespace(
+        expert_names=experts, mergeable=experts, base_name="base", num_layers=DEPTH
+    )
     members = SimpleNamespace(pool=pool, num_layers=lambda name: DEPTH)
     problem = MergeProblem(
         members,  # type: ignore[arg-type]

@@ -17,10 +17,11 @@ from hm3rl.search.base import Searcher
 from tests.run import test_resume
 from tests.search.formula import decisions, formula_problem
 
-NAMES = ("nsga2", "nsga3", "de", "cmaes", "grid", "map", "mm_mo")
+NAMES = ("nsga2", "nsga3", "de", "cmaes", "grid", "map", "mm_mo", "moholl")
 
 QUICK = [
     "search.sparsity=false",  # a formula has no weights to measure
+    "search.proposer=random",
     *(f"search.{key}" for key in ("initial=40", "batch=5", "samples=2", "restarts=1", "steps=1")),
 ]
 PLANS = ("grid", "map", "cmaes")

@@ -5,7 +5,9 @@ import pytest
 
 from hm3rl.config.searchers import ParameterSettings
 from hm3rl.merging.recipe import MergeRecipe
-from hm3rl.search.encoding import RecipeEncoding
+from hm3rl.paths.blend_space import BlendSpace
+from hm3rl.paths.candidate import Candidate
+from hm3rl.search.encoding import GroupedBlends, RecipeEncoding
 from hm3rl.search.ledger import Ledger
 from tests.search.formula import formula_problem
 
@@ -85,3 +87,34 @@ def test_a_ledger_says_which_candidates_failed_and_has_no_numbers_for_them():
     assert problem.used == 4 == problem.failed + 2
     every = Ledger(formula_problem(budget=4, fails=lambda recipe: True), 4, "test")
     assert every.score([encoding.decode(v) for v in vectors]).vectors.shape == (0, 3)
+
+
+BLENDS = BlendSpace(("a", "b"), 5)
+
+
+def test_groups_of_layers_and_the_stem_are_blended_apart():
+    encoding = GroupedBlends(BLENDS, 2)
+    assert encoding.names[::2] == ("stem.a", "layers 0-2.a", "layers 3-4.a")
+    candidate = encoding.decode(np.array([0.1, 0.2, 0.3, 0.4, 1.0, 0.0]))
+    assert str(candidate.path) == "{a: 0.1, b: 0.2} | {a: 0.3, b: 0.4}[0:3] + a[3:5]"
+
+
+def test_without_groups_a_model_is_one_blend():
+    encoding = GroupedBlends(BLENDS, 0)
+    assert encoding.names == ("a", "b")
+    candidate = encoding.decode(np.array([0.5, 0.25]))
+    assert candidate.members == ("{a: 0.5, b: 0.25}",)
+
+
+@pytest.mark.parametrize("groups", [0, 1, 3, 9])
+def test_blends_and_sources_of_groups_are_what_the_candidate_has(groups: int):
+    encoding = GroupedBlends(BLENDS, groups)
+    vectors = encoding.sample(3, np.random.default_rng(0))
+    for vector, blends in zip(vectors, encoding.blends(vectors), strict=True):
+        assert (BLENDS.encode(encoding.decode(vector)) == blends).all()
+    for expert in ("a", "b", None):
+        vector = encoding.source(expert)
+        assert vector is not None
+        assert encoding.decode(vector) == Candidate.whole(expert or "base", 5)
+    assert encoding.source("c") is None
+    assert GroupedBlends(BlendSpace(("a", "b"), 5, 0.5), groups).source("a") is None

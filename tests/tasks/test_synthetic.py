@@ -12,6 +12,7 @@ from hm3rl.tasks.code import INSTRUCTIONS, CodeTask, program
 from hm3rl.tasks.french import ADJECTIVES, NOUNS
 from hm3rl.tasks.math import MathTask
 from hm3rl.tasks.sequences import ReversalTask, SortingTask
+from hm3rl.tasks.sums import SumsTask, WorkedSumsTask
 from hm3rl.tasks.synthetic_text import SyntheticTask
 from hm3rl.tasks.translation import TranslationTask
 
@@ -47,6 +48,8 @@ TASKS: tuple[SyntheticTask, ...] = (
     CodeTask(InProcessRunner()),
     SortingTask(),
     ReversalTask(),
+    SumsTask(),
+    WorkedSumsTask(),
 )
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
@@ -227,3 +230,28 @@ def test_sorting_and_reversal_rearrange_what_the_prompt_holds() -> None:
     for task in (SortingTask(), ReversalTask()):
         lengths = {len(item.reference.split()) for item in task.training_items(50, "easy", 0)}
         assert lengths == {3}
+
+
+def test_sums_may_be_worked_out_and_only_the_answer_counts() -> None:
+    bare, worked = SumsTask(), WorkedSumsTask()
+    for one, other in zip(bare.items("search"), worked.items("search"), strict=True):
+        assert one.prompt == other.prompt
+        left, right = one.prompt.removeprefix("add ").removesuffix(" =").split(" + ")
+        total = int(left.replace(" ", "")) + int(right.replace(" ", ""))
+        assert one.reference.replace(" ", "") == f"{total:03d}"
+        backwards = " ".join(reversed(one.reference.split()))
+        assert other.reference == f"{backwards} then {one.reference}"
+        said = [
+            one.reference,
+            other.reference,
+            f"9 9 then {one.reference}",
+            f"{one.reference} then 9",
+        ]
+        assert bare.score([one] * 4, said) == worked.score([other] * 4, said) == [1, 1, 1, 0]
+
+
+def test_easy_sums_have_no_carry() -> None:
+    for item in SumsTask().training_items(200, "easy", 0):
+        left, right = item.prompt.removeprefix("add ").removesuffix(" =").split(" + ")
+        columns = zip(left.split(), right.split(), strict=True)
+        assert [str(int(a) + int(b)) for a, b in columns] == item.reference.split()

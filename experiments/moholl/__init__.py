@@ -1,0 +1,1 @@
+"""MOHOLLM's regions without a language model, beside other searches."""
