@@ -13,8 +13,8 @@ from hm3rl.files import write_text
 @pytest.mark.parametrize(
     ("override", "what", "remedy"),
     [
-        ("tasks=null", "tasks=null", "choose one of own, "),
-        ("pool=[null]", "pool=", "choose one of own, "),
+        ("tasks=null", "tasks=null", "choose one of long_to_short, own, "),
+        ("pool=[null]", "pool=", "choose one of long_to_short, own, "),
         ("agent=1", "agent=1", "choose one of hm3, "),
         ("evaluation=null", "evaluation=null", "evaluation.KEY=VALUE"),
         ("hydra.run.dir=x", "hydra.run.dir", "output=FOLDER"),
