@@ -423,8 +423,8 @@ def test_merge_runs_a_mergekit_file_and_says_what_it_ignores(tmp_path: Path):
     assert "int8_mask is ignored" in done.output
     assert (tmp_path / "model" / "model.safetensors.index.json").is_file()
     assert_refused(call("merge", file, tmp_path / "model"), "exists already")
-    file.write_text("{merge_method: ties, density: 1, models: []}")
-    assert_refused(call("merge", file, tmp_path / "other"), "density", "supported:")
+    file.write_text("{merge_method: ties, base_model: zoo:base, modules_: []}")
+    assert_refused(call("merge", file, tmp_path / "other"), "modules_", "did you mean modules")
     assert_refused(call("merge", file, tmp_path / "other", "--dtype", "int3"), "int3")
     assert_refused(call("merge", file, tmp_path / "other", "--max-shard-size", "5"), "5GB")
 
