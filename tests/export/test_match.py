@@ -15,22 +15,15 @@ from transformers import AutoModelForCausalLM
 from hm3rl import api
 from hm3rl.errors import InputError
 from hm3rl.export.record import verify_record
-from hm3rl.export.weights import copy_tokenizer
-from hm3rl.matching.axes import layout_of, permuted
 from hm3rl.models.pool import ModelPool
 from tests.commands import assert_refused, call
-from tests.matching.planted import random_orders
+from tests.matching.planted import write_planted
 
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
     """`zoo:code` with its units in a random order, stored in float16."""
-    pool = ModelPool.load("zoo:base", {"code": "zoo:code"}, torch.float16)
-    model = pool.model("code")
-    layout = layout_of(model)
-    permuted(model, layout, random_orders(layout)).save_pretrained(tmp_path / "planted")
-    copy_tokenizer(pool.paths["code"], tmp_path / "planted")
-    return tmp_path / "planted"
+    return write_planted("code", tmp_path / "planted", torch.float16)
 
 
 def test_a_planted_order_is_undone_on_disk(planted: Path, tmp_path: Path):

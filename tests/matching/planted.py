@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from hm3rl.export.weights import copy_tokenizer
 from hm3rl.matching.axes import (
     KEYS,
     MLP,
@@ -17,7 +19,10 @@ from hm3rl.matching.axes import (
     Layout,
     axis_of,
     kind_of,
+    layout_of,
+    permuted,
 )
+from hm3rl.models.pool import ModelPool
 from hm3rl.paths.statistics import Calibration
 
 TOKENS = torch.randint(3, 32, (6, 20), generator=torch.Generator().manual_seed(0))
@@ -62,3 +67,13 @@ def logit_error(model: PreTrainedModel, other: PreTrainedModel) -> float:
     """Largest difference of logits over the largest logit."""
     wanted, found = model(TOKENS).logits, other(TOKENS).logits
     return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def write_planted(expert: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write an expert of the tiny zoo with its units in a random order; returns the folder."""
+    pool = ModelPool.load("zoo:base", {expert: f"zoo:{expert}"}, dtype)
+    model = pool.model(expert)
+    layout = layout_of(model)
+    permuted(model, layout, random_orders(layout)).save_pretrained(folder)
+    copy_tokenizer(pool.paths[expert], folder)
+    return folder

@@ -10,23 +10,16 @@ import torch
 from hm3rl import api
 from hm3rl.config.compose import compose_settings
 from hm3rl.errors import InputError
-from hm3rl.export.weights import copy_tokenizer
-from hm3rl.matching.axes import layout_of, permuted
 from hm3rl.models.pool import ModelPool
 from hm3rl.run.build import check_settings
 from tests.commands import assert_refused, call
-from tests.matching.planted import random_orders
+from tests.matching.planted import write_planted
 from tests.small_search import few_items
 
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
-    pool = ModelPool.load("zoo:base", {"math": "zoo:math"})
-    model = pool.model("math")
-    layout = layout_of(model)
-    permuted(model, layout, random_orders(layout)).save_pretrained(tmp_path / "planted")
-    copy_tokenizer(pool.paths["math"], tmp_path / "planted")
-    return tmp_path / "planted"
+    return write_planted("math", tmp_path / "planted")
 
 
 def test_a_search_merges_matched_experts(planted: Path, tmp_path: Path):
