@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from experiments.pools.blends import BlendEncoding, blends_of, known_blends
+from experiments.pools.blends import blends_of, known_blends
 from experiments.pools.regions import Box, Regions
 from hm3rl.agents.agent import MergeAgent
 from hm3rl.agents.online import OnlineLoop
@@ -30,6 +30,7 @@ from hm3rl.objectives.scalarisation import tchebycheff
 from hm3rl.paths.candidate import Candidate
 from hm3rl.registry import register
 from hm3rl.search.base import Searcher
+from hm3rl.search.encoding import GroupedBlends
 from hm3rl.search.ledger import Ledger, Scores
 from hm3rl.search.levels import OverPaths
 from hm3rl.surrogate.dataset import EvaluatePaths, LogMetrics
@@ -78,7 +79,7 @@ class Blending:
     """
 
     ledger: Ledger
-    encoding: BlendEncoding
+    encoding: GroupedBlends
     vectors: np.ndarray
     scores: np.ndarray
     rng: np.random.Generator
@@ -161,7 +162,7 @@ class Annealing(OverBlends[AnnealingSettings]):
 
 
 def _step(
-    encoding: BlendEncoding, vector: np.ndarray, size: float, rng: np.random.Generator
+    encoding: GroupedBlends, vector: np.ndarray, size: float, rng: np.random.Generator
 ) -> np.ndarray:
     """A neighbour of a vector: one row of it moves, or every row by the same step."""
     rows = vector.reshape(encoding.shape).copy()

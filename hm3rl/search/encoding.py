@@ -159,8 +159,8 @@ class GroupedBlends:
         layers = [i for i, part in enumerate(parts) for _ in part]
         # Which of a vector's blends stands at each place, the stem's first.
         self._places = np.array([0, *(1 + np.array(layers) if self.groups else layers)])
-        self._shape = (1 + self.groups, len(space.experts))
-        self.lower = np.zeros(self._shape[0] * self._shape[1])
+        self.shape = (1 + self.groups, len(space.experts))
+        self.lower = np.zeros(self.shape[0] * self.shape[1])
         self.upper = np.full_like(self.lower, space.largest)
 
     @property
@@ -184,7 +184,7 @@ class GroupedBlends:
 
     def blends(self, vectors: np.ndarray) -> np.ndarray:
         """Blends of vectors (n, D), shape (n, 1 + L, N)."""
-        return vectors.reshape(len(vectors), *self._shape)[:, self._places]
+        return vectors.reshape(len(vectors), *self.shape)[:, self._places]
 
     def decode(self, vector: np.ndarray) -> Candidate:
         """The model a vector of shape (D,) stands for."""
@@ -194,7 +194,7 @@ class GroupedBlends:
         """See `MergeEncoding`: coefficient 1 for the expert everywhere, none for the base."""
         if expert is not None and expert not in self.space.experts:
             return None
-        vector = np.tile([float(name == expert) for name in self.space.experts], self._shape[0])
+        vector = np.tile([float(name == expert) for name in self.space.experts], self.shape[0])
         return None if (vector > self.upper).any() else vector
 
 

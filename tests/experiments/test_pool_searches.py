@@ -6,12 +6,11 @@ from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pytest
 from transformers import LlamaForCausalLM
 
 from experiments.pools import frozen
-from experiments.pools.blends import BlendEncoding, blends_of, known_blends
+from experiments.pools.blends import blends_of, known_blends
 from experiments.pools.methods import METHODS, PLANNED, PLUGINS, overrides, runs, words_of
 from experiments.pools.plugin import OWN_TASKS, bench_task
 from experiments.pools.pools import DEVELOPED, FILE, SETS, ZOO, Pool, draw, pools, to_json
@@ -23,7 +22,6 @@ from hm3rl.config.tasks import SizedTaskSettings
 from hm3rl.errors import InputError
 from hm3rl.evaluation.problem import MergeProblem
 from hm3rl.events import NullLogger
-from hm3rl.merging.recipe import MergeRecipe
 from hm3rl.paths.candidate import Candidate
 from hm3rl.plugins import load_plugins
 from hm3rl.run.build import build_problem, build_searcher, check_settings
@@ -158,21 +156,6 @@ def test_a_smaller_budget_is_a_prefix_of_a_larger_one(method: str, tmp_path: Pat
     assert less.archive.keys == more.archive.keys[: len(less.archive.keys)]
 
 
-def test_blends_of_layers_and_of_all_alike() -> None:
-    encoding = BlendEncoding(("a", "b"), "base", depth=4, groups=2)
-    assert encoding.shape == (3, 2)
-    alike = encoding.decode(encoding.encode([0.5, 0.2]))
-    assert alike == Candidate.whole(MergeRecipe.of("task_arithmetic", {"a": 0.5, "b": 0.2}), 4)
-    assert encoding.decode(encoding.encode([0, 1])) == Candidate.whole("b", 4)
-    assert encoding.decode(encoding.encode([0, 0])) == Candidate.whole("base", 4)
-    apart = encoding.decode(np.array([0.0, 1.0, 0.1, 0.2, 0.3, 0.4]))
-    (body,) = apart.recipes
-    assert apart.path.stem == "b" and {ref.member for ref in apart.path.refs} == {body.name}
-    assert dict(body.weight_profiles)["a"].attention == (0.1, 0.1, 0.3, 0.3)
-    both = encoding.decode(np.array([0.9, 0.9, 0.1, 0.2, 0.3, 0.4]))
-    assert len(both.recipes) == 2 and both.path.stem != body.name
-
-
 def test_searches_over_blends_are_told_what_is_known(tmp_path: Path) -> None:
     problem = zoo_problem(tmp_path, "uniform", 3)
     encoding = blends_of(problem, 4)
@@ -182,7 +165,7 @@ def test_searches_over_blends_are_told_what_is_known(tmp_path: Path) -> None:
     for vector, row in zip(vectors[:4], scores, strict=False):
         (found,) = problem.known([encoding.decode(vector)])
         assert found.vector / problem.z_star == pytest.approx(row)
-    assert sorted(vectors[4:, 0]) == pytest.approx([0.1, 1 / 6, 1 / 3])
+    assert sorted(vectors[4:, 0]) == pytest.approx([0.1, 1 / 6, 1 / 3], abs=1e-4)
 
 
 COMPETITORS = ["annealing", "none_members", "layer_bo", "layer_bo_trust", "layer_bo_saas"]
