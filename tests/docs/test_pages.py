@@ -92,6 +92,15 @@ def test_the_environment_of_the_readme_is_made(tmp_path: Path, monkeypatch):
     env.close()
 
 
+def test_the_readme_s_own_pool_has_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (snippet,) = [text for _, text in blocks(ROOT / "README.md", "python") if "sums" in text]
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    for name, prompt in (("sums", "compute "), ("french", "translate ")):
+        lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        assert len(lines) == 400 and all(prompt in line for line in lines)
+
+
 @pytest.mark.parametrize("page", EXTENSIONS, ids=lambda page: page.stem)
 def test_the_code_of_an_extension_page_runs(page: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
