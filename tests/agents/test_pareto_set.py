@@ -140,6 +140,18 @@ def test_the_same_seed_proposes_the_same_and_a_saved_agent_goes_on(tmp_path: Pat
     assert not set(again.propose(8)) & set(budget.seen[:24])
 
 
+def test_an_agent_saved_with_an_older_kernel_finds_its_length_scales_anew() -> None:
+    agent, _ = searched(24)
+    saved = agent.arrays()
+    saved["hyper"] = np.zeros((len(agent.objectives), 5))
+    again = ParetoSetAgent.fresh(agent.space, agent.objectives, settings())
+    again.restore(saved)
+    goal = np.full(len(agent.objectives), 1 / len(agent.objectives))
+    assert again.decode(goal) == agent.decode(goal)  # the policy's own answer, which was saved
+    found, wanted = (one.gp.marginal(torch.as_tensor(agent.blends)).mean for one in (again, agent))
+    np.testing.assert_allclose(found.detach(), wanted.detach(), atol=0.05)
+
+
 def test_a_search_is_a_prefix_of_any_longer_one() -> None:
     assert searched(28)[1].seen == searched(44)[1].seen[:28]
 
